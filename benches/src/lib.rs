@@ -1,0 +1,1 @@
+//! Benchmarks of weighbridge against its peers.

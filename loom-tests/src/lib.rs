@@ -1,0 +1,1 @@
+//! Model checks of weighbridge's concurrent protocols.

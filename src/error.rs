@@ -1,0 +1,2 @@
+/// The registry's error.
+#[derive(Debug)] pub struct Error;

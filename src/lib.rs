@@ -1,0 +1,21 @@
+//! weighbridge: a lock-free, concurrent registry of model weights for inference servers.
+//!
+//! No stalls, no leaks, no mixed weights, exact bytes.
+
+pub mod arena;
+mod core;
+mod error;
+mod handle;
+pub mod identity;
+mod labels;
+pub mod layout;
+pub mod ledger;
+mod names;
+pub mod plan;
+mod registry;
+pub mod source;
+mod sync;
+
+pub use error::Error;
+pub use handle::{Generation, SetHandle, WeightHandle};
+pub use safetensors::Dtype;
