@@ -1,2 +1,3 @@
 /// The registry's error.
-#[derive(Debug)] pub struct Error;
+#[derive(Debug)]
+pub struct Error;

@@ -12,7 +12,7 @@ pub mod layout;
 pub mod ledger;
 mod names;
 pub mod plan;
-mod registry;
+//mod registry;
 pub mod source;
 mod sync;
 

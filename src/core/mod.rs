@@ -1,1 +1,45 @@
-//! (being written)
+//! The heart: which generation of which set is current, who leases it, and when it ends.
+//!
+//! Generic over what a generation carries (`M`, metadata that readers see) and what its bytes are
+//! (`S`, storage that only leases see), so that the loom models drive this very code with payloads
+//! of their own. Imports run one way: `view` and `spine` over `slots` and `node`, those over
+//! `vitals` and `reclaim`, those over `state`.
+
+mod node;
+mod picture;
+mod reclaim;
+mod slots;
+mod spine;
+mod state;
+mod view;
+mod vitals;
+
+#[cfg(all(test, not(weighbridge_loom)))]
+mod tests;
+
+pub use node::{Hold, Node, StagedNode, Storage};
+pub use picture::{Picture, Shot};
+pub use reclaim::{Errand, Link, Reclaimer};
+pub use spine::{Change, Expect, Refusal, Sight, Spine};
+pub use state::{Dead, StateWord};
+pub use view::{Holds, Miss, View};
+pub use vitals::{TimedOut, Vitals};
+
+/// A slot and the tag of one of its tenants.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Key {
+    /// The slot's index.
+    pub slot: u32,
+    /// The tenant.
+    pub tag: u32,
+}
+
+/// What an adapter's generation stands on: one generation of its base set, the one whose module
+/// table it was checked against.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Bond {
+    /// The base set.
+    pub base: Key,
+    /// The commit that made the checked generation of the base current.
+    pub birth: u64,
+}

@@ -1,0 +1,326 @@
+//! A generation's node, the parcel of bytes that hangs on it, and the two ways they end.
+//!
+//! What lives here: the node's fields, the staged (still private) node, the lease's raw hold, and
+//! the taker's steps S6 and S7. What does not: the state word's transitions (`state`), which nodes
+//! are reachable (`spine`), the thread that frees (`reclaim`).
+//!
+//! The PARCEL goes to the reclaimer as soon as the generation is dead and unleased, whatever any
+//! guard does. The NODE goes there when the taker and the epoch are both done with it.
+
+use std::ptr::NonNull;
+use std::sync::Arc;
+
+use super::Bond;
+use super::reclaim::{Errand, Link, Reclaimer};
+use super::vitals::Vitals;
+use crate::sync::cell::Plain;
+
+/// The bytes of a generation, as the reclaimer sees them.
+pub trait Storage: Send + Sync + 'static {
+    /// Gives the bytes back; long jobs call `step` between their pieces.
+    fn dismantle(self, step: &mut dyn FnMut());
+}
+
+/// Bytes on their way out, or not yet. Owned by the node's generation until its taker pushes it.
+#[repr(C)]
+struct Parcel<S> {
+    link: Link,
+    vitals: Arc<Vitals>,
+    storage: S,
+}
+
+impl<S: Storage> Parcel<S> {
+    const ERRAND: &'static Errand = &Errand {
+        arrive: Self::arrive,
+        finish: Self::finish,
+    };
+
+    unsafe fn arrive(link: NonNull<Link>) {
+        // SAFETY: this errand is only put into links of parcels (`StagedNode::new`), and the queue
+        // owns the parcel now.
+        let parcel = unsafe { link.cast::<Self>().as_ref() };
+        parcel.vitals.announce();
+    }
+
+    unsafe fn finish(link: NonNull<Link>, step: &mut dyn FnMut()) {
+        /// Says "reclaimed" even if the storage's own destructor panicked: it was dropped.
+        struct Announce(Arc<Vitals>);
+        impl Drop for Announce {
+            fn drop(&mut self) {
+                self.0.set_reclaimed();
+            }
+        }
+        // SAFETY: as in `arrive`; made by `Box::into_raw` in `StagedNode::new`, freed only here.
+        let parcel = unsafe { Box::from_raw(link.cast::<Self>().as_ptr()) };
+        let Parcel {
+            vitals, storage, ..
+        } = *parcel;
+        let _announce = Announce(vitals);
+        storage.dismantle(step);
+    }
+}
+
+/// One generation of one set, or a tombstone. Immutable once published, except the state word.
+#[repr(C)]
+pub struct Node<M, S> {
+    link: Link,
+    birth: Plain<u64>,
+    prev: Plain<*const Node<M, S>>,
+    tag: u32,
+    binds: Option<Bond>,
+    meta: Option<M>,
+    parcel: Option<NonNull<Parcel<S>>>,
+    vitals: Arc<Vitals>,
+    reclaimer: Arc<Reclaimer>,
+}
+
+// SAFETY: a published node is read by many threads and freed by any: `M` and the storage must allow
+// both. `prev` is followed only under a guard (docs/MEMORY_ORDERING.md, "prev never dangles").
+unsafe impl<M: Send + Sync, S: Send + Sync> Send for Node<M, S> {}
+// SAFETY: as above; all fields are immutable after publication or atomics.
+unsafe impl<M: Send + Sync, S: Send + Sync> Sync for Node<M, S> {}
+
+impl<M, S> Node<M, S> {
+    /// The commit that made this generation current.
+    #[inline]
+    pub fn birth(&self) -> u64 {
+        self.birth.get()
+    }
+
+    #[inline]
+    pub(super) fn prev(&self) -> *const Self {
+        self.prev.get()
+    }
+
+    /// Which tenant of the slot this is.
+    #[inline]
+    pub fn tag(&self) -> u32 {
+        self.tag
+    }
+
+    /// The set this one is bound to (an adapter's base).
+    pub fn binds(&self) -> Option<Bond> {
+        self.binds
+    }
+
+    /// `None`: a tombstone.
+    #[inline]
+    pub fn meta(&self) -> Option<&M> {
+        self.meta.as_ref()
+    }
+
+    /// The state word and the waits.
+    #[inline]
+    pub fn vitals(&self) -> &Arc<Vitals> {
+        &self.vitals
+    }
+}
+
+impl<M: Send + Sync + 'static, S: Storage> Node<M, S> {
+    const ERRAND: &'static Errand = &Errand {
+        arrive: Self::arrive,
+        finish: Self::finish,
+    };
+
+    unsafe fn arrive(_: NonNull<Link>) {}
+
+    unsafe fn finish(link: NonNull<Link>, _: &mut dyn FnMut()) {
+        // SAFETY: this errand is only put into links of nodes; the node was pushed by the later of
+        // TAKEN and GRACE (E6), so nobody else can reach it. Made by `Box::into_raw`.
+        drop(unsafe { Box::from_raw(link.cast::<Self>().as_ptr()) });
+    }
+
+    /// Bytes, while somebody holds a lease or owns the node.
+    ///
+    /// # Safety
+    /// The caller holds a lease of this node, or the node was never published, or its generation is
+    /// superseded but not killed yet.
+    pub(super) unsafe fn storage(&self) -> Option<&S> {
+        // SAFETY: the parcel is freed only after {DEAD, 0} (E4), which the caller excludes.
+        self.parcel
+            .map(|parcel| unsafe { &(*parcel.as_ptr()).storage })
+    }
+
+    /// S6 and S7, the taker's steps: the bytes go to the reclaimer, then the node is let go.
+    ///
+    /// # Safety
+    /// The caller made `{DEAD, 0}` of this node, and calls this once.
+    pub(super) unsafe fn take(node: NonNull<Self>) {
+        // SAFETY: without TAKEN nobody frees the node (E6).
+        let this = unsafe { node.as_ref() };
+        // Kept by ourselves, because after S7 the node may be gone. Cold: once per generation.
+        let reclaimer = Arc::clone(&this.reclaimer);
+        if let Some(parcel) = this.parcel {
+            // SAFETY: {DEAD, 0} is entered once and is final, so the parcel is ours alone (E4); the
+            // queue is held by `reclaimer`.
+            unsafe { reclaimer.push(parcel.cast()) };
+        }
+        if this.vitals.state().taken() {
+            // SAFETY: the epoch was first, we are second: nobody can reach the node (E6).
+            unsafe { reclaimer.push(node.cast()) };
+        }
+    }
+
+    /// S9: the epoch, or the registry's drop, is done with the node.
+    ///
+    /// # Safety
+    /// No reader can reach the node any more; called once, after `kill`.
+    pub(super) unsafe fn let_go(node: NonNull<Self>) {
+        // SAFETY: without GRACE nobody frees the node (E6).
+        let this = unsafe { node.as_ref() };
+        let reclaimer = Arc::clone(&this.reclaimer);
+        if this.vitals.state().grace() {
+            // SAFETY: the taker was first, we are second (E6).
+            unsafe { reclaimer.push(node.cast()) };
+        }
+    }
+}
+
+/// A node that no reader can see yet. Dropping it gives its bytes back at once.
+pub struct StagedNode<M: Send + Sync + 'static, S: Storage>(Option<Box<Node<M, S>>>);
+
+impl<M: Send + Sync + 'static, S: Storage> StagedNode<M, S> {
+    /// A generation. Everything is allocated here: publishing cannot fail for want of memory.
+    pub fn new(
+        tag: u32,
+        binds: Option<Bond>,
+        meta: M,
+        storage: S,
+        reclaimer: Arc<Reclaimer>,
+    ) -> Self {
+        let vitals = Arc::new(Vitals::new());
+        let parcel = Box::new(Parcel {
+            link: Link::new(Parcel::<S>::ERRAND),
+            vitals: Arc::clone(&vitals),
+            storage,
+        });
+        let parcel = Some(NonNull::from(Box::leak(parcel)));
+        Self::assemble(tag, binds, Some(meta), parcel, vitals, reclaimer)
+    }
+
+    /// The generation that says "retired": no bytes, no metadata.
+    pub fn tombstone(tag: u32, reclaimer: Arc<Reclaimer>) -> Self {
+        Self::assemble(tag, None, None, None, Arc::new(Vitals::new()), reclaimer)
+    }
+
+    fn assemble(
+        tag: u32,
+        binds: Option<Bond>,
+        meta: Option<M>,
+        parcel: Option<NonNull<Parcel<S>>>,
+        vitals: Arc<Vitals>,
+        reclaimer: Arc<Reclaimer>,
+    ) -> Self {
+        StagedNode(Some(Box::new(Node {
+            link: Link::new(Node::<M, S>::ERRAND),
+            birth: Plain::new(0),
+            prev: Plain::new(std::ptr::null()),
+            tag,
+            binds,
+            meta,
+            parcel,
+            vitals,
+            reclaimer,
+        })))
+    }
+
+    pub(super) fn node(&self) -> &Node<M, S> {
+        self.0
+            .as_deref()
+            .expect("a staged node is whole until it is published")
+    }
+
+    /// Takes metadata and storage apart again: a publish that failed returns them.
+    pub fn dismantle(mut self) -> Option<(M, S)> {
+        let mut node = self.0.take()?;
+        let parcel = node.parcel.take()?;
+        // SAFETY: never published, so nobody else knows the parcel; made by `Box::leak`.
+        let parcel = unsafe { Box::from_raw(parcel.as_ptr()) };
+        Some((node.meta.take()?, parcel.storage))
+    }
+
+    /// W4: stamps the node and hands it over as a raw pointer, to be stored in a slot.
+    pub(super) fn stamp(mut self, birth: u64, prev: *const Node<M, S>) -> *mut Node<M, S> {
+        match self.0.take() {
+            Some(mut node) => {
+                node.birth.set(birth);
+                node.prev.set(prev);
+                Box::into_raw(node)
+            }
+            None => std::process::abort(),
+        }
+    }
+}
+
+impl<M: Send + Sync + 'static, S: Storage> Drop for StagedNode<M, S> {
+    fn drop(&mut self) {
+        if let Some(parcel) = self.0.as_mut().and_then(|node| node.parcel.take()) {
+            // SAFETY: never published, so nobody else knows the parcel; made by `Box::leak`.
+            let parcel = unsafe { Box::from_raw(parcel.as_ptr()) };
+            parcel.storage.dismantle(&mut || {});
+        }
+    }
+}
+
+/// One lease of one generation, as a raw pointer. Exactly one release: by `Drop`.
+pub struct Hold<M: Send + Sync + 'static, S: Storage>(NonNull<Node<M, S>>);
+
+// SAFETY: a hold is a share of a node that is Send + Sync itself; the release may run anywhere.
+unsafe impl<M: Send + Sync + 'static, S: Storage> Send for Hold<M, S> {}
+// SAFETY: as above; a hold only hands out shared references.
+unsafe impl<M: Send + Sync + 'static, S: Storage> Sync for Hold<M, S> {}
+
+impl<M: Send + Sync + 'static, S: Storage> Hold<M, S> {
+    /// Wraps a count that `try_hold` or `hold_again` has just taken.
+    ///
+    /// # Safety
+    /// The caller owns that one count and gives it to the hold; the node is valid.
+    pub(super) unsafe fn adopt(node: NonNull<Node<M, S>>) -> Self {
+        Hold(node)
+    }
+
+    /// The generation. Valid while the hold lives: its count keeps TAKEN away (E6).
+    #[inline]
+    pub fn node(&self) -> &Node<M, S> {
+        // SAFETY: our count is in the state word, so there is no taker and the node is not freed.
+        unsafe { self.0.as_ref() }
+    }
+
+    /// The metadata; a tombstone is never held.
+    #[inline]
+    pub fn meta(&self) -> &M {
+        match self.node().meta() {
+            Some(meta) => meta,
+            // `Spine::acquire` answers "absent" for tombstones before it takes a count.
+            None => unreachable!("a tombstone was leased"),
+        }
+    }
+
+    /// The bytes.
+    #[inline]
+    pub fn storage(&self) -> &S {
+        // SAFETY: we hold a lease.
+        match unsafe { self.node().storage() } {
+            Some(storage) => storage,
+            None => unreachable!("a tombstone was leased"),
+        }
+    }
+}
+
+impl<M: Send + Sync + 'static, S: Storage> Clone for Hold<M, S> {
+    fn clone(&self) -> Self {
+        self.node().vitals.state().hold_again();
+        Hold(self.0)
+    }
+}
+
+impl<M: Send + Sync + 'static, S: Storage> Drop for Hold<M, S> {
+    #[inline]
+    fn drop(&mut self) {
+        let last = self.node().vitals.state().release();
+        if last {
+            // SAFETY: `release` says that we are the taker of this node.
+            unsafe { Node::take(self.0) };
+        }
+    }
+}

@@ -1,0 +1,394 @@
+//! The spine of the registry: one commit clock, the slots, and the writers' side.
+//!
+//! What lives here: commits of any number of sets (steps W1-W7), superseding (S8, S9), and the
+//! sweep when the registry goes. What does not: what readers do (`view`), the state word (`state`),
+//! names, bytes and errors of the public interface (`registry`).
+//!
+//! Every change of what is current goes through [`View::commit`]: publish, replace, retire (a
+//! tombstone) and transactions are the same code. The protocol and its proof are in
+//! docs/MEMORY_ORDERING.md.
+
+use std::ptr::{self, NonNull};
+use std::sync::Arc;
+
+use crossbeam_utils::CachePadded;
+
+use super::node::{Node, StagedNode, Storage};
+use super::reclaim::Reclaimer;
+use super::slots::SlotTable;
+use super::view::View;
+use super::{Bond, Key};
+use crate::sync::Mutex;
+use crate::sync::atomic::{AtomicU64, Ordering};
+use crate::sync::epoch::{Collector, Participant};
+
+/// What a change expects to find in its slot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Expect {
+    /// Nothing, or a tombstone.
+    Vacant,
+    /// Any living generation of this tenant.
+    Tenant(u32),
+    /// Exactly this generation of this tenant.
+    Exactly { tag: u32, birth: u64 },
+}
+
+/// What a commit found instead.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Sight {
+    /// The tenant.
+    pub tag: u32,
+    /// The commit that made it current.
+    pub birth: u64,
+    /// A tombstone?
+    pub retired: bool,
+}
+
+impl Expect {
+    fn is_met_by(self, seen: Option<Sight>) -> bool {
+        let alive = seen.filter(|sight| !sight.retired);
+        match self {
+            Expect::Vacant => alive.is_none(),
+            Expect::Tenant(tag) => alive.is_some_and(|sight| sight.tag == tag),
+            Expect::Exactly { tag, birth } => {
+                alive.is_some_and(|sight| sight.tag == tag && sight.birth == birth)
+            }
+        }
+    }
+}
+
+/// One set's part of a commit.
+pub struct Change<M: Send + Sync + 'static, S: Storage> {
+    slot: u32,
+    expect: Expect,
+    node: Option<StagedNode<M, S>>,
+    old: *const Node<M, S>,
+}
+
+impl<M: Send + Sync + 'static, S: Storage> Change<M, S> {
+    /// Make `node` current in `slot` if `expect` is met.
+    pub fn new(slot: u32, expect: Expect, node: StagedNode<M, S>) -> Self {
+        Change {
+            slot,
+            expect,
+            node: Some(node),
+            old: ptr::null(),
+        }
+    }
+
+    /// The staged node of a change that was refused. `None` after a commit.
+    pub fn into_node(self) -> Option<StagedNode<M, S>> {
+        self.node
+    }
+
+    fn binds(&self) -> Option<Bond> {
+        self.node.as_ref().and_then(|node| node.node().binds())
+    }
+}
+
+/// Why a commit was refused. Nothing was touched.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refusal {
+    /// Change `index` did not find what it expected.
+    Changed { index: usize, seen: Option<Sight> },
+    /// Two changes name one slot.
+    Twice { index: usize },
+    /// Change `index` would supersede a set that `count` living sets are bound to.
+    Dependants { index: usize, count: u32 },
+    /// Change `index` is bound to a generation that is not current, or leaves in this commit.
+    BaseGone { index: usize, bond: Bond },
+}
+
+/// See the module documentation.
+pub struct Spine<M: Send + Sync + 'static, S: Storage> {
+    pub(super) clock: CachePadded<AtomicU64>,
+    pub(super) slots: SlotTable<M, S>,
+    commit: Mutex<()>,
+    collector: Collector,
+    reclaimer: Arc<Reclaimer>,
+}
+
+impl<M: Send + Sync + 'static, S: Storage> Spine<M, S> {
+    /// An empty spine at commit 0.
+    pub fn new(reclaimer: Arc<Reclaimer>) -> Self {
+        Spine {
+            clock: CachePadded::new(AtomicU64::new(0)),
+            slots: SlotTable::new(),
+            commit: Mutex::new(()),
+            collector: Collector::new(),
+            reclaimer,
+        }
+    }
+
+    /// The reclaimer's queue.
+    pub fn reclaimer(&self) -> &Arc<Reclaimer> {
+        &self.reclaimer
+    }
+
+    /// Makes the calling thread a participant of this spine's epochs.
+    pub fn register(&self) -> Participant {
+        self.collector.register()
+    }
+
+    /// Opens a view: from here on, everything that is or becomes reachable stays valid.
+    ///
+    /// # Panics
+    /// If `participant` belongs to another spine.
+    #[inline]
+    pub fn view(&self, participant: &Participant) -> View<'_, M, S> {
+        assert!(
+            participant.belongs_to(&self.collector),
+            "a participant of another registry"
+        );
+        View::open(self, participant.pin())
+    }
+
+    /// A slot for a new tenant: its index and the tag that its generations must carry. `None`: all
+    /// slots or all their tags are spent.
+    pub fn allocate(&self) -> Option<Key> {
+        loop {
+            let slot = self.slots.allocate()?;
+            // E2: Acquire: the tombstone's fields. The slot is ours alone, so its tombstone stays
+            // current and valid until our own commit.
+            let last = self.slots.get(slot)?.current.load(Ordering::Acquire);
+            let tag = match NonNull::new(last) {
+                None => Some(1),
+                // SAFETY: current in a slot, hence not superseded, hence not freed.
+                Some(tombstone) => unsafe { tombstone.as_ref() }.tag().checked_add(1),
+            };
+            // A slot whose tags are spent is never handed out again.
+            if let Some(tag) = tag {
+                return Some(Key { slot, tag });
+            }
+        }
+    }
+
+    /// Gives a slot back whose tenant was retired, or never published.
+    pub fn recycle(&self, key: Key) {
+        self.slots.recycle(key.slot);
+    }
+
+    /// W2-W6. On success every change is current and carries the returned number.
+    pub(super) fn install(&self, changes: &mut [Change<M, S>]) -> Result<u64, Refusal> {
+        let lock = self.commit.lock(); // E11
+        self.check(changes)?;
+        // Nothing from here to the clock can fail, allocate, panic or call foreign code; a panic
+        // would leave generations that the next commit makes current by accident.
+        let armed = AbortOnUnwind;
+        // E11: Relaxed: only written under the lock.
+        let number = self.clock.load(Ordering::Relaxed) + 1;
+        for change in &mut *changes {
+            self.bind(change);
+            if let (Some(slot), Some(node)) = (self.slots.get(change.slot), change.node.take()) {
+                let node = node.stamp(number, change.old);
+                // E2: Release publishes the node's fields.
+                slot.current.store(node, Ordering::Release);
+            }
+        }
+        // E1: the linearisation point of the whole commit: one store makes all of it current.
+        self.clock.store(number, Ordering::Release);
+        std::mem::forget(armed);
+        drop(lock);
+        Ok(number)
+    }
+
+    /// W3. Also notes what each change supersedes.
+    fn check(&self, changes: &mut [Change<M, S>]) -> Result<(), Refusal> {
+        for index in 0..changes.len() {
+            let change = &mut changes[index];
+            // E11: Relaxed: slots are only written under the lock that we hold.
+            let current = self
+                .slots
+                .get(change.slot)
+                .map_or(ptr::null_mut(), |slot| slot.current.load(Ordering::Relaxed));
+            change.old = current;
+            let seen = self.old(change).map(Self::sight);
+            if !change.expect.is_met_by(seen) {
+                return Err(Refusal::Changed { index, seen });
+            }
+        }
+        for (index, change) in changes.iter().enumerate() {
+            self.check_bonds(index, change, changes)?;
+        }
+        Ok(())
+    }
+
+    /// A set with living dependants is not superseded, and nothing is bound to a set that is gone.
+    fn check_bonds(
+        &self,
+        index: usize,
+        change: &Change<M, S>,
+        changes: &[Change<M, S>],
+    ) -> Result<(), Refusal> {
+        if let Some(slot) = self.slots.get(change.slot) {
+            // E11: Relaxed: only touched under the lock that we hold.
+            let bound = slot.dependants.load(Ordering::Relaxed);
+            if bound != 0 {
+                // Dependants that leave in this same commit do not count.
+                let leaving = changes.iter().filter(|other| {
+                    let stands_here = |bond: Bond| bond.base.slot == change.slot;
+                    self.old(other)
+                        .and_then(Node::binds)
+                        .is_some_and(stands_here)
+                        && !other.binds().is_some_and(stands_here)
+                });
+                let count = bound.saturating_sub(leaving.count() as u32);
+                if count != 0 {
+                    return Err(Refusal::Dependants { index, count });
+                }
+            }
+        }
+        if let Some(bond) = change.binds() {
+            let Bond { base, birth } = bond;
+            let staying = !changes.iter().any(|other| other.slot == base.slot);
+            // E11: Relaxed: under the lock.
+            let current = self
+                .slots
+                .get(base.slot)
+                .and_then(|slot| NonNull::new(slot.current.load(Ordering::Relaxed)));
+            // SAFETY: current, hence not superseded, hence not freed.
+            let sight = current.map(|node| Self::sight(unsafe { node.as_ref() }));
+            if !staying
+                || !(Expect::Exactly {
+                    tag: base.tag,
+                    birth,
+                })
+                .is_met_by(sight)
+            {
+                return Err(Refusal::BaseGone { index, bond });
+            }
+        }
+        Ok(())
+    }
+
+    /// Moves the dependants' counts from the old generation's base to the new one's.
+    fn bind(&self, change: &Change<M, S>) {
+        let base = |bond: Bond| bond.base;
+        let (old, new) = (self.old(change).and_then(Node::binds), change.binds());
+        let (old, new) = (old.map(base), new.map(base));
+        if old != new {
+            // E11: Relaxed, load and store: only touched under the lock that we hold.
+            let adjust = |base: Option<Key>, by: fn(u32) -> u32| {
+                if let Some(slot) = base.and_then(|base| self.slots.get(base.slot)) {
+                    let count = slot.dependants.load(Ordering::Relaxed);
+                    slot.dependants.store(by(count), Ordering::Relaxed);
+                }
+            };
+            adjust(old, |count| count.saturating_sub(1));
+            adjust(new, |count| count.saturating_add(1));
+        }
+    }
+
+    /// The generation that `change` supersedes. Only inside the commit lock, after `check` set it.
+    fn old(&self, change: &Change<M, S>) -> Option<&Node<M, S>> {
+        // SAFETY: it is current in its slot, hence not superseded, hence not freed.
+        unsafe { change.old.as_ref() }
+    }
+
+    fn sight(node: &Node<M, S>) -> Sight {
+        Sight {
+            tag: node.tag(),
+            birth: node.birth(),
+            retired: node.meta().is_none(),
+        }
+    }
+
+    /// How many living sets are bound to the set in this slot.
+    pub fn dependants(&self, key: Key) -> u32 {
+        let _lock = self.commit.lock(); // E11
+        // E11: Relaxed: under the lock.
+        self.slots
+            .get(key.slot)
+            .map_or(0, |slot| slot.dependants.load(Ordering::Relaxed))
+    }
+
+    /// The registry's drop: everything current is superseded, without waiting for any epoch.
+    /// Unleased bytes go to the reclaimer now; leases that outlive the registry are their takers.
+    ///
+    /// `&mut self`: no view exists, so no reader can reach a node.
+    pub fn sweep(&mut self) {
+        for index in 0..self.slots.end() {
+            let Some(slot) = self.slots.get(index) else {
+                continue;
+            };
+            // E2: Relaxed: `&mut self` orders everything before us.
+            let current = slot.current.swap(ptr::null_mut(), Ordering::Relaxed);
+            if let Some(node) = NonNull::new(current) {
+                // SAFETY: current until this moment, hence valid until GRACE.
+                if unsafe { node.as_ref() }.vitals().state().kill() {
+                    // SAFETY: `kill` says that we are the taker.
+                    unsafe { Node::take(node) };
+                }
+                // SAFETY: nobody can reach it (`&mut self`), and GRACE was not set before.
+                unsafe { Node::let_go(node) };
+            }
+        }
+    }
+}
+
+impl<M: Send + Sync + 'static, S: Storage> Drop for Spine<M, S> {
+    fn drop(&mut self) {
+        self.sweep();
+    }
+}
+
+/// W7: what a commit left behind.
+impl<'s, M: Send + Sync + 'static, S: Storage> View<'s, M, S> {
+    /// Makes all `changes` current at one instant, or none.
+    ///
+    /// `superseded` sees each generation that was current before, with its change's index, after
+    /// the commit and before the generation refuses leases.
+    pub fn commit(
+        &self,
+        changes: &mut [Change<M, S>],
+        mut superseded: impl FnMut(usize, &Node<M, S>, Option<&S>),
+    ) -> Result<u64, Refusal> {
+        // W1: a slot named twice would be its own predecessor.
+        if changes.len() > 1 {
+            let mut slots: Vec<(u32, usize)> = changes
+                .iter()
+                .enumerate()
+                .map(|(index, change)| (change.slot, index))
+                .collect();
+            slots.sort_unstable();
+            if let Some(pair) = slots.windows(2).find(|pair| pair[0].0 == pair[1].0) {
+                return Err(Refusal::Twice { index: pair[1].1 });
+            }
+        }
+        let number = self.spine().install(changes)?;
+        let mut any = false;
+        for (index, change) in changes.iter().enumerate() {
+            let Some(old) = NonNull::new(change.old.cast_mut()) else {
+                continue;
+            };
+            any = true;
+            // SAFETY: valid: only we superseded it, and GRACE is deferred below.
+            let node = unsafe { old.as_ref() };
+            // SAFETY: superseded and not killed yet, so its bytes are still there.
+            superseded(index, node, unsafe { node.storage() });
+            // S8: after the clock (E5).
+            if node.vitals().state().kill() {
+                // SAFETY: `kill` says that we are the taker.
+                unsafe { Node::take(old) };
+            }
+            // SAFETY: S9: the node was unlinked by the clock store before this; who pins later
+            // reads a clock that does not lead to it (docs/MEMORY_ORDERING.md). The closure uses no
+            // thread-local and does not allocate.
+            unsafe { self.guard().defer(move || Node::let_go(old)) };
+        }
+        if any {
+            // An unfinished bag of garbage would wait for its thread's next hundred pins.
+            self.guard().flush();
+        }
+        Ok(number)
+    }
+}
+
+/// Between the first slot store and the clock store there is no way back.
+struct AbortOnUnwind;
+
+impl Drop for AbortOnUnwind {
+    fn drop(&mut self) {
+        std::process::abort();
+    }
+}

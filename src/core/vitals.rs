@@ -1,0 +1,91 @@
+//! What outlives a generation's node: its state word, and the place where people wait for its end.
+//!
+//! What lives here: the two waits, `drained` and `reclaimed`. What does not: the transitions of the
+//! state word (`state`) and who announces them (`reclaim` calls `announce` and `set_reclaimed`).
+//!
+//! A waiter holds this block by `Arc` and never the node. Wake-ups come from the reclaimer's
+//! thread, so a lease that ends on an inference thread neither locks nor wakes anyone here.
+
+use std::time::Instant;
+
+use crossbeam_utils::CachePadded;
+
+use super::state::StateWord;
+use crate::sync::{Condvar, Mutex};
+
+/// The wait ended because its deadline passed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TimedOut;
+
+/// See the module documentation.
+#[derive(Debug, Default)]
+pub struct Vitals {
+    /// A cache line of its own: leases write it, while readers only read the node beside it.
+    state: CachePadded<StateWord>,
+    reclaimed: Mutex<bool>,
+    changed: Condvar,
+}
+
+impl Vitals {
+    /// Alive, unleased.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// The state word.
+    #[inline]
+    pub fn state(&self) -> &StateWord {
+        &self.state
+    }
+
+    /// Wakes whoever waits for `drained`. Called by the reclaimer after `{DEAD, 0}` was made.
+    pub(super) fn announce(&self) {
+        // E10: a waiter looks at the state word while it holds this lock. Passing through the lock
+        // after `{DEAD, 0}` means: it either saw it, or is already asleep and hears the call.
+        drop(self.reclaimed.lock());
+        self.changed.notify_all();
+    }
+
+    /// The bytes are back in the ledger. Wakes whoever waits for it.
+    pub(super) fn set_reclaimed(&self) {
+        *self.reclaimed.lock() = true; // E10
+        self.changed.notify_all();
+    }
+
+    /// Are the bytes back?
+    pub fn is_reclaimed(&self) -> bool {
+        *self.reclaimed.lock() // E10
+    }
+
+    /// Waits until no lease is left, or until `deadline` (`None`: as long as it takes).
+    pub fn wait_drained(&self, deadline: Option<Instant>) -> Result<(), TimedOut> {
+        self.wait(deadline, |vitals, _| vitals.state.is_drained())
+    }
+
+    /// Waits until the bytes are back in the ledger.
+    pub fn wait_reclaimed(&self, deadline: Option<Instant>) -> Result<(), TimedOut> {
+        self.wait(deadline, |_, reclaimed| reclaimed)
+    }
+
+    fn wait(
+        &self,
+        deadline: Option<Instant>,
+        done: impl Fn(&Self, bool) -> bool,
+    ) -> Result<(), TimedOut> {
+        let mut reclaimed = self.reclaimed.lock(); // E10
+        loop {
+            if done(self, *reclaimed) {
+                return Ok(());
+            }
+            let (guard, timed_out) = self.changed.wait_deadline(reclaimed, deadline);
+            reclaimed = guard;
+            if timed_out {
+                return if done(self, *reclaimed) {
+                    Ok(())
+                } else {
+                    Err(TimedOut)
+                };
+            }
+        }
+    }
+}

@@ -1,0 +1,153 @@
+//! The catalog and the statistics: what schedulers, routers and metrics look at.
+//!
+//! What lives here: [`Catalog`] and [`Stats`], pure metadata that holds no bytes however long it is
+//! kept. What does not: when a new picture is taken (`core::picture`).
+
+use super::WeightRegistry;
+use super::generation::{SetKind, generation};
+use super::retirement::Retirement;
+use crate::core::{Picture, Shot};
+use crate::handle::{Generation, SetHandle};
+use crate::identity::Identity;
+use crate::ledger::LedgerSnapshot;
+use crate::names::SetName;
+use crate::sync::atomic::Ordering;
+use std::sync::Arc;
+
+/// One set in a [`Catalog`].
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct CatalogEntry {
+    /// Its name.
+    pub name: SetName,
+    /// Its handle.
+    pub handle: SetHandle,
+    /// Checkpoint or adapter.
+    pub kind: SetKind,
+    /// The generation that was current.
+    pub generation: Generation,
+    /// What it was.
+    pub identity: Identity,
+    /// How many tensors it has.
+    pub tensors: usize,
+    /// Bytes that the ledger was charged for it.
+    pub bytes: u64,
+    /// The base an adapter is bound to.
+    pub base: Option<SetHandle>,
+}
+
+/// An immutable picture of every set at one commit, by name.
+#[derive(Debug, Clone)]
+pub struct Catalog {
+    number: u64,
+    entries: Vec<CatalogEntry>,
+}
+
+impl Catalog {
+    /// The commit it shows.
+    pub fn number(&self) -> Generation {
+        Generation(self.number)
+    }
+
+    /// All sets, by name.
+    pub fn entries(&self) -> &[CatalogEntry] {
+        &self.entries
+    }
+
+    /// One set.
+    pub fn get<'n>(&self, name: impl Into<crate::names::NameRef<'n>>) -> Option<&CatalogEntry> {
+        let name = name.into();
+        let at = self.entries.binary_search_by(|entry| entry.name.as_ref().cmp(&name)).ok()?;
+        self.entries.get(at)
+    }
+}
+
+/// Totals, each exact at the moment it was read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Stats {
+    /// Sets that are published.
+    pub sets: usize,
+    /// Commits so far; also the number of the newest generation.
+    pub commits: u64,
+    /// The ledger.
+    pub ledger: LedgerSnapshot,
+    /// Generations that are no longer current and whose bytes are not back yet.
+    pub retired_generations: usize,
+    /// Labelled leases that were granted without their label because the slab was full.
+    pub unlabelled: u64,
+    /// Different layouts in use; sets with the same tensors share one.
+    pub layouts: usize,
+    /// Destructors that panicked on the reclaimer's thread.
+    pub reclaimer_panics: u64,
+}
+
+pub(super) type Pictures = Picture<Arc<Catalog>>;
+
+pub(super) fn first_picture() -> Pictures {
+    Picture::new(Arc::new(Catalog { number: 0, entries: Vec::new() }))
+}
+
+impl WeightRegistry {
+    /// A picture of every set that is at least as new as this call. Costs one load when nothing
+    /// was committed since the last one; otherwise the first caller takes it, O(sets), and others
+    /// who ask meanwhile wait for it. The serving path never does.
+    pub fn catalog(&self) -> Arc<Catalog> {
+        let now = self.view().number();
+        let shot = self.pictures.look(now, || {
+            let view = self.view();
+            let mut entries = Vec::new();
+            view.for_each(|_, node| {
+                if let Some(meta) = node.meta() {
+                    entries.push(CatalogEntry {
+                        name: meta.record.name.clone(),
+                        handle: meta.handle,
+                        kind: meta.kind,
+                        generation: generation(node),
+                        identity: meta.identity.clone(),
+                        tensors: meta.layout.len(),
+                        bytes: meta.bytes,
+                        base: meta.base,
+                    });
+                }
+            });
+            entries.sort_by(|a, b| a.name.cmp(&b.name));
+            let number = view.number();
+            Shot { number, content: Arc::new(Catalog { number, entries }) }
+        });
+        Arc::clone(&shot.content)
+    }
+
+    /// Totals. O(1) in sets and tensors, except for the list of generations on their way out.
+    pub fn stats(&self) -> Stats {
+        Stats {
+            sets: self.names.len(),
+            commits: self.view().number(),
+            ledger: self.ledger(),
+            retired_generations: self.retired().len(),
+            // E64: a statistic.
+            unlabelled: self.shared.unlabelled.load(Ordering::Relaxed),
+            layouts: self.layouts.len(),
+            reclaimer_panics: self.spine.reclaimer().panics(),
+        }
+    }
+
+    /// The byte accounts.
+    pub fn ledger(&self) -> LedgerSnapshot {
+        self.shared.ledger.snapshot()
+    }
+
+    /// The generations that are no longer current and whose bytes are not back yet, oldest first:
+    /// what to look at when memory does not come back.
+    pub fn retired(&self) -> Vec<Retirement> {
+        let mut going = self.going.lock();
+        going.retain(|retirement| !retirement.is_reclaimed());
+        going.clone()
+    }
+
+    pub(super) fn remember(&self, retirement: Retirement) {
+        let mut going = self.going.lock();
+        going.retain(|retirement| !retirement.is_reclaimed());
+        going.push(retirement);
+    }
+}

@@ -1,0 +1,50 @@
+//! The calling thread's own participants, so that every thread may call the registry's methods
+//! without carrying a [`Reader`](super::Reader).
+//!
+//! What lives here: one thread-local table, registry id to participant. What does not: pinning.
+//!
+//! A participant of a dropped registry is pruned when its thread next meets a new registry, and at
+//! the latest when the thread exits.
+
+use std::cell::RefCell;
+use std::sync::{Arc, Weak};
+
+use super::generation::{Spine, View};
+use crate::sync::epoch::Participant;
+
+struct Entry {
+    registry: u32,
+    alive: Weak<()>,
+    participant: Participant,
+}
+
+thread_local! {
+    static HERE: RefCell<Vec<Entry>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Opens a view through the calling thread's participant of this registry.
+pub(super) fn view<'s>(registry: u32, alive: &Arc<()>, spine: &'s Spine) -> View<'s> {
+    let known = HERE.try_with(|here| {
+        let mut here = here.try_borrow_mut().ok()?;
+        if let Some(entry) = here.iter().find(|entry| entry.registry == registry) {
+            return Some(spine.view(&entry.participant));
+        }
+        here.retain(|entry| entry.alive.strong_count() != 0);
+        let participant = spine.register();
+        let view = spine.view(&participant);
+        here.push(Entry { registry, alive: Arc::downgrade(alive), participant });
+        Some(view)
+    });
+    match known {
+        Ok(Some(view)) => view,
+        // The thread is ending, or a destructor in `retain` came back here: a participant for this
+        // one view. Its guard keeps it registered until the view is dropped.
+        _ => spine.view(&spine.register()),
+    }
+}
+
+/// How many registries the calling thread is a participant of.
+#[cfg(test)]
+pub(super) fn known() -> usize {
+    HERE.with(|here| here.borrow().len())
+}

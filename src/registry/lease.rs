@@ -1,0 +1,387 @@
+//! Leases: the hold on the bytes of one generation of each of their sets, and reading through them.
+//!
+//! What lives here: [`Lease`], [`LeasedSet`], [`Weight`], the adapter's modules. What does not:
+//! taking a lease (`read`), the count itself (`core`).
+
+use std::fmt;
+
+use smallvec::SmallVec;
+
+use super::generation::{Hold, Holds, Meta, SetKind, generation};
+use crate::Dtype;
+use crate::error::Error;
+use crate::handle::{Generation, SetHandle, WeightHandle};
+use crate::identity::{CacheKey, Identity};
+use crate::labels::LabelId;
+use crate::layout::{Layout, TensorInfo};
+use crate::names::SetName;
+use crate::plan::WeightKind;
+
+/// A hold on the bytes of one generation of each of its sets, all current at one instant.
+///
+/// Take one lease per request and keep it from prefill to the last token: the KV cache of that
+/// request was computed with these weights. While it lives, the bytes stay where they are and what
+/// they are, whatever is published, replaced or retired. It is released exactly once, when it is
+/// dropped, on every path: return, `?`, panic, a cancelled future.
+///
+/// `Send + Sync + Clone + 'static`, holds no lock, may outlive the registry.
+///
+/// Progress: `clone` and `drop` are wait-free, except that the drop of the last lease of a retired
+/// generation hands the bytes to the reclaimer (lock-free); it frees nothing itself unless the
+/// registry is gone.
+pub struct Lease {
+    holds: Holds,
+    number: u64,
+    labels: SmallVec<[Option<LabelId>; 2]>,
+}
+
+impl Lease {
+    pub(super) fn new(holds: Holds, number: u64) -> Self {
+        Lease { holds, number, labels: SmallVec::new() }
+    }
+
+    /// Enters every generation of this lease under `label` in the slab.
+    pub(super) fn labelled(mut self, label: &str) -> Self {
+        self.labels = self
+            .holds
+            .iter()
+            .map(|hold| hold.meta().shared.label(label, hold.meta().handle.slot, hold.node().birth()))
+            .collect();
+        self
+    }
+
+    #[inline]
+    fn hold(&self, set: SetHandle) -> Result<&Hold, Error> {
+        match self.holds.iter().find(|hold| hold.meta().handle == set) {
+            Some(hold) => Ok(hold),
+            None => Err(self.not_leased(set)),
+        }
+    }
+
+    #[cold]
+    fn not_leased(&self, set: SetHandle) -> Error {
+        Error::NotInLease { set, leased: self.sets().map(|set| set.handle()).collect() }
+    }
+
+    /// One tensor. An array access: no lock, no atomic write, no name.
+    ///
+    /// # Errors
+    /// [`Error::NotInLease`] if the handle's set is not part of this lease, [`Error::NoSuchTensor`]
+    /// if the leased generation lacks the tensor, [`Error::UnreadableTensor`] if its dtype is not
+    /// known. Progress: wait-free.
+    #[inline]
+    pub fn weight(&self, weight: WeightHandle) -> Result<Weight<'_>, Error> {
+        LeasedSet { hold: self.hold(weight.set)? }.weight(weight.ordinal)
+    }
+
+    /// One of the leased sets.
+    ///
+    /// # Errors
+    /// [`Error::NotInLease`].
+    #[inline]
+    pub fn set(&self, set: SetHandle) -> Result<LeasedSet<'_>, Error> {
+        Ok(LeasedSet { hold: self.hold(set)? })
+    }
+
+    /// The leased sets, in the order in which they were asked for.
+    pub fn sets(&self) -> impl ExactSizeIterator<Item = LeasedSet<'_>> {
+        self.holds.iter().map(|hold| LeasedSet { hold })
+    }
+
+    /// The commit as of which all sets of this lease were current together.
+    pub fn number(&self) -> Generation {
+        Generation(self.number)
+    }
+
+    /// A key for KV and prefix caches: the identities of all sets of this lease, in order. Equal
+    /// keys mean equal weights, also on another host if the identities are content or declared.
+    pub fn cache_key(&self) -> CacheKey {
+        CacheKey::of(self.holds.iter().map(|hold| &hold.meta().identity))
+    }
+}
+
+impl Clone for Lease {
+    fn clone(&self) -> Self {
+        let labels = self
+            .holds
+            .iter()
+            .zip(&self.labels)
+            .map(|(hold, label)| label.and_then(|label| hold.meta().shared.label_again(label)))
+            .collect();
+        Lease { holds: self.holds.clone(), number: self.number, labels }
+    }
+}
+
+impl Drop for Lease {
+    #[inline]
+    fn drop(&mut self) {
+        // Before the holds: a label never outlives what it names.
+        for (hold, label) in self.holds.iter().zip(&self.labels) {
+            if let Some(label) = label {
+                hold.meta().shared.labels.release(*label);
+            }
+        }
+    }
+}
+
+impl fmt::Debug for Lease {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Lease")
+            .field("number", &self.number)
+            .field("sets", &self.sets().collect::<Vec<_>>())
+            .finish()
+    }
+}
+
+/// One set of a lease.
+#[derive(Clone, Copy)]
+pub struct LeasedSet<'l> {
+    hold: &'l Hold,
+}
+
+impl<'l> LeasedSet<'l> {
+    #[inline]
+    fn meta(&self) -> &'l Meta {
+        self.hold.meta()
+    }
+
+    /// The set's handle.
+    pub fn handle(&self) -> SetHandle {
+        self.meta().handle
+    }
+
+    /// The set's name.
+    pub fn name(&self) -> &'l SetName {
+        &self.meta().record.name
+    }
+
+    /// Checkpoint or adapter.
+    pub fn kind(&self) -> SetKind {
+        self.meta().kind
+    }
+
+    /// The leased generation.
+    pub fn generation(&self) -> Generation {
+        generation(self.hold.node())
+    }
+
+    /// What the leased generation is.
+    pub fn identity(&self) -> &'l Identity {
+        &self.meta().identity
+    }
+
+    /// The table of its tensors.
+    pub fn layout(&self) -> &'l Layout {
+        &self.meta().layout
+    }
+
+    /// Bytes that the ledger is charged for it.
+    pub fn bytes(&self) -> u64 {
+        self.meta().bytes
+    }
+
+    /// The base an adapter is bound to.
+    pub fn base(&self) -> Option<SetHandle> {
+        self.meta().base
+    }
+
+    #[inline]
+    fn weight(&self, ordinal: u32) -> Result<Weight<'l>, Error> {
+        let meta = self.meta();
+        let Some(info) = meta.layout.tensor(ordinal) else {
+            return Err(self.no_such_tensor(meta.layout.name_of_missing(ordinal)));
+        };
+        let (Some(dtype), Some(offset)) = (info.dtype(), meta.extents.offset(ordinal)) else {
+            return Err(self.unreadable(info));
+        };
+        let (start, len) = (offset as usize, info.byte_len() as usize);
+        match self.hold.storage().arena.as_slice().get(start..start + len) {
+            Some(bytes) => Ok(Weight { info, dtype, bytes }),
+            None => Err(self.unreadable(info)),
+        }
+    }
+
+    #[cold]
+    fn no_such_tensor(&self, tensor: String) -> Error {
+        Error::NoSuchTensor { set: self.name().clone(), generation: self.generation(), tensor }
+    }
+
+    #[cold]
+    fn unreadable(&self, info: &TensorInfo) -> Error {
+        Error::UnreadableTensor {
+            set: self.name().clone(),
+            tensor: info.name().to_owned(),
+            dtype: info.dtype_name().to_owned(),
+        }
+    }
+
+    /// A tensor by name. Prefer [`Lease::weight`] with a handle that was resolved once.
+    ///
+    /// # Errors
+    /// As [`Lease::weight`].
+    pub fn get(&self, tensor: &str) -> Result<Weight<'l>, Error> {
+        match self.meta().layout.ordinal(tensor) {
+            Some(ordinal) => self.weight(ordinal),
+            None => Err(self.no_such_tensor(tensor.to_owned())),
+        }
+    }
+
+    /// All tensors of this generation by ordinal, readable or not.
+    pub fn iter(&self) -> impl Iterator<Item = Result<Weight<'l>, Error>> + use<'l> {
+        let this = *self;
+        this.meta().layout.ordinals().map(move |ordinal| this.weight(ordinal))
+    }
+
+    /// The adapter's modules; `None` for a checkpoint.
+    pub fn adapter(&self) -> Option<AdapterView<'l>> {
+        self.meta().adapter.as_ref().map(|_| AdapterView { set: *self })
+    }
+}
+
+impl fmt::Debug for LeasedSet<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LeasedSet")
+            .field("name", self.name())
+            .field("generation", &self.generation())
+            .field("kind", &self.kind())
+            .finish()
+    }
+}
+
+/// The LoRA modules of a leased adapter, resolved: no pattern is left to interpret.
+#[derive(Clone, Copy, Debug)]
+pub struct AdapterView<'l> {
+    set: LeasedSet<'l>,
+}
+
+impl<'l> AdapterView<'l> {
+    /// How many modules the adapter changes.
+    pub fn len(&self) -> usize {
+        self.set.meta().layout.modules().len()
+    }
+
+    /// No module at all?
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Module `index`, in the order of module names.
+    ///
+    /// # Errors
+    /// As [`Lease::weight`]; [`Error::NoSuchTensor`] if `index` is out of range.
+    pub fn module(&self, index: usize) -> Result<AdapterModule<'l>, Error> {
+        let meta = self.set.meta();
+        let pair = meta.layout.modules().get(index);
+        let scale = meta.adapter.as_ref().and_then(|adapter| adapter.scales().get(index));
+        let (Some(pair), Some(scale)) = (pair, scale) else {
+            return Err(self.set.no_such_tensor(format!("module {index}")));
+        };
+        Ok(AdapterModule {
+            module: pair.module(),
+            rank: scale.rank,
+            alpha: scale.alpha,
+            scaling: scale.scaling,
+            a: self.set.weight(pair.a())?,
+            b: self.set.weight(pair.b())?,
+        })
+    }
+
+    /// All modules, in the order of their names.
+    pub fn modules(&self) -> impl Iterator<Item = Result<AdapterModule<'l>, Error>> + use<'l> {
+        let this = *self;
+        (0..self.len()).map(move |index| this.module(index))
+    }
+
+    /// Where `module` is in that order. Resolve it once per generation, not per layer.
+    pub fn position(&self, module: &str) -> Option<usize> {
+        self.set.meta().layout.module_position(module)
+    }
+}
+
+/// One LoRA module: `y = W x + scaling * B (A x)`.
+#[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
+pub struct AdapterModule<'l> {
+    /// The base module, e.g. `model.layers.0.self_attn.q_proj`.
+    pub module: &'l str,
+    /// Rank `r`: rows of A, columns of B.
+    pub rank: u32,
+    /// Alpha as configured for this module.
+    pub alpha: f64,
+    /// The factor to apply: `alpha / r`, or `alpha / sqrt(r)` for rank-stabilised LoRA.
+    pub scaling: f64,
+    /// A, shape `[rank, in_features]`.
+    pub a: Weight<'l>,
+    /// B, shape `[out_features, rank]`.
+    pub b: Weight<'l>,
+}
+
+/// One tensor, readable while its lease lives.
+#[derive(Clone, Copy)]
+pub struct Weight<'l> {
+    info: &'l TensorInfo,
+    dtype: Dtype,
+    bytes: &'l [u8],
+}
+
+impl<'l> Weight<'l> {
+    /// The tensor's name.
+    pub fn name(&self) -> &'l str {
+        self.info.name()
+    }
+
+    /// Its dtype, named as in safetensors.
+    pub fn dtype(&self) -> Dtype {
+        self.dtype
+    }
+
+    /// Its shape; empty for a scalar.
+    pub fn shape(&self) -> &'l [usize] {
+        self.info.shape()
+    }
+
+    /// Its bytes: row-major, little-endian, starting at a multiple of 64.
+    #[inline]
+    pub fn bytes(&self) -> &'l [u8] {
+        self.bytes
+    }
+
+    /// What part it plays in its set.
+    pub fn kind(&self) -> WeightKind {
+        self.info.kind()
+    }
+
+    /// The table entry.
+    pub fn info(&self) -> &'l TensorInfo {
+        self.info
+    }
+}
+
+impl fmt::Debug for Weight<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Weight")
+            .field("name", &self.name())
+            .field("dtype", &self.dtype)
+            .field("shape", &self.shape())
+            .finish_non_exhaustive()
+    }
+}
+
+/// Lets `safetensors::serialize` write tensors straight out of a lease.
+impl safetensors::View for Weight<'_> {
+    fn dtype(&self) -> Dtype {
+        self.dtype
+    }
+
+    fn shape(&self) -> &[usize] {
+        self.info.shape()
+    }
+
+    fn data(&self) -> std::borrow::Cow<'_, [u8]> {
+        self.bytes.into()
+    }
+
+    fn data_len(&self) -> usize {
+        self.bytes.len()
+    }
+}

@@ -1,0 +1,348 @@
+//! The reading side: acquiring leases, scopes, readers.
+//!
+//! What lives here: the three ways in ([`Scope`], [`Reader`], methods of the registry) and the
+//! pairing rule for adapters. What does not: the snapshot itself (`core::view`), what a lease can
+//! do (`lease`).
+
+use smallvec::SmallVec;
+
+use super::generation::{Holds, Meta, Node, SetKind, View, generation};
+use super::lease::Lease;
+use super::{WeightRegistry, here};
+use crate::core::{Key, Miss};
+use crate::error::Error;
+use crate::handle::{Generation, SetHandle, WeightHandle};
+use crate::identity::Identity;
+use crate::layout::Layout;
+use crate::names::SetName;
+use crate::sync::epoch::Participant;
+
+type Keys = SmallVec<[Key; 4]>;
+
+impl AsRef<[SetHandle]> for SetHandle {
+    fn as_ref(&self) -> &[SetHandle] {
+        std::slice::from_ref(self)
+    }
+}
+
+impl WeightRegistry {
+    pub(super) fn key(&self, set: SetHandle) -> Result<Key, Error> {
+        if set.registry == self.id {
+            Ok(Key { slot: set.slot, tag: set.tag })
+        } else {
+            Err(Error::WrongRegistry { handle: set, registry: self.id })
+        }
+    }
+
+    fn keys(&self, sets: &[SetHandle]) -> Result<Keys, Error> {
+        sets.iter().map(|&set| self.key(set)).collect()
+    }
+
+    pub(super) fn view(&self) -> View<'_> {
+        here::view(self.id, &self.alive, &self.spine)
+    }
+
+    /// Leases one generation of each of `sets`, all current at one instant. Bytes can be read
+    /// through the lease until it is dropped.
+    ///
+    /// Progress: lock-free. It retries only when a commit changed one of these very sets meanwhile;
+    /// a writer that stops in the middle of a commit makes it see the old, never wait. It does not
+    /// allocate for up to two sets.
+    ///
+    /// # Errors
+    /// [`Error::WrongRegistry`]; [`Error::StaleHandle`] if a set was retired;
+    /// [`Error::WrongBase`] if an adapter is leased together with other bases than its own.
+    ///
+    /// # Examples
+    /// ```
+    /// use weighbridge::{Dtype, WeightRegistry, source::InMemory};
+    ///
+    /// let registry = WeightRegistry::builder().limit_bytes(1 << 20).build()?;
+    /// let bytes = 1.0f32.to_le_bytes();
+    /// let set = registry.publish("one", InMemory::new().tensor("w", Dtype::F32, [1], bytes)?)?;
+    /// let w = registry.weight_handle(set, "w")?;
+    ///
+    /// let lease = registry.acquire(set)?;
+    /// assert_eq!(lease.weight(w)?.bytes(), bytes);
+    /// # Ok::<(), weighbridge::Error>(())
+    /// ```
+    #[inline]
+    pub fn acquire(&self, sets: impl AsRef<[SetHandle]>) -> Result<Lease, Error> {
+        self.lease_from(&mut self.view(), sets.as_ref())
+    }
+
+    /// [`acquire`](Self::acquire) with a name that a wait for these generations can report. Costs
+    /// one clock read and a few shared writes more.
+    ///
+    /// Labels longer than 96 bytes are cut. When too many leases are labelled at once (65,536) the
+    /// lease is granted without its label, and [`Stats::unlabelled`](super::Stats) counts it.
+    ///
+    /// # Errors
+    /// As [`acquire`](Self::acquire).
+    pub fn acquire_as(&self, label: &str, sets: impl AsRef<[SetHandle]>) -> Result<Lease, Error> {
+        Ok(self.acquire(sets)?.labelled(label))
+    }
+
+    #[inline]
+    pub(super) fn lease_from(
+        &self,
+        view: &mut View<'_>,
+        sets: &[SetHandle],
+    ) -> Result<Lease, Error> {
+        let keys = self.keys(sets)?;
+        let holds = view.acquire(&keys).map_err(|miss| self.explain(miss, sets))?;
+        check_pairs(&holds)?;
+        Ok(Lease::new(holds, view.number()))
+    }
+
+    #[cold]
+    fn explain(&self, miss: Miss, sets: &[SetHandle]) -> Error {
+        match miss {
+            Miss::Absent { index } => Error::StaleHandle { handle: sets[index] },
+            Miss::NotResident { index } => Error::NotResident { handle: sets[index] },
+            Miss::Superseded { index } => Error::Superseded { handle: sets[index] },
+        }
+    }
+
+    /// Resolves a tensor's name once. The handle stays good over every later swap of the set.
+    ///
+    /// Progress: wait-free.
+    ///
+    /// # Errors
+    /// [`Error::WrongRegistry`], [`Error::StaleHandle`]; [`Error::NoSuchTensor`] if the current
+    /// generation lacks the tensor.
+    pub fn weight_handle(&self, set: SetHandle, tensor: &str) -> Result<WeightHandle, Error> {
+        let view = self.view();
+        let node = view.resolve(self.key(set)?).ok_or(Error::StaleHandle { handle: set })?;
+        weight_handle(node, tensor)
+    }
+
+    /// A set's handle by name: `registry.lookup("llama")`, or with a namespace
+    /// `registry.lookup(("tenant-7", "llama"))`.
+    ///
+    /// Progress: lock-free; takes no lock that a writer holds. A handle that a retire overtakes
+    /// resolves to [`Error::StaleHandle`], never to another set.
+    pub fn lookup<'n>(&self, name: impl Into<crate::names::NameRef<'n>>) -> Option<SetHandle> {
+        self.names.lookup(name.into()).map(|record| record.handle)
+    }
+
+    /// Runs `f` with a view of the whole registry as of one commit. Under it, resolving any number
+    /// of handles costs an array access each; bytes need a lease.
+    ///
+    /// Keep it short: while a scope is open, superseded metadata (never bytes) is kept.
+    pub fn scope<R>(&self, f: impl FnOnce(&mut Scope<'_>) -> R) -> R {
+        f(&mut Scope { registry: self, view: self.view() })
+    }
+
+    /// Registers the calling thread for repeated use: cheaper than the registry's own methods,
+    /// which look the registration up each time.
+    pub fn reader(&self) -> Reader<'_> {
+        Reader { registry: self, participant: self.spine.register() }
+    }
+}
+
+fn weight_handle(node: &Node, tensor: &str) -> Result<WeightHandle, Error> {
+    let Some(meta) = node.meta() else { unreachable!("views resolve no tombstones") };
+    match meta.layout.ordinal(tensor) {
+        Some(ordinal) => Ok(meta.handle.weight(ordinal)),
+        None => Err(Error::NoSuchTensor {
+            set: meta.record.name.clone(),
+            generation: generation(node),
+            tensor: tensor.to_owned(),
+        }),
+    }
+}
+
+/// An adapter answers for its own base only. A lease of adapters alone is allowed; as soon as it
+/// holds checkpoints, each adapter's base must be among them.
+#[inline]
+fn check_pairs(holds: &Holds) -> Result<(), Error> {
+    if holds.len() < 2 {
+        return Ok(());
+    }
+    let checkpoints = || holds.iter().map(|hold| hold.meta()).filter(|m| m.base.is_none());
+    for meta in holds.iter().map(|hold| hold.meta()) {
+        let Some(base) = meta.base else { continue };
+        if checkpoints().next().is_some() && !checkpoints().any(|m| m.handle == base) {
+            return Err(wrong_base(meta, base, checkpoints().next()));
+        }
+    }
+    Ok(())
+}
+
+#[cold]
+fn wrong_base(adapter: &Meta, bound_to: SetHandle, leased: Option<&Meta>) -> Error {
+    Error::WrongBase {
+        adapter: adapter.record.name.clone(),
+        bound_to,
+        leased: leased.map(|meta| meta.record.name.clone()),
+    }
+}
+
+/// A thread's registration with the registry. Long-lived; stays on its thread.
+///
+/// ```compile_fail
+/// fn send<T: Send>() {}
+/// send::<weighbridge::Reader<'static>>();
+/// ```
+/// The twin that compiles, so that the one above fails for the right reason:
+/// ```
+/// fn send<T: Send>() {}
+/// send::<weighbridge::Lease>();
+/// ```
+pub struct Reader<'r> {
+    registry: &'r WeightRegistry,
+    participant: Participant,
+}
+
+impl Reader<'_> {
+    /// As [`WeightRegistry::acquire`], without the look-up of the registration.
+    ///
+    /// # Errors
+    /// As [`WeightRegistry::acquire`].
+    #[inline]
+    pub fn acquire(&self, sets: impl AsRef<[SetHandle]>) -> Result<Lease, Error> {
+        let mut view = self.registry.spine.view(&self.participant);
+        self.registry.lease_from(&mut view, sets.as_ref())
+    }
+
+    /// As [`WeightRegistry::acquire_as`].
+    ///
+    /// # Errors
+    /// As [`WeightRegistry::acquire`].
+    pub fn acquire_as(&self, label: &str, sets: impl AsRef<[SetHandle]>) -> Result<Lease, Error> {
+        Ok(self.acquire(sets)?.labelled(label))
+    }
+
+    /// Opens a scope.
+    #[inline]
+    pub fn scope(&self) -> Scope<'_> {
+        Scope { registry: self.registry, view: self.registry.spine.view(&self.participant) }
+    }
+}
+
+/// The whole registry as of one commit: a pinned guard. One sees metadata, never bytes.
+pub struct Scope<'r> {
+    registry: &'r WeightRegistry,
+    view: View<'r>,
+}
+
+impl Scope<'_> {
+    /// The commit this scope reads at.
+    pub fn number(&self) -> Generation {
+        Generation(self.view.number())
+    }
+
+    /// The generation of `set` that is current at this scope's commit. Wait-free.
+    ///
+    /// # Errors
+    /// [`Error::WrongRegistry`], [`Error::StaleHandle`].
+    #[inline]
+    pub fn get(&self, set: SetHandle) -> Result<SetView<'_>, Error> {
+        let key = self.registry.key(set)?;
+        match self.view.resolve(key) {
+            Some(node) => Ok(SetView { node }),
+            None => Err(Error::StaleHandle { handle: set }),
+        }
+    }
+
+    /// Leases `sets` as of exactly this scope's commit.
+    ///
+    /// # Errors
+    /// [`Error::Superseded`] if one of them was replaced or retired since: call
+    /// [`refresh`](Self::refresh) and resolve again. Otherwise as [`WeightRegistry::acquire`].
+    pub fn acquire(&self, sets: impl AsRef<[SetHandle]>) -> Result<Lease, Error> {
+        let sets = sets.as_ref();
+        let keys = self.registry.keys(sets)?;
+        let holds =
+            self.view.acquire_here(&keys).map_err(|miss| self.registry.explain(miss, sets))?;
+        check_pairs(&holds)?;
+        Ok(Lease::new(holds, self.view.number()))
+    }
+
+    /// Moves the scope to the newest commit.
+    pub fn refresh(&mut self) {
+        self.view.refresh();
+    }
+}
+
+/// A generation's metadata, seen through a scope.
+#[derive(Clone, Copy)]
+pub struct SetView<'a> {
+    node: &'a Node,
+}
+
+impl<'a> SetView<'a> {
+    #[inline]
+    fn meta(&self) -> &'a Meta {
+        match self.node.meta() {
+            Some(meta) => meta,
+            None => unreachable!("views resolve no tombstones"),
+        }
+    }
+
+    /// The set's handle.
+    #[inline]
+    pub fn handle(&self) -> SetHandle {
+        self.meta().handle
+    }
+
+    /// The set's name.
+    pub fn name(&self) -> &'a SetName {
+        &self.meta().record.name
+    }
+
+    /// Checkpoint or adapter.
+    pub fn kind(&self) -> SetKind {
+        self.meta().kind
+    }
+
+    /// The generation.
+    #[inline]
+    pub fn generation(&self) -> Generation {
+        generation(self.node)
+    }
+
+    /// What it is.
+    pub fn identity(&self) -> &'a Identity {
+        &self.meta().identity
+    }
+
+    /// The table of its tensors.
+    pub fn layout(&self) -> &'a Layout {
+        &self.meta().layout
+    }
+
+    /// Bytes that the ledger is charged for it.
+    pub fn bytes(&self) -> u64 {
+        self.meta().bytes
+    }
+
+    /// The base an adapter is bound to.
+    pub fn base(&self) -> Option<SetHandle> {
+        self.meta().base
+    }
+
+    /// Leases of this generation right now.
+    pub fn leases(&self) -> u64 {
+        self.node.vitals().state().holds()
+    }
+
+    /// A tensor's handle.
+    ///
+    /// # Errors
+    /// [`Error::NoSuchTensor`].
+    pub fn weight_handle(&self, tensor: &str) -> Result<WeightHandle, Error> {
+        weight_handle(self.node, tensor)
+    }
+}
+
+impl std::fmt::Debug for SetView<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("SetView")
+            .field("name", self.name())
+            .field("generation", &self.generation())
+            .field("kind", &self.kind())
+            .finish()
+    }
+}

@@ -1,0 +1,169 @@
+//! What is left of a generation that is no longer current: a handle to wait on, and who is in the
+//! way.
+//!
+//! What lives here: [`Retirement`] and its two waits. What does not: retiring (`publish`), the
+//! waits' machinery (`core::vitals`).
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::generation::SetRecord;
+use super::shared::Shared;
+use crate::core::Vitals;
+use crate::error::Error;
+use crate::handle::{Generation, SetHandle};
+use crate::names::SetName;
+
+/// A labelled lease that holds a generation.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Holder {
+    /// The label given to `acquire_as`.
+    pub label: String,
+    /// How long the lease has been held.
+    pub age: Duration,
+}
+
+/// Who and what is in the way of a wait that timed out.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Holdup {
+    /// The set.
+    pub set: SetName,
+    /// Its generation.
+    pub generation: Generation,
+    /// How long was waited.
+    pub waited: Duration,
+    /// Leases of this generation, labelled or not. Zero: the bytes are with the reclaimer.
+    pub leases: u64,
+    /// The labelled ones among them, oldest first.
+    pub holders: Vec<Holder>,
+}
+
+impl fmt::Display for Holdup {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "set {} generation {} after {:.1?}: ",
+            self.set, self.generation, self.waited
+        )?;
+        if self.leases == 0 {
+            return f.write_str("no lease is left, the reclaimer has not freed the bytes yet");
+        }
+        write!(f, "{} lease(s) held", self.leases)?;
+        for (index, holder) in self.holders.iter().take(5).enumerate() {
+            let lead = if index == 0 { ": " } else { ", " };
+            write!(f, "{lead}{:?} for {:.1?}", holder.label, holder.age)?;
+        }
+        let unnamed = self.leases.saturating_sub(self.holders.len().min(5) as u64);
+        if unnamed != 0 && !self.holders.is_empty() {
+            write!(f, " and {unnamed} more")?;
+        } else if self.holders.is_empty() {
+            f.write_str(", none labelled (use acquire_as to have them named)")?;
+        }
+        Ok(())
+    }
+}
+
+/// A generation that was superseded or retired: new requests no longer get it, running ones keep
+/// it, its bytes come back with the last lease.
+///
+/// Dropping a `Retirement` changes nothing: the bytes come back by themselves.
+#[derive(Clone)]
+pub struct Retirement {
+    pub(super) record: Arc<SetRecord>,
+    pub(super) generation: Generation,
+    pub(super) bytes: u64,
+    pub(super) vitals: Arc<Vitals>,
+    pub(super) shared: Arc<Shared>,
+}
+
+impl Retirement {
+    /// The set's name.
+    pub fn name(&self) -> &SetName {
+        &self.record.name
+    }
+
+    /// The set's handle. After a retire it is stale.
+    pub fn set(&self) -> SetHandle {
+        self.record.handle
+    }
+
+    /// The generation that is going.
+    pub fn generation(&self) -> Generation {
+        self.generation
+    }
+
+    /// Bytes the ledger gets back.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// Leases of this generation right now.
+    pub fn leases(&self) -> u64 {
+        self.vitals.state().holds()
+    }
+
+    /// The labelled leases among them, oldest first.
+    pub fn holders(&self) -> Vec<Holder> {
+        self.shared.holders(self.record.handle.slot, self.generation.0)
+    }
+
+    /// No lease is left. Once true it stays true: nobody can lease this generation again.
+    pub fn is_drained(&self) -> bool {
+        self.vitals.state().is_drained()
+    }
+
+    /// The bytes are back in the ledger.
+    pub fn is_reclaimed(&self) -> bool {
+        self.vitals.is_reclaimed()
+    }
+
+    /// Waits until no lease is left. Blocks the calling thread, nobody else.
+    ///
+    /// # Errors
+    /// [`Error::NotDrained`] when `timeout` has passed: it counts the leases that are in the way
+    /// and names the labelled ones.
+    pub fn drained(&self, timeout: Duration) -> Result<(), Error> {
+        let started = Instant::now();
+        self.vitals
+            .wait_drained(started.checked_add(timeout))
+            .map_err(|_| Error::NotDrained(Box::new(self.holdup(started.elapsed()))))
+    }
+
+    /// Waits until the bytes are back in the ledger. Blocks the calling thread, nobody else.
+    ///
+    /// # Errors
+    /// [`Error::NotReclaimed`] when `timeout` has passed, with what is in the way.
+    pub fn reclaimed(&self, timeout: Duration) -> Result<(), Error> {
+        let started = Instant::now();
+        self.vitals
+            .wait_reclaimed(started.checked_add(timeout))
+            .map_err(|_| Error::NotReclaimed(Box::new(self.holdup(started.elapsed()))))
+    }
+
+    fn holdup(&self, waited: Duration) -> Holdup {
+        // Holders first: a lease that ends in between is then missing from the count, never
+        // counted without having been there.
+        let holders = self.holders();
+        Holdup {
+            set: self.record.name.clone(),
+            generation: self.generation,
+            waited,
+            leases: self.leases(),
+            holders,
+        }
+    }
+}
+
+impl fmt::Debug for Retirement {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Retirement")
+            .field("set", &self.record.name)
+            .field("generation", &self.generation)
+            .field("leases", &self.leases())
+            .field("reclaimed", &self.is_reclaimed())
+            .finish()
+    }
+}

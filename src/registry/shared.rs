@@ -1,0 +1,69 @@
+//! The account core: what must outlive the registry as long as one lease or one wait does.
+//!
+//! What lives here: the labels of leases, the ledger, the registry's clock of labels. What does
+//! not: anything that reaches a generation.
+
+use std::time::{Duration, Instant};
+
+use super::retirement::Holder;
+use crate::labels::{LabelId, Labels};
+use crate::ledger::Ledger;
+use crate::sync::atomic::{AtomicU64, Ordering};
+
+/// See the module documentation.
+pub(crate) struct Shared {
+    pub(crate) ledger: Ledger,
+    pub(crate) labels: Labels,
+    /// Labelled leases that found the slab full and were granted without a label.
+    pub(crate) unlabelled: AtomicU64,
+    started: Instant,
+}
+
+impl Shared {
+    pub(crate) fn new(ledger: Ledger) -> Self {
+        Shared {
+            ledger,
+            labels: Labels::new(),
+            unlabelled: AtomicU64::new(0),
+            started: Instant::now(),
+        }
+    }
+
+    /// Enters a lease of one generation in the slab. `None`: the slab is full (counted).
+    pub(crate) fn label(&self, label: &str, slot: u32, birth: u64) -> Option<LabelId> {
+        let now = u64::try_from(self.started.elapsed().as_nanos()).unwrap_or(u64::MAX);
+        let id = self.labels.claim(label, slot, birth, now);
+        self.note_full(id.is_none());
+        id
+    }
+
+    /// The same label and start for a clone of a lease.
+    pub(crate) fn label_again(&self, id: LabelId) -> Option<LabelId> {
+        let id = self.labels.clone_label(id);
+        self.note_full(id.is_none());
+        id
+    }
+
+    fn note_full(&self, full: bool) {
+        if full {
+            // E64: a statistic; nothing is read through it.
+            self.unlabelled.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// The labelled leases of one generation, oldest first.
+    pub(crate) fn holders(&self, slot: u32, birth: u64) -> Vec<Holder> {
+        let now = self.started.elapsed();
+        let mut holders: Vec<Holder> = self
+            .labels
+            .holders(slot, birth)
+            .into_iter()
+            .map(|entry| Holder {
+                label: entry.label,
+                age: now.saturating_sub(Duration::from_nanos(entry.since_ns)),
+            })
+            .collect();
+        holders.sort_by(|a, b| b.age.cmp(&a.age));
+        holders
+    }
+}
