@@ -1,1 +1,274 @@
-//! (being written)
+//! Arenas: one aligned host allocation per set.
+//!
+//! What lives here: allocating, aligning and giving back memory; how much an arena of a given size
+//! is charged. What does not: who may read it when (`core`), what it holds (`plan`).
+//!
+//! Small arenas come from the allocator. From 1 MiB on they are anonymous mappings of their own, so
+//! that giving them back returns the pages; from 4 MiB on they are aligned to 2 MiB and ask for
+//! huge pages.
+
+use std::alloc::{Layout, alloc_zeroed, dealloc};
+use std::ptr::NonNull;
+
+use crate::error::Error;
+
+/// Every tensor starts at a multiple of this.
+pub const ALIGNMENT: usize = 64;
+
+const MAP_FROM: usize = 1 << 20;
+const HUGE_FROM: usize = 4 << 20;
+const HUGE: usize = 2 << 20;
+/// Mappings are made, and charged, in multiples of the largest page size in use (arm64: 64 KiB).
+const PAGE: usize = 64 << 10;
+
+/// Zeroed memory, aligned to 64 bytes at least.
+#[derive(Debug)]
+pub struct Arena {
+    base: NonNull<u8>,
+    len: usize,
+    charged: usize,
+    mapped: bool,
+}
+
+// SAFETY: an arena owns its memory and has no interior mutability: `&Arena` only reads.
+unsafe impl Send for Arena {}
+// SAFETY: as above.
+unsafe impl Sync for Arena {}
+
+/// What an arena of `len` bytes really takes, or `None` if that is not a size.
+fn footprint(len: u64) -> Option<(usize, bool)> {
+    let len = usize::try_from(len)
+        .ok()
+        .filter(|&len| len <= isize::MAX as usize - HUGE)?;
+    let mapped = cfg!(unix) && len >= MAP_FROM;
+    Some((
+        len.next_multiple_of(if mapped { PAGE } else { ALIGNMENT }),
+        mapped,
+    ))
+}
+
+impl Arena {
+    /// What the ledger is charged for an arena of `len` bytes: exactly what [`allocate`] takes from
+    /// the system.
+    ///
+    /// [`allocate`]: Self::allocate
+    pub fn charge_for(len: u64) -> u64 {
+        footprint(len).map_or(u64::MAX, |(charged, _)| charged as u64)
+    }
+
+    /// Zeroed memory of `len` bytes.
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`]; never aborts.
+    pub fn allocate(len: u64) -> Result<Self, Error> {
+        let refused = || Error::OutOfMemory { bytes: len };
+        let (charged, mapped) = footprint(len).ok_or_else(refused)?;
+        let base = match charged {
+            0 => NonNull::<Line>::dangling().cast(),
+            _ if mapped => map(charged).ok_or_else(refused)?,
+            _ => {
+                let layout = heap_layout(charged).ok_or_else(refused)?;
+                // SAFETY: the size is not zero.
+                NonNull::new(unsafe { alloc_zeroed(layout) }).ok_or_else(refused)?
+            }
+        };
+        Ok(Arena {
+            base,
+            len: len as usize,
+            charged,
+            mapped,
+        })
+    }
+
+    /// What this arena is charged.
+    pub fn charged(&self) -> u64 {
+        self.charged as u64
+    }
+
+    /// The bytes.
+    #[inline]
+    pub fn as_slice(&self) -> &[u8] {
+        // SAFETY: `base` is valid for `len` initialised (zeroed) bytes while `self` lives, and
+        // nobody writes through `&self`.
+        unsafe { std::slice::from_raw_parts(self.base.as_ptr(), self.len) }
+    }
+
+    /// The bytes, to be filled.
+    pub fn as_mut_slice(&mut self) -> &mut [u8] {
+        // SAFETY: as in `as_slice`; `&mut self` is the only access.
+        unsafe { std::slice::from_raw_parts_mut(self.base.as_ptr(), self.len) }
+    }
+
+    /// Gives the memory back, large mappings in pieces of `step` bytes: unmapping everything at
+    /// once stalls other threads of the process that touch their memory maps. Calls `between`
+    /// between the pieces.
+    pub fn free_in_steps(mut self, step: usize, between: &mut dyn FnMut()) {
+        let step = step.next_multiple_of(HUGE).max(HUGE);
+        while self.mapped && self.charged > step {
+            let tail = self.charged - step;
+            // SAFETY: the last `step` bytes of our mapping, which the shortened arena no longer
+            // covers; both are multiples of `PAGE`.
+            unsafe { unmap(self.base.add(tail), step) };
+            self.charged = tail;
+            self.len = self.len.min(tail);
+            between();
+        }
+    }
+}
+
+impl Drop for Arena {
+    fn drop(&mut self) {
+        if self.charged == 0 {
+            return;
+        }
+        if self.mapped {
+            // SAFETY: what is left of our mapping.
+            unsafe { unmap(self.base, self.charged) };
+        } else if let Some(layout) = heap_layout(self.charged) {
+            // SAFETY: allocated in `allocate` with this layout.
+            unsafe { dealloc(self.base.as_ptr(), layout) };
+        }
+    }
+}
+
+#[repr(align(64))]
+struct Line;
+
+fn heap_layout(charged: usize) -> Option<Layout> {
+    Layout::from_size_align(charged, ALIGNMENT).ok()
+}
+
+#[cfg(unix)]
+fn map(len: usize) -> Option<NonNull<u8>> {
+    use rustix::mm::{MapFlags, ProtFlags, mmap_anonymous};
+
+    let huge = len >= HUGE_FROM;
+    let slack = if huge { HUGE } else { 0 };
+    let protection = ProtFlags::READ | ProtFlags::WRITE;
+    // SAFETY: a new private mapping at an address of the kernel's choice.
+    let base = unsafe {
+        mmap_anonymous(
+            std::ptr::null_mut(),
+            len + slack,
+            protection,
+            MapFlags::PRIVATE,
+        )
+        .ok()?
+    };
+    let base = NonNull::new(base.cast::<u8>())?;
+    if !huge {
+        return Some(base);
+    }
+    let lead = base.as_ptr().align_offset(HUGE);
+    // SAFETY: head and tail of the mapping that was just made, outside of what is kept.
+    unsafe {
+        if lead > 0 {
+            unmap(base, lead);
+        }
+        if slack > lead {
+            unmap(base.add(lead + len), slack - lead);
+        }
+    }
+    // SAFETY: inside the mapping: `lead < slack` or both are zero.
+    let base = unsafe { base.add(lead) };
+    advise_huge(base, len);
+    Some(base)
+}
+
+#[cfg(target_os = "linux")]
+fn advise_huge(base: NonNull<u8>, len: usize) {
+    // SAFETY: our own mapping; advice changes no contents. A kernel without huge pages refuses, and
+    // the mapping works all the same.
+    let _ = unsafe {
+        rustix::mm::madvise(base.as_ptr().cast(), len, rustix::mm::Advice::LinuxHugepage)
+    };
+}
+
+#[cfg(all(unix, not(target_os = "linux")))]
+fn advise_huge(_: NonNull<u8>, _: usize) {}
+
+/// # Safety
+/// The range belongs to a mapping of ours and nobody uses it any more.
+#[cfg(unix)]
+unsafe fn unmap(base: NonNull<u8>, len: usize) {
+    // SAFETY: the caller's. It can only fail for ranges that are not mappings.
+    let done = unsafe { rustix::mm::munmap(base.as_ptr().cast(), len) };
+    debug_assert!(done.is_ok(), "{done:?}");
+}
+
+#[cfg(not(unix))]
+fn map(_: usize) -> Option<NonNull<u8>> {
+    None
+}
+
+/// # Safety
+/// Never called: nothing is mapped here.
+#[cfg(not(unix))]
+unsafe fn unmap(_: NonNull<u8>, _: usize) {}
+
+#[cfg(all(test, not(weighbridge_loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn arenas_of_every_class_are_zeroed_aligned_and_charged_exactly() {
+        for len in [
+            0,
+            1,
+            63,
+            64,
+            65,
+            21_504,
+            MAP_FROM - 1,
+            MAP_FROM,
+            HUGE_FROM + 1,
+            9 << 20,
+        ] {
+            let mut arena = Arena::allocate(len as u64).unwrap();
+            assert_eq!(arena.as_slice().len(), len);
+            assert_eq!(arena.charged(), Arena::charge_for(len as u64));
+            assert_eq!(arena.as_slice().as_ptr() as usize % ALIGNMENT, 0);
+            assert!(arena.as_slice().iter().all(|&byte| byte == 0), "{len}");
+            if len >= HUGE_FROM {
+                assert_eq!(arena.as_slice().as_ptr() as usize % HUGE, 0);
+            }
+            arena.as_mut_slice().fill(7);
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_had_is_an_error() {
+        for bytes in [u64::MAX, isize::MAX as u64, 1 << 62] {
+            assert!(matches!(
+                Arena::allocate(bytes).unwrap_err(),
+                Error::OutOfMemory { bytes: refused } if refused == bytes
+            ));
+        }
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn stepwise_freeing_returns_the_whole_mapping() {
+        let mut arena = Arena::allocate(32 << 20).unwrap();
+        arena.as_mut_slice().fill(1);
+        let (first, last) = (arena.as_slice().as_ptr() as usize, (32 << 20) - 1);
+        let mapped = |address: usize| {
+            let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
+            maps.lines().any(|line| {
+                let range = line.split(' ').next().unwrap();
+                let (from, to) = range.split_once('-').unwrap();
+                let hex = |text| usize::from_str_radix(text, 16).unwrap();
+                (hex(from)..hex(to)).contains(&address)
+            })
+        };
+        assert!(mapped(first) && mapped(first + last));
+        let mut steps = 0;
+        arena.free_in_steps(8 << 20, &mut || {
+            steps += 1;
+            if steps == 1 {
+                assert!(mapped(first), "the head goes last");
+            }
+        });
+        assert_eq!(steps, 3);
+    }
+}

@@ -1,3 +1,359 @@
-/// The registry's error.
-#[derive(Debug)]
-pub struct Error;
+//! The one error type.
+//!
+//! What lives here: every way the library says no. Each message names both sides of a conflict and
+//! what to do next. What does not: `PublishError` (in `registry::publish`), which adds the staged
+//! set to one of these.
+
+use std::path::PathBuf;
+
+use crate::handle::{Generation, SetHandle};
+use crate::names::SetName;
+use crate::registry::{Holdup, SetKind};
+
+/// Everything that can go wrong.
+///
+/// Match on variants where you must, on the `is_*` predicates where you can: they stay when
+/// variants are added.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    // ---- the registry ----
+    /// A set's name is empty, too long, or has control characters.
+    #[error("invalid name {name:?}: {reason}")]
+    InvalidName {
+        /// The name as given.
+        name: String,
+        /// What is wrong with it.
+        reason: &'static str,
+    },
+    /// A set of this name exists.
+    #[error(
+        "{name} is already published: generation {current}, {identity}; offered: {offered}. \
+         Use replace to give it a new generation, or retire it first"
+    )]
+    AlreadyPublished {
+        /// The name.
+        name: SetName,
+        /// Its current generation.
+        current: Generation,
+        /// What that generation is.
+        identity: String,
+        /// What was offered under the same name.
+        offered: String,
+    },
+    /// Another publish or retire of this name is under way.
+    #[error("{name} is being published or retired by another thread; try again")]
+    NameBusy {
+        /// The name.
+        name: SetName,
+    },
+    /// The handle's set was retired.
+    #[error("{handle} is stale: its set was retired. Look its name up again")]
+    StaleHandle {
+        /// The handle.
+        handle: SetHandle,
+    },
+    /// The handle was made by another registry.
+    #[error("{handle} belongs to registry {}, this is registry {registry}", handle.registry)]
+    WrongRegistry {
+        /// The handle.
+        handle: SetHandle,
+        /// The registry that was asked.
+        registry: u32,
+    },
+    /// The set is published but its bytes are not in memory.
+    #[error("{handle} is not resident")]
+    NotResident {
+        /// The handle.
+        handle: SetHandle,
+    },
+    /// A compare-and-swap found another generation.
+    #[error(
+        "{set}: expected generation {expected}, found {current}; \
+         somebody replaced it meanwhile. Look at the new one and decide again"
+    )]
+    Conflict {
+        /// The set.
+        set: SetName,
+        /// What the caller expected.
+        expected: Generation,
+        /// What is current.
+        current: Generation,
+    },
+    /// Adapters are bound to this set.
+    #[error("{set} has {count} dependant adapter(s); retire them first")]
+    Dependants {
+        /// The set.
+        set: SetName,
+        /// How many living sets are bound to it.
+        count: u32,
+    },
+    /// An adapter's base was retired before the adapter could be published.
+    #[error("{base}, the base this adapter is bound to, is not current; publish the base first")]
+    BaseNotCurrent {
+        /// The base.
+        base: SetHandle,
+    },
+    /// An adapter was offered without a base.
+    #[error("the adapter from {origin} names no base; bind it with .on(base)")]
+    AdapterWithoutBase {
+        /// Where it comes from.
+        origin: String,
+    },
+    /// An adapter was leased together with another base than its own.
+    #[error(
+        "adapter {adapter} is bound to {bound_to}, but it was leased with {}",
+        other(leased)
+    )]
+    WrongBase {
+        /// The adapter.
+        adapter: SetName,
+        /// The base it is bound to.
+        bound_to: SetHandle,
+        /// A base it was leased with.
+        leased: Option<SetName>,
+    },
+    /// A replace would turn a checkpoint into an adapter, or the other way round.
+    #[error("{set} is a {current}; a {offered} cannot replace it. Publish it under its own name")]
+    KindMismatch {
+        /// The set.
+        set: SetName,
+        /// What it is.
+        current: SetKind,
+        /// What was offered.
+        offered: SetKind,
+    },
+    /// The lease does not hold this set.
+    #[error("{set} is not part of this lease, which holds {leased:?}; acquire them together")]
+    NotInLease {
+        /// The set that was asked for.
+        set: SetHandle,
+        /// The sets that are leased.
+        leased: Vec<SetHandle>,
+    },
+    /// The generation has no tensor of this name.
+    #[error("{set} generation {generation} has no tensor {tensor:?}")]
+    NoSuchTensor {
+        /// The set.
+        set: SetName,
+        /// Its generation.
+        generation: Generation,
+        /// The tensor.
+        tensor: String,
+    },
+    /// The tensor is there, but its dtype is not known, so its bytes cannot be interpreted.
+    #[error("{set}: tensor {tensor:?} has the unknown dtype {dtype:?} and cannot be read")]
+    UnreadableTensor {
+        /// The set.
+        set: SetName,
+        /// The tensor.
+        tensor: String,
+        /// The dtype as the file names it.
+        dtype: String,
+    },
+    /// A scope asked to lease what is no longer current.
+    #[error("{handle} was superseded since this scope was opened; refresh the scope")]
+    Superseded {
+        /// The handle.
+        handle: SetHandle,
+    },
+    /// A wait for the last lease timed out.
+    #[error("not drained: {0}")]
+    NotDrained(Box<Holdup>),
+    /// A wait for the bytes timed out.
+    #[error("not reclaimed: {0}")]
+    NotReclaimed(Box<Holdup>),
+    /// The process was forked.
+    #[error("this registry was made in process {made_in}, this is process {now}; make a new one")]
+    Forked {
+        /// Where it was made.
+        made_in: u32,
+        /// The calling process.
+        now: u32,
+    },
+    /// All slots, tags or registry numbers of this process are used up.
+    #[error("out of slots: 2^32 have been used in this process")]
+    Spent,
+
+    // ---- memory ----
+    /// The ledger's limit would be passed.
+    #[error(
+        "{requested} bytes do not fit: {in_use} of {limit} are in use. \
+         Retire something, or raise the limit"
+    )]
+    OverLimit {
+        /// What was asked for.
+        requested: u64,
+        /// What is reserved, resident and retired together.
+        in_use: u64,
+        /// The limit.
+        limit: u64,
+    },
+    /// The operating system has no memory for an arena.
+    #[error("the operating system refused {bytes} bytes")]
+    OutOfMemory {
+        /// The size of the arena.
+        bytes: u64,
+    },
+
+    // ---- sources ----
+    /// The operating system refused something.
+    #[error("cannot {op} {}: {source}", path.display())]
+    Io {
+        /// The file, directory, or thing.
+        path: PathBuf,
+        /// What was tried.
+        op: &'static str,
+        /// Its answer.
+        source: std::io::Error,
+    },
+    /// A file is not what its format demands.
+    #[error("{}{}: {reason}", file.display(), of_tensor(tensor))]
+    Malformed {
+        /// The file.
+        file: PathBuf,
+        /// The tensor, if one is to blame.
+        tensor: Option<String>,
+        /// What is wrong, with both sides.
+        reason: String,
+    },
+    /// A tensor given in memory is not consistent.
+    #[error("tensor {tensor:?}: {reason}")]
+    InvalidTensor {
+        /// The tensor.
+        tensor: String,
+        /// What is wrong, with both sides.
+        reason: String,
+    },
+    /// A file that an index names is not there.
+    #[error("{}: the index names it, but it is not there", file.display())]
+    MissingShard {
+        /// The shard.
+        file: PathBuf,
+    },
+    /// A file changed between its header and its last byte.
+    #[error("{} changed while it was read: {what}. Write new files and rename them", file.display())]
+    SourceChanged {
+        /// The file.
+        file: PathBuf,
+        /// What changed.
+        what: String,
+    },
+    /// An option whose meaning is not implemented; ignoring it would give wrong results.
+    #[error("{}: {option} = {value} is not supported. {advice}", file.display())]
+    Unsupported {
+        /// The file.
+        file: PathBuf,
+        /// The option.
+        option: String,
+        /// Its value.
+        value: String,
+        /// What to do.
+        advice: &'static str,
+    },
+    /// An adapter does not fit its base, or its own configuration.
+    #[error("adapter {origin}, module {module:?}: {reason}")]
+    AdapterMismatch {
+        /// Where the adapter comes from.
+        origin: String,
+        /// The module.
+        module: String,
+        /// What does not fit, with both sides.
+        reason: String,
+    },
+}
+
+fn other(leased: &Option<SetName>) -> String {
+    leased
+        .as_ref()
+        .map_or_else(|| "another base".to_owned(), ToString::to_string)
+}
+
+fn of_tensor(tensor: &Option<String>) -> String {
+    tensor
+        .as_ref()
+        .map_or_else(String::new, |tensor| format!(": tensor {tensor:?}"))
+}
+
+impl Error {
+    /// What was asked for is not there (any more): a stale handle, an unknown tensor.
+    pub fn is_not_found(&self) -> bool {
+        matches!(
+            self,
+            Error::StaleHandle { .. } | Error::NoSuchTensor { .. } | Error::BaseNotCurrent { .. }
+        )
+    }
+
+    /// Somebody else was first, or something stands in the way; a new look may help.
+    pub fn is_conflict(&self) -> bool {
+        matches!(
+            self,
+            Error::AlreadyPublished { .. }
+                | Error::NameBusy { .. }
+                | Error::Conflict { .. }
+                | Error::Dependants { .. }
+                | Error::Superseded { .. }
+                | Error::KindMismatch { .. }
+        )
+    }
+
+    /// Memory does not suffice: the ledger's limit or the operating system's.
+    pub fn is_out_of_memory(&self) -> bool {
+        matches!(self, Error::OverLimit { .. } | Error::OutOfMemory { .. })
+    }
+
+    /// A wait reached its deadline.
+    pub fn is_timeout(&self) -> bool {
+        matches!(self, Error::NotDrained(_) | Error::NotReclaimed(_))
+    }
+
+    /// The input is broken, incomplete or inconsistent.
+    pub fn is_malformed(&self) -> bool {
+        matches!(
+            self,
+            Error::Malformed { .. }
+                | Error::InvalidTensor { .. }
+                | Error::MissingShard { .. }
+                | Error::AdapterMismatch { .. }
+                | Error::InvalidName { .. }
+                | Error::SourceChanged { .. }
+        )
+    }
+
+    /// The input is legal but needs what is not implemented.
+    pub fn is_unsupported(&self) -> bool {
+        matches!(
+            self,
+            Error::Unsupported { .. } | Error::UnreadableTensor { .. }
+        )
+    }
+
+    /// The operating system refused.
+    pub fn is_io(&self) -> bool {
+        matches!(self, Error::Io { .. })
+    }
+
+    /// The caller mixed things up that do not belong together.
+    pub fn is_misuse(&self) -> bool {
+        matches!(
+            self,
+            Error::WrongRegistry { .. }
+                | Error::WrongBase { .. }
+                | Error::NotInLease { .. }
+                | Error::AdapterWithoutBase { .. }
+                | Error::Forked { .. }
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn errors_are_small_and_travel() {
+        fn travels<T: Send + Sync + 'static>() {}
+        travels::<Error>();
+        assert!(size_of::<Error>() <= 128, "{}", size_of::<Error>());
+    }
+}

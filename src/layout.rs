@@ -1,1 +1,355 @@
-//! (being written)
+//! Layouts: the immutable table of a set's tensors, shared by all sets that have the same.
+//!
+//! What lives here: tensor entries by ordinal, the name table, the module table, interning. What
+//! does not: offsets (`Extents`, one per generation, is here only as a type), bytes (`arena`).
+
+use std::collections::HashMap;
+use std::hash::{BuildHasher, Hash, Hasher, RandomState};
+use std::ops::Range;
+use std::sync::{Arc, Weak};
+
+use crate::Dtype;
+use crate::plan::{Plan, WeightKind};
+use crate::sync::Mutex;
+
+/// One tensor of a layout.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct TensorInfo {
+    name: Arc<str>,
+    dtype: crate::plan::DtypeName,
+    shape: Box<[usize]>,
+    byte_len: u64,
+    kind: WeightKind,
+    tie: Option<u32>,
+}
+
+impl TensorInfo {
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Its dtype; `None` if the name its file gives is not known. Such a tensor is held and
+    /// accounted for, but cannot be read.
+    #[inline]
+    pub fn dtype(&self) -> Option<Dtype> {
+        self.dtype.dtype()
+    }
+
+    /// The dtype as its file names it.
+    pub fn dtype_name(&self) -> &str {
+        self.dtype.name()
+    }
+
+    /// Its shape; empty for a scalar.
+    pub fn shape(&self) -> &[usize] {
+        &self.shape
+    }
+
+    /// Its length in bytes.
+    #[inline]
+    pub fn byte_len(&self) -> u64 {
+        self.byte_len
+    }
+
+    /// What part it plays.
+    pub fn kind(&self) -> WeightKind {
+        self.kind
+    }
+
+    /// The ordinal of the tensor whose bytes these are, for a tie.
+    pub fn tie(&self) -> Option<u32> {
+        self.tie
+    }
+}
+
+/// A LoRA module of a layout: which tensors are its A and B.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct ModulePair {
+    module: Arc<str>,
+    a: u32,
+    b: u32,
+}
+
+impl ModulePair {
+    /// The base module's name.
+    pub fn module(&self) -> &str {
+        &self.module
+    }
+
+    /// The ordinal of A.
+    pub fn a(&self) -> u32 {
+        self.a
+    }
+
+    /// The ordinal of B.
+    pub fn b(&self) -> u32 {
+        self.b
+    }
+}
+
+/// Rank and scale of one LoRA module in one generation.
+#[derive(Debug, Clone, Copy, PartialEq)]
+#[non_exhaustive]
+pub struct ModuleScale {
+    /// Rank `r`.
+    pub rank: u32,
+    /// Alpha.
+    pub alpha: f64,
+    /// The factor for `B (A x)`.
+    pub scaling: f64,
+}
+
+impl ModuleScale {
+    /// With the factor that PEFT applies: `alpha / r`, or `alpha / sqrt(r)` if rank-stabilised
+    /// ("A Rank Stabilization Scaling Factor for Fine-Tuning with LoRA", 2023).
+    pub fn new(rank: u32, alpha: f64, rank_stabilised: bool) -> Self {
+        let rank_term = if rank_stabilised {
+            f64::from(rank).sqrt()
+        } else {
+            f64::from(rank)
+        };
+        ModuleScale {
+            rank,
+            alpha,
+            scaling: alpha / rank_term,
+        }
+    }
+}
+
+/// What one generation of an adapter has beside its layout: the scales, in the order of
+/// [`Layout::modules`].
+#[derive(Debug, Clone, PartialEq)]
+pub struct AdapterInfo(Box<[ModuleScale]>);
+
+impl AdapterInfo {
+    pub(crate) fn new(scales: Box<[ModuleScale]>) -> Self {
+        AdapterInfo(scales)
+    }
+
+    /// The scales.
+    pub fn scales(&self) -> &[ModuleScale] {
+        &self.0
+    }
+}
+
+/// Where one generation's tensors are in its arena, by ordinal.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Extents(Box<[u64]>);
+
+const NOWHERE: u64 = u64::MAX;
+
+impl Extents {
+    pub(crate) fn none(len: usize) -> Self {
+        Extents(vec![NOWHERE; len].into())
+    }
+
+    pub(crate) fn set(&mut self, ordinal: u32, offset: u64) {
+        self.0[ordinal as usize] = offset;
+    }
+
+    /// The offset of a tensor, if this generation has it.
+    #[inline]
+    pub fn offset(&self, ordinal: u32) -> Option<u64> {
+        self.0
+            .get(ordinal as usize)
+            .copied()
+            .filter(|&offset| offset != NOWHERE)
+    }
+}
+
+/// Name to ordinal for one set, over all its generations: append-only, so an ordinal never means
+/// another tensor.
+#[derive(Debug, Default)]
+pub struct OrdinalTable {
+    ordinals: HashMap<Arc<str>, u32>,
+}
+
+impl OrdinalTable {
+    /// The tensor that an ordinal stands for, whichever generation has it. For messages.
+    pub(crate) fn name(&self, ordinal: u32) -> Option<Arc<str>> {
+        let mut all = self.ordinals.iter();
+        all.find(|&(_, &given)| given == ordinal)
+            .map(|(name, _)| Arc::clone(name))
+    }
+
+    fn assign(&mut self, name: &Arc<str>) -> u32 {
+        let next = self.ordinals.len() as u32;
+        *self.ordinals.entry(Arc::clone(name)).or_insert(next)
+    }
+}
+
+/// See the module documentation.
+#[derive(Debug, Clone)]
+pub struct Layout {
+    tensors: Box<[Option<TensorInfo>]>,
+    modules: Box<[ModulePair]>,
+    by_name: HashMap<Arc<str>, u32>,
+}
+
+impl PartialEq for Layout {
+    fn eq(&self, other: &Self) -> bool {
+        // The name table follows from the tensors.
+        self.tensors == other.tensors && self.modules == other.modules
+    }
+}
+
+impl Eq for Layout {}
+
+impl Hash for Layout {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.tensors.hash(state);
+        self.modules.hash(state);
+    }
+}
+
+impl Layout {
+    /// The table of `plan`'s tensors, with the set's ordinals.
+    pub(crate) fn build(plan: &Plan, ordinals: &mut OrdinalTable) -> Self {
+        let assigned: Vec<u32> = plan
+            .tensors()
+            .iter()
+            .map(|tensor| ordinals.assign(&tensor.name))
+            .collect();
+        let end = assigned.iter().max().map_or(0, |&last| last as usize + 1);
+        let mut tensors = vec![None; end];
+        let mut by_name = HashMap::with_capacity(assigned.len());
+        for (tensor, &ordinal) in plan.tensors().iter().zip(&assigned) {
+            by_name.insert(Arc::clone(&tensor.name), ordinal);
+            tensors[ordinal as usize] = Some(TensorInfo {
+                name: Arc::clone(&tensor.name),
+                dtype: tensor.dtype.clone(),
+                shape: tensor.shape.clone(),
+                byte_len: tensor.byte_len,
+                kind: tensor.kind,
+                tie: tensor.tie.map(|target| assigned[target]),
+            });
+        }
+        let modules = plan.adapter().map_or(&[][..], |adapter| &adapter.modules);
+        let modules = modules
+            .iter()
+            .map(|module| ModulePair {
+                module: Arc::clone(&module.module),
+                a: assigned[module.a],
+                b: assigned[module.b],
+            })
+            .collect();
+        Layout {
+            tensors: tensors.into(),
+            modules,
+            by_name,
+        }
+    }
+
+    /// How many tensors.
+    pub fn len(&self) -> usize {
+        self.by_name.len()
+    }
+
+    /// None at all?
+    pub fn is_empty(&self) -> bool {
+        self.by_name.is_empty()
+    }
+
+    /// All ordinals that the set had used when this generation was made. Some may have no tensor.
+    pub fn ordinals(&self) -> Range<u32> {
+        0..self.tensors.len() as u32
+    }
+
+    /// The tensor with this ordinal, if this generation has it.
+    #[inline]
+    pub fn tensor(&self, ordinal: u32) -> Option<&TensorInfo> {
+        self.tensors.get(ordinal as usize)?.as_ref()
+    }
+
+    /// The tensors, by ordinal.
+    pub fn tensors(&self) -> impl Iterator<Item = (u32, &TensorInfo)> {
+        (0u32..)
+            .zip(&self.tensors)
+            .filter_map(|(ordinal, info)| Some((ordinal, info.as_ref()?)))
+    }
+
+    /// The ordinal of a name.
+    pub fn ordinal(&self, name: &str) -> Option<u32> {
+        self.by_name.get(name).copied()
+    }
+
+    /// The LoRA modules, by module name.
+    pub fn modules(&self) -> &[ModulePair] {
+        &self.modules
+    }
+
+    /// Where a LoRA module is among them.
+    pub fn module_position(&self, module: &str) -> Option<usize> {
+        self.modules
+            .binary_search_by(|pair| pair.module().cmp(module))
+            .ok()
+    }
+
+    /// `(out_features, in_features)` of a base module, from its dense `<module>.weight`.
+    pub fn module_features(&self, module: &str) -> Option<(usize, usize)> {
+        let info = self.tensor(self.ordinal(&format!("{module}.weight"))?)?;
+        match *info.shape() {
+            [outputs, inputs] => Some((outputs, inputs)),
+            _ => None,
+        }
+    }
+}
+
+/// Finds the layout that is already there. Holds none of them alive.
+#[derive(Debug, Default)]
+pub struct Interner {
+    hasher: RandomState,
+    known: Mutex<Known>,
+}
+
+/// Layouts by hash, and the size at which the dead ones are next swept out.
+#[derive(Debug, Default)]
+struct Known {
+    layouts: HashMap<u64, Vec<Weak<Layout>>>,
+    sweep_at: usize,
+}
+
+impl Known {
+    fn sweep(&mut self) {
+        self.layouts.retain(|_, same| {
+            same.retain(|other| other.strong_count() != 0);
+            !same.is_empty()
+        });
+        self.sweep_at = 2 * self.layouts.len() + 16;
+    }
+}
+
+impl Interner {
+    /// The shared layout that equals `layout`.
+    pub fn intern(&self, layout: Layout) -> Arc<Layout> {
+        let hash = self.hasher.hash_one(&layout);
+        let mut known = self.known.lock(); // E15
+        if known.layouts.len() >= known.sweep_at {
+            known.sweep();
+        }
+        let same = known.layouts.entry(hash).or_default();
+        if let Some(found) = same
+            .iter()
+            .filter_map(Weak::upgrade)
+            .find(|other| **other == layout)
+        {
+            return found;
+        }
+        let layout = Arc::new(layout);
+        same.push(Arc::downgrade(&layout));
+        layout
+    }
+
+    /// How many layouts are in use.
+    pub fn len(&self) -> usize {
+        let mut known = self.known.lock(); // E15
+        known.sweep();
+        known.layouts.values().map(Vec::len).sum()
+    }
+
+    /// None in use?
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}

@@ -12,10 +12,16 @@ pub mod layout;
 pub mod ledger;
 mod names;
 pub mod plan;
-//mod registry;
+mod registry;
 pub mod source;
 mod sync;
 
 pub use error::Error;
 pub use handle::{Generation, SetHandle, WeightHandle};
+pub use names::{NameRef, SetName};
+pub use registry::{
+    AdapterModule, AdapterView, Builder, Catalog, CatalogEntry, Holder, Holdup, Lease, LeasedSet,
+    PublishError, Reader, Replaced, Retirement, Scope, SetKind, SetView, Staged, Stats, Weight,
+    WeightRegistry,
+};
 pub use safetensors::Dtype;

@@ -1,1 +1,390 @@
-//! (being written)
+//! Plans: what a source will be, exactly, known from headers before anything is allocated.
+//!
+//! What lives here: the tensors of a set in canonical order with their places in the arena, ties,
+//! and an adapter's resolved modules. What does not: reading headers (`source`), the shared table
+//! without places (`layout`).
+
+use std::sync::Arc;
+
+use crate::Dtype;
+use crate::arena::{ALIGNMENT, Arena};
+use crate::error::Error;
+use crate::layout::{AdapterInfo, Extents, Layout, ModuleScale};
+
+/// What part a tensor plays in its set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[non_exhaustive]
+pub enum WeightKind {
+    /// A tensor of a base model.
+    Base,
+    /// The A matrix of a LoRA module, `[rank, in_features]`.
+    LoraA,
+    /// The B matrix of a LoRA module, `[out_features, rank]`.
+    LoraB,
+    /// A second name for another tensor of the same set, such as a tied `lm_head.weight`.
+    TiedAlias,
+    /// A full tensor saved with an adapter, to be used instead of the base's.
+    Replacement,
+}
+
+/// A dtype as its file names it, and its meaning if there is one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DtypeName {
+    known: Option<Dtype>,
+    name: Arc<str>,
+}
+
+impl std::hash::Hash for DtypeName {
+    fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
+        // The meaning follows from the name.
+        self.name.hash(state);
+    }
+}
+
+impl DtypeName {
+    /// By the name that safetensors gives it. A name that is not known makes the tensor unreadable,
+    /// not its file.
+    pub fn parse(name: &str) -> Self {
+        use serde::Deserialize;
+        use serde::de::IntoDeserializer;
+        use serde::de::value::{Error as Unknown, StrDeserializer};
+        let name_in: StrDeserializer<'_, Unknown> = name.into_deserializer();
+        DtypeName {
+            known: Dtype::deserialize(name_in).ok(),
+            name: name.into(),
+        }
+    }
+
+    /// Its meaning.
+    pub fn dtype(&self) -> Option<Dtype> {
+        self.known
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+}
+
+impl From<Dtype> for DtypeName {
+    fn from(dtype: Dtype) -> Self {
+        DtypeName {
+            known: Some(dtype),
+            name: dtype.to_string().into(),
+        }
+    }
+}
+
+/// The bytes a tensor of this dtype and shape has.
+///
+/// # Errors
+/// A reason, if the product overflows, or ends within a byte (sub-byte dtypes).
+pub fn byte_len(dtype: Dtype, shape: &[usize]) -> Result<u64, String> {
+    let overflow = || format!("shape {shape:?} x {dtype} is more than 2^64 bits");
+    let mut bits = dtype.bitsize() as u64;
+    for &dim in shape {
+        bits = bits.checked_mul(dim as u64).ok_or_else(overflow)?;
+    }
+    if bits % 8 != 0 {
+        return Err(format!(
+            "shape {shape:?} x {dtype} ends within a byte ({bits} bits)"
+        ));
+    }
+    Ok(bits / 8)
+}
+
+/// One tensor of a plan.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PlannedTensor {
+    pub(crate) name: Arc<str>,
+    pub(crate) dtype: DtypeName,
+    pub(crate) shape: Box<[usize]>,
+    pub(crate) byte_len: u64,
+    pub(crate) kind: WeightKind,
+    /// Index of the tensor whose bytes these are.
+    pub(crate) tie: Option<usize>,
+    /// Place in the arena; a tie has its target's.
+    pub(crate) offset: u64,
+}
+
+impl PlannedTensor {
+    /// A tensor before it has a place. `byte_len` is what its header says.
+    pub(crate) fn new(name: &str, dtype: DtypeName, shape: Vec<usize>, byte_len: u64) -> Self {
+        PlannedTensor {
+            name: name.into(),
+            dtype,
+            shape: shape.into(),
+            byte_len,
+            kind: WeightKind::Base,
+            tie: None,
+            offset: 0,
+        }
+    }
+
+    pub(crate) fn of_kind(mut self, kind: WeightKind) -> Self {
+        self.kind = kind;
+        self
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Its dtype.
+    pub fn dtype(&self) -> &DtypeName {
+        &self.dtype
+    }
+
+    /// Its shape; empty for a scalar.
+    pub fn shape(&self) -> &[usize] {
+        &self.shape
+    }
+
+    /// Its length in bytes.
+    pub fn byte_len(&self) -> u64 {
+        self.byte_len
+    }
+
+    /// What part it plays.
+    pub fn kind(&self) -> WeightKind {
+        self.kind
+    }
+
+    /// Where it starts in the arena: a multiple of 64.
+    pub fn offset(&self) -> u64 {
+        self.offset
+    }
+
+    /// Its place in the arena.
+    pub(crate) fn range(&self) -> std::ops::Range<usize> {
+        let start = self.offset as usize;
+        start..start + self.byte_len as usize
+    }
+}
+
+/// One LoRA module, resolved.
+#[derive(Debug, Clone, PartialEq)]
+pub struct PlannedModule {
+    pub(crate) module: Arc<str>,
+    /// Index of its A.
+    pub(crate) a: usize,
+    /// Index of its B.
+    pub(crate) b: usize,
+    pub(crate) scale: ModuleScale,
+}
+
+/// The LoRA modules of a plan, by module name.
+#[derive(Debug, Clone, PartialEq)]
+pub struct AdapterPlan {
+    pub(crate) modules: Vec<PlannedModule>,
+    /// For each: `in_features`, `out_features` as A and B have them.
+    features: Vec<(usize, usize)>,
+    origin: Arc<str>,
+}
+
+impl AdapterPlan {
+    /// How many modules.
+    pub fn len(&self) -> usize {
+        self.modules.len()
+    }
+
+    /// None at all?
+    pub fn is_empty(&self) -> bool {
+        self.modules.is_empty()
+    }
+
+    /// Module name, rank, alpha and scaling, by module name.
+    pub fn modules(&self) -> impl Iterator<Item = (&str, ModuleScale)> {
+        self.modules
+            .iter()
+            .map(|module| (&*module.module, module.scale))
+    }
+
+    /// Does every module fit the base's module of that name?
+    ///
+    /// # Errors
+    /// [`Error::AdapterMismatch`] with both sides.
+    pub fn check_against(&self, base: &Layout) -> Result<(), Error> {
+        for (module, &(inputs, outputs)) in self.modules.iter().zip(&self.features) {
+            let mismatch = |reason| Error::AdapterMismatch {
+                origin: self.origin.to_string(),
+                module: module.module.to_string(),
+                reason,
+            };
+            let Some((base_outputs, base_inputs)) = base.module_features(&module.module) else {
+                return Err(mismatch(
+                    "the base has no dense weight for this module; \
+                     is this adapter meant for another base?"
+                        .to_owned(),
+                ));
+            };
+            if (inputs, outputs) != (base_inputs, base_outputs) {
+                return Err(mismatch(format!(
+                    "A and B map {inputs} features to {outputs}, \
+                     the base's module maps {base_inputs} to {base_outputs}"
+                )));
+            }
+        }
+        Ok(())
+    }
+
+    /// What the generation keeps of it. `layout` was built from the same plan.
+    pub(crate) fn info(&self) -> AdapterInfo {
+        AdapterInfo::new(self.modules.iter().map(|module| module.scale).collect())
+    }
+}
+
+/// What a set will be: its tensors, to the byte.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Plan {
+    tensors: Vec<PlannedTensor>,
+    arena_bytes: u64,
+    adapter: Option<AdapterPlan>,
+    origin: Arc<str>,
+}
+
+impl Plan {
+    /// Puts tensors in canonical order and gives each a place. `ties` are (alias, target) names.
+    ///
+    /// # Errors
+    /// [`Error::InvalidTensor`] for a duplicate name or sizes that overflow.
+    pub(crate) fn new(
+        origin: &str,
+        mut tensors: Vec<PlannedTensor>,
+        ties: &[(String, String)],
+    ) -> Result<Self, Error> {
+        let wrong = |tensor: &str, reason: &str| Error::InvalidTensor {
+            tensor: tensor.to_owned(),
+            reason: reason.to_owned(),
+        };
+        for (alias, target) in ties {
+            let Some(of) = tensors.iter().find(|tensor| *tensor.name == **target) else {
+                return Err(wrong(
+                    alias,
+                    &format!("is tied to {target:?}, which is not there"),
+                ));
+            };
+            let mut tie = of.clone().of_kind(WeightKind::TiedAlias);
+            tie.name = alias.as_str().into();
+            tensors.push(tie);
+        }
+        tensors.sort_by(|a, b| a.name.cmp(&b.name));
+        if let Some(pair) = tensors.windows(2).find(|pair| pair[0].name == pair[1].name) {
+            return Err(wrong(&pair[0].name, "is there twice"));
+        }
+        for (alias, target) in ties {
+            let at = |name: &str| tensors.binary_search_by(|tensor| (*tensor.name).cmp(name));
+            if let (Ok(alias), Ok(target)) = (at(alias), at(target)) {
+                tensors[alias].tie = Some(target);
+            }
+        }
+        let mut end = 0u64;
+        for tensor in tensors.iter_mut().filter(|tensor| tensor.tie.is_none()) {
+            tensor.offset = end;
+            end = end
+                .checked_add(tensor.byte_len)
+                .and_then(|end| end.checked_next_multiple_of(ALIGNMENT as u64))
+                .ok_or_else(|| wrong(&tensor.name, "makes the set larger than 2^64 bytes"))?;
+        }
+        for index in 0..tensors.len() {
+            if let Some(target) = tensors[index].tie {
+                tensors[index].offset = tensors[target].offset;
+            }
+        }
+        Ok(Plan {
+            tensors,
+            arena_bytes: end,
+            adapter: None,
+            origin: origin.into(),
+        })
+    }
+
+    /// Makes this the plan of an adapter. `modules` are (module, index of A, index of B, scale).
+    ///
+    /// # Errors
+    /// [`Error::AdapterMismatch`] if A and B are not two matrices of the resolved rank.
+    pub(crate) fn with_modules(
+        mut self,
+        mut modules: Vec<(String, usize, usize, ModuleScale)>,
+    ) -> Result<Self, Error> {
+        modules.sort_by(|a, b| a.0.cmp(&b.0));
+        let mut features = Vec::with_capacity(modules.len());
+        for (module, a, b, scale) in &modules {
+            let rank = scale.rank as usize;
+            match (&*self.tensors[*a].shape, &*self.tensors[*b].shape) {
+                (&[a_rank, inputs], &[outputs, b_rank]) if a_rank == rank && b_rank == rank => {
+                    features.push((inputs, outputs));
+                }
+                (a_shape, b_shape) => {
+                    return Err(Error::AdapterMismatch {
+                        origin: self.origin.to_string(),
+                        module: module.clone(),
+                        reason: format!(
+                            "rank {rank} by the configuration, but A has shape {a_shape:?} \
+                             ([rank, in] expected) and B {b_shape:?} ([out, rank] expected)"
+                        ),
+                    });
+                }
+            }
+        }
+        let modules = modules
+            .into_iter()
+            .map(|(module, a, b, scale)| PlannedModule {
+                module: module.into(),
+                a,
+                b,
+                scale,
+            })
+            .collect();
+        self.adapter = Some(AdapterPlan {
+            modules,
+            features,
+            origin: Arc::clone(&self.origin),
+        });
+        Ok(self)
+    }
+
+    /// The tensors in canonical order: by name, bytewise.
+    pub fn tensors(&self) -> &[PlannedTensor] {
+        &self.tensors
+    }
+
+    /// The index of a tensor.
+    pub fn position(&self, name: &str) -> Option<usize> {
+        self.tensors
+            .binary_search_by(|tensor| (*tensor.name).cmp(name))
+            .ok()
+    }
+
+    /// Bytes of the arena: all tensors, each at a multiple of 64, ties once.
+    pub fn arena_bytes(&self) -> u64 {
+        self.arena_bytes
+    }
+
+    /// What the ledger will be charged: what the arena really takes.
+    pub fn charged_bytes(&self) -> u64 {
+        Arena::charge_for(self.arena_bytes)
+    }
+
+    /// The modules, if this is an adapter.
+    pub fn adapter(&self) -> Option<&AdapterPlan> {
+        self.adapter.as_ref()
+    }
+
+    /// Where it comes from, for people.
+    pub fn origin(&self) -> &str {
+        &self.origin
+    }
+
+    /// The places of this plan's tensors, by the ordinals of `layout`, which was built from it.
+    pub(crate) fn extents(&self, layout: &Layout) -> Extents {
+        let mut extents = Extents::none(layout.ordinals().end as usize);
+        for tensor in &self.tensors {
+            if let Some(ordinal) = layout.ordinal(&tensor.name) {
+                extents.set(ordinal, tensor.offset);
+            }
+        }
+        extents
+    }
+}

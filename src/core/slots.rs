@@ -7,7 +7,7 @@ use std::ptr;
 
 use super::node::Node;
 use crate::sync::Mutex;
-use crate::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
+use crate::sync::atomic::{AtomicPtr, AtomicU32, Ordering, WithMut};
 
 /// Log2 of the first segment's length; each further segment is twice as long.
 #[cfg(not(weighbridge_loom))]
@@ -114,7 +114,7 @@ impl<M, S> SlotTable<M, S> {
 impl<M, S> Drop for SlotTable<M, S> {
     fn drop(&mut self) {
         for (bits, segment) in self.segments.iter_mut().enumerate() {
-            let base = *segment.get_mut();
+            let base = segment.with_mut(|base| *base);
             if !base.is_null() {
                 let length = 1usize << (bits as u32 + FIRST_BITS);
                 let slots = ptr::slice_from_raw_parts_mut(base, length);

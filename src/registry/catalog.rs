@@ -57,7 +57,10 @@ impl Catalog {
     /// One set.
     pub fn get<'n>(&self, name: impl Into<crate::names::NameRef<'n>>) -> Option<&CatalogEntry> {
         let name = name.into();
-        let at = self.entries.binary_search_by(|entry| entry.name.as_ref().cmp(&name)).ok()?;
+        let at = self
+            .entries
+            .binary_search_by(|entry| entry.name.as_ref().cmp(&name))
+            .ok()?;
         self.entries.get(at)
     }
 }
@@ -85,7 +88,10 @@ pub struct Stats {
 pub(super) type Pictures = Picture<Arc<Catalog>>;
 
 pub(super) fn first_picture() -> Pictures {
-    Picture::new(Arc::new(Catalog { number: 0, entries: Vec::new() }))
+    Picture::new(Arc::new(Catalog {
+        number: 0,
+        entries: Vec::new(),
+    }))
 }
 
 impl WeightRegistry {
@@ -113,7 +119,10 @@ impl WeightRegistry {
             });
             entries.sort_by(|a, b| a.name.cmp(&b.name));
             let number = view.number();
-            Shot { number, content: Arc::new(Catalog { number, entries }) }
+            Shot {
+                number,
+                content: Arc::new(Catalog { number, entries }),
+            }
         });
         Arc::clone(&shot.content)
     }

@@ -42,6 +42,14 @@ pub(crate) struct SetRecord {
     pub(crate) ordinals: Mutex<OrdinalTable>,
 }
 
+impl SetRecord {
+    /// The tensor an ordinal of this set stands for. For messages: takes the writers' lock.
+    pub(crate) fn tensor_name(&self, ordinal: u32) -> String {
+        let name = self.ordinals.lock().name(ordinal);
+        name.map_or_else(|| format!("ordinal {ordinal}"), |name| name.to_string())
+    }
+}
+
 /// The metadata of a generation (`M` of the core).
 pub(crate) struct Meta {
     pub(crate) handle: SetHandle,

@@ -32,7 +32,11 @@ pub(super) fn view<'s>(registry: u32, alive: &Arc<()>, spine: &'s Spine) -> View
         here.retain(|entry| entry.alive.strong_count() != 0);
         let participant = spine.register();
         let view = spine.view(&participant);
-        here.push(Entry { registry, alive: Arc::downgrade(alive), participant });
+        here.push(Entry {
+            registry,
+            alive: Arc::downgrade(alive),
+            participant,
+        });
         Some(view)
     });
     match known {

@@ -37,7 +37,11 @@ pub struct Lease {
 
 impl Lease {
     pub(super) fn new(holds: Holds, number: u64) -> Self {
-        Lease { holds, number, labels: SmallVec::new() }
+        Lease {
+            holds,
+            number,
+            labels: SmallVec::new(),
+        }
     }
 
     /// Enters every generation of this lease under `label` in the slab.
@@ -45,7 +49,11 @@ impl Lease {
         self.labels = self
             .holds
             .iter()
-            .map(|hold| hold.meta().shared.label(label, hold.meta().handle.slot, hold.node().birth()))
+            .map(|hold| {
+                hold.meta()
+                    .shared
+                    .label(label, hold.meta().handle.slot, hold.node().birth())
+            })
             .collect();
         self
     }
@@ -60,7 +68,10 @@ impl Lease {
 
     #[cold]
     fn not_leased(&self, set: SetHandle) -> Error {
-        Error::NotInLease { set, leased: self.sets().map(|set| set.handle()).collect() }
+        Error::NotInLease {
+            set,
+            leased: self.sets().map(|set| set.handle()).collect(),
+        }
     }
 
     /// One tensor. An array access: no lock, no atomic write, no name.
@@ -71,7 +82,10 @@ impl Lease {
     /// known. Progress: wait-free.
     #[inline]
     pub fn weight(&self, weight: WeightHandle) -> Result<Weight<'_>, Error> {
-        LeasedSet { hold: self.hold(weight.set)? }.weight(weight.ordinal)
+        LeasedSet {
+            hold: self.hold(weight.set)?,
+        }
+        .weight(weight.ordinal)
     }
 
     /// One of the leased sets.
@@ -80,7 +94,9 @@ impl Lease {
     /// [`Error::NotInLease`].
     #[inline]
     pub fn set(&self, set: SetHandle) -> Result<LeasedSet<'_>, Error> {
-        Ok(LeasedSet { hold: self.hold(set)? })
+        Ok(LeasedSet {
+            hold: self.hold(set)?,
+        })
     }
 
     /// The leased sets, in the order in which they were asked for.
@@ -108,7 +124,11 @@ impl Clone for Lease {
             .zip(&self.labels)
             .map(|(hold, label)| label.and_then(|label| hold.meta().shared.label_again(label)))
             .collect();
-        Lease { holds: self.holds.clone(), number: self.number, labels }
+        Lease {
+            holds: self.holds.clone(),
+            number: self.number,
+            labels,
+        }
     }
 }
 
@@ -189,7 +209,7 @@ impl<'l> LeasedSet<'l> {
     fn weight(&self, ordinal: u32) -> Result<Weight<'l>, Error> {
         let meta = self.meta();
         let Some(info) = meta.layout.tensor(ordinal) else {
-            return Err(self.no_such_tensor(meta.layout.name_of_missing(ordinal)));
+            return Err(self.no_such_tensor(meta.record.tensor_name(ordinal)));
         };
         let (Some(dtype), Some(offset)) = (info.dtype(), meta.extents.offset(ordinal)) else {
             return Err(self.unreadable(info));
@@ -203,7 +223,11 @@ impl<'l> LeasedSet<'l> {
 
     #[cold]
     fn no_such_tensor(&self, tensor: String) -> Error {
-        Error::NoSuchTensor { set: self.name().clone(), generation: self.generation(), tensor }
+        Error::NoSuchTensor {
+            set: self.name().clone(),
+            generation: self.generation(),
+            tensor,
+        }
     }
 
     #[cold]
@@ -229,12 +253,18 @@ impl<'l> LeasedSet<'l> {
     /// All tensors of this generation by ordinal, readable or not.
     pub fn iter(&self) -> impl Iterator<Item = Result<Weight<'l>, Error>> + use<'l> {
         let this = *self;
-        this.meta().layout.ordinals().map(move |ordinal| this.weight(ordinal))
+        this.meta()
+            .layout
+            .ordinals()
+            .map(move |ordinal| this.weight(ordinal))
     }
 
     /// The adapter's modules; `None` for a checkpoint.
     pub fn adapter(&self) -> Option<AdapterView<'l>> {
-        self.meta().adapter.as_ref().map(|_| AdapterView { set: *self })
+        self.meta()
+            .adapter
+            .as_ref()
+            .map(|_| AdapterView { set: *self })
     }
 }
 
@@ -272,7 +302,10 @@ impl<'l> AdapterView<'l> {
     pub fn module(&self, index: usize) -> Result<AdapterModule<'l>, Error> {
         let meta = self.set.meta();
         let pair = meta.layout.modules().get(index);
-        let scale = meta.adapter.as_ref().and_then(|adapter| adapter.scales().get(index));
+        let scale = meta
+            .adapter
+            .as_ref()
+            .and_then(|adapter| adapter.scales().get(index));
         let (Some(pair), Some(scale)) = (pair, scale) else {
             return Err(self.set.no_such_tensor(format!("module {index}")));
         };

@@ -119,7 +119,14 @@ impl WeightRegistry {
     /// A child process has the parent's memory but not its reclaimer.
     fn check_process(&self) -> Result<(), Error> {
         let now = std::process::id();
-        if now == self.process { Ok(()) } else { Err(Error::Forked { made_in: self.process, now }) }
+        if now == self.process {
+            Ok(())
+        } else {
+            Err(Error::Forked {
+                made_in: self.process,
+                now,
+            })
+        }
     }
 }
 
@@ -140,6 +147,9 @@ impl Drop for WeightRegistry {
 
 impl fmt::Debug for WeightRegistry {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("WeightRegistry").field("id", &self.id).field("stats", &self.stats()).finish()
+        f.debug_struct("WeightRegistry")
+            .field("id", &self.id)
+            .field("stats", &self.stats())
+            .finish()
     }
 }

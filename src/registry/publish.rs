@@ -20,7 +20,7 @@ use crate::handle::{Generation, SetHandle};
 use crate::identity::{Identity, content_identity};
 use crate::layout::{Layout, OrdinalTable};
 use crate::names::{SetName, Taken};
-use crate::plan::Plan;
+use crate::plan::{AdapterPlan, Plan};
 use crate::source::Source;
 use crate::sync::Mutex;
 
@@ -51,7 +51,11 @@ impl Staged {
     }
 
     fn kind(&self) -> SetKind {
-        if self.plan.adapter().is_some() { SetKind::Adapter } else { SetKind::Checkpoint }
+        if self.plan.adapter().is_some() {
+            SetKind::Adapter
+        } else {
+            SetKind::Checkpoint
+        }
     }
 }
 
@@ -141,20 +145,28 @@ impl WeightRegistry {
         if let Some(base) = base {
             // Before any byte is reserved. Checked again when it is published: the base may change.
             let view = self.view();
-            let node = view.resolve(self.key(base)?).ok_or(Error::StaleHandle { handle: base })?;
+            let node = view
+                .resolve(self.key(base)?)
+                .ok_or(Error::StaleHandle { handle: base })?;
             self.check_base(&plan, node)?;
         } else if plan.adapter().is_some() {
-            return Err(Error::AdapterWithoutBase { origin: plan.origin().to_owned() });
+            return Err(Error::AdapterWithoutBase {
+                origin: plan.origin().to_owned(),
+            });
         }
-        let reservation = self.shared.ledger.reserve(plan.charged_bytes())?;
+        let charge = self.shared.ledger.reserve(plan.charged_bytes())?;
         let mut arena = Arena::allocate(plan.arena_bytes())?;
         source.read_into(arena.as_mut_slice())?;
         let identity = match source.declared() {
             Some(revision) => Identity::Declared(revision.into()),
             None => content_identity(&plan, arena.as_slice()),
         };
-        let bytes = Bytes { arena, charge: reservation.commit() };
-        Ok(Staged { plan, base, identity, bytes })
+        Ok(Staged {
+            plan,
+            base,
+            identity,
+            bytes: Bytes { arena, charge },
+        })
     }
 
     /// Reads `source` and makes it current under a new name.
@@ -197,18 +209,23 @@ impl WeightRegistry {
             Ok(claim) => claim,
             Err(taken) => {
                 let error = match taken {
-                    Taken::Live(record) => {
-                        self.taken(&name, &record, &staged.identity.to_string())
-                    }
+                    Taken::Live(record) => self.taken(&name, &record, &staged.identity.to_string()),
                     Taken::Claimed => None,
                 };
-                return Err(PublishError::new(error.unwrap_or(Error::NameBusy { name }), Some(staged)));
+                return Err(PublishError::new(
+                    error.unwrap_or(Error::NameBusy { name }),
+                    Some(staged),
+                ));
             }
         };
         let Some(key) = self.spine.allocate() else {
             return Err(PublishError::new(Error::Spent, Some(staged)));
         };
-        let handle = SetHandle { registry: self.id, slot: key.slot, tag: key.tag };
+        let handle = SetHandle {
+            registry: self.id,
+            slot: key.slot,
+            tag: key.tag,
+        };
         let record = Arc::new(SetRecord {
             name,
             handle,
@@ -216,7 +233,12 @@ impl WeightRegistry {
         });
         match self.commit(&record, Expect::Vacant, staged) {
             Ok(_) => {
-                claim.settle(record);
+                claim.settle(Arc::clone(&record));
+                // A retire that found the handle by a scope came before the name was settled, and
+                // left the name to us.
+                if self.view().resolve(key).is_none() {
+                    self.unlink(&record);
+                }
                 Ok(handle)
             }
             Err(failed) => {
@@ -270,7 +292,14 @@ impl WeightRegistry {
         expected: Generation,
         staged: Staged,
     ) -> Result<Replaced, PublishError> {
-        self.replace_expecting(set, Expect::Exactly { tag: set.tag, birth: expected.0 }, staged)
+        self.replace_expecting(
+            set,
+            Expect::Exactly {
+                tag: set.tag,
+                birth: expected.0,
+            },
+            staged,
+        )
     }
 
     fn replace_expecting(
@@ -293,7 +322,10 @@ impl WeightRegistry {
         };
         let (number, previous) = self.commit(&record, expect, staged)?;
         match previous {
-            Some(previous) => Ok(Replaced { generation: Generation(number), previous }),
+            Some(previous) => Ok(Replaced {
+                generation: Generation(number),
+                previous,
+            }),
             // `expect` demands a living generation, so the commit superseded one.
             None => unreachable!("a replace superseded nothing"),
         }
@@ -315,7 +347,13 @@ impl WeightRegistry {
     /// # Errors
     /// Also [`Error::Conflict`].
     pub fn retire_if(&self, set: SetHandle, expected: Generation) -> Result<Retirement, Error> {
-        self.retire_expecting(set, Expect::Exactly { tag: set.tag, birth: expected.0 })
+        self.retire_expecting(
+            set,
+            Expect::Exactly {
+                tag: set.tag,
+                birth: expected.0,
+            },
+        )
     }
 
     fn retire_expecting(&self, set: SetHandle, expect: Expect) -> Result<Retirement, Error> {
@@ -328,16 +366,26 @@ impl WeightRegistry {
             Ok((_, None)) => unreachable!("a retire superseded nothing"),
             Err(refusal) => return Err(self.refused(refusal, &record, expect)),
         };
-        self.names.unlink(&record.name, |other| other.handle == set);
-        self.spine.recycle(Key { slot: set.slot, tag: set.tag });
+        self.unlink(&record);
+        self.spine.recycle(Key {
+            slot: set.slot,
+            tag: set.tag,
+        });
         Ok(previous)
+    }
+
+    fn unlink(&self, record: &SetRecord) {
+        self.names
+            .unlink(&record.name, |other| other.handle == record.handle);
     }
 
     /// The record and kind of a set that is current now.
     fn record(&self, set: SetHandle) -> Result<(Arc<SetRecord>, SetKind), Error> {
         let view = self.view();
         let node = view.resolve(self.key(set)?);
-        let meta = node.and_then(Node::meta).ok_or(Error::StaleHandle { handle: set })?;
+        let meta = node
+            .and_then(Node::meta)
+            .ok_or(Error::StaleHandle { handle: set })?;
         Ok((Arc::clone(&meta.record), meta.kind))
     }
 
@@ -349,7 +397,11 @@ impl WeightRegistry {
         mut staged: Staged,
     ) -> Result<(u64, Option<Retirement>), PublishError> {
         loop {
-            let bond = match staged.base.map(|base| self.bond(&staged.plan, base)).transpose() {
+            let bond = match staged
+                .base
+                .map(|base| self.bond(&staged.plan, base))
+                .transpose()
+            {
                 Ok(bond) => bond,
                 Err(error) => return Err(PublishError::new(error, Some(staged))),
             };
@@ -363,7 +415,13 @@ impl WeightRegistry {
                     let Some((meta, bytes)) = parts else {
                         unreachable!("a refused change keeps its node")
                     };
-                    staged = Staged { plan, base, identity: meta.identity, bytes };
+                    bytes.charge.unsettle();
+                    staged = Staged {
+                        plan,
+                        base,
+                        identity: meta.identity,
+                        bytes,
+                    };
                     if let Refusal::BaseGone { .. } = refusal {
                         // The base got a new generation since it was checked. Check against that
                         // one; if it is gone altogether, `bond` says so.
@@ -384,7 +442,12 @@ impl WeightRegistry {
         staged: Staged,
     ) -> (StagedNode, Plan, Option<SetHandle>) {
         let kind = staged.kind();
-        let Staged { plan, base, identity, bytes } = staged;
+        let Staged {
+            plan,
+            base,
+            identity,
+            bytes,
+        } = staged;
         let layout = Layout::build(&plan, &mut record.ordinals.lock());
         let layout = self.layouts.intern(layout);
         let meta = Meta {
@@ -392,15 +455,21 @@ impl WeightRegistry {
             kind,
             record: Arc::clone(record),
             extents: plan.extents(&layout),
-            adapter: plan.adapter().map(|adapter| adapter.info(&layout)),
+            adapter: plan.adapter().map(AdapterPlan::info),
             layout,
             identity,
             base,
             bytes: bytes.charge.bytes(),
             shared: Arc::clone(&self.shared),
         };
+        // Before the commit: afterwards somebody may already have superseded it.
+        bytes.charge.settle();
         let reclaimer = Arc::clone(self.spine.reclaimer());
-        (StagedNode::new(record.handle.tag, bond, meta, bytes, reclaimer), plan, base)
+        (
+            StagedNode::new(record.handle.tag, bond, meta, bytes, reclaimer),
+            plan,
+            base,
+        )
     }
 
     /// One set's change, committed: its number and what it superseded.
@@ -435,7 +504,10 @@ impl WeightRegistry {
         let view = self.view();
         let node = view.resolve(key).ok_or(Error::BaseNotCurrent { base })?;
         self.check_base(plan, node)?;
-        Ok(Bond { base: key, birth: node.birth() })
+        Ok(Bond {
+            base: key,
+            birth: node.birth(),
+        })
     }
 
     fn check_base(&self, plan: &Plan, base: &Node) -> Result<(), Error> {
@@ -460,15 +532,20 @@ impl WeightRegistry {
     #[cold]
     fn refused(&self, refusal: Refusal, record: &SetRecord, expect: Expect) -> Error {
         match refusal {
-            Refusal::Dependants { count, .. } => {
-                Error::Dependants { set: record.name.clone(), count }
-            }
-            Refusal::BaseGone { bond, .. } => Error::BaseNotCurrent {
-                base: SetHandle { registry: self.id, slot: bond.base.slot, tag: bond.base.tag },
+            Refusal::Dependants { count, .. } => Error::Dependants {
+                set: record.name.clone(),
+                count,
             },
-            Refusal::Changed { seen: Some(seen), .. }
-                if !seen.retired && seen.tag == record.handle.tag =>
-            {
+            Refusal::BaseGone { bond, .. } => Error::BaseNotCurrent {
+                base: SetHandle {
+                    registry: self.id,
+                    slot: bond.base.slot,
+                    tag: bond.base.tag,
+                },
+            },
+            Refusal::Changed {
+                seen: Some(seen), ..
+            } if !seen.retired && seen.tag == record.handle.tag => {
                 let expected = match expect {
                     Expect::Exactly { birth, .. } => birth,
                     Expect::Tenant(_) | Expect::Vacant => 0,
@@ -479,7 +556,9 @@ impl WeightRegistry {
                     current: Generation(seen.birth),
                 }
             }
-            Refusal::Changed { .. } => Error::StaleHandle { handle: record.handle },
+            Refusal::Changed { .. } => Error::StaleHandle {
+                handle: record.handle,
+            },
             Refusal::Twice { .. } => unreachable!("a commit of one set names no slot twice"),
         }
     }

@@ -28,9 +28,15 @@ impl AsRef<[SetHandle]> for SetHandle {
 impl WeightRegistry {
     pub(super) fn key(&self, set: SetHandle) -> Result<Key, Error> {
         if set.registry == self.id {
-            Ok(Key { slot: set.slot, tag: set.tag })
+            Ok(Key {
+                slot: set.slot,
+                tag: set.tag,
+            })
         } else {
-            Err(Error::WrongRegistry { handle: set, registry: self.id })
+            Err(Error::WrongRegistry {
+                handle: set,
+                registry: self.id,
+            })
         }
     }
 
@@ -74,7 +80,7 @@ impl WeightRegistry {
     /// [`acquire`](Self::acquire) with a name that a wait for these generations can report. Costs
     /// one clock read and a few shared writes more.
     ///
-    /// Labels longer than 96 bytes are cut. When too many leases are labelled at once (65,536) the
+    /// Labels longer than 96 bytes are cut. When too many leases are labelled at once (65,472) the
     /// lease is granted without its label, and [`Stats::unlabelled`](super::Stats) counts it.
     ///
     /// # Errors
@@ -90,7 +96,9 @@ impl WeightRegistry {
         sets: &[SetHandle],
     ) -> Result<Lease, Error> {
         let keys = self.keys(sets)?;
-        let holds = view.acquire(&keys).map_err(|miss| self.explain(miss, sets))?;
+        let holds = view
+            .acquire(&keys)
+            .map_err(|miss| self.explain(miss, sets))?;
         check_pairs(&holds)?;
         Ok(Lease::new(holds, view.number()))
     }
@@ -98,9 +106,15 @@ impl WeightRegistry {
     #[cold]
     fn explain(&self, miss: Miss, sets: &[SetHandle]) -> Error {
         match miss {
-            Miss::Absent { index } => Error::StaleHandle { handle: sets[index] },
-            Miss::NotResident { index } => Error::NotResident { handle: sets[index] },
-            Miss::Superseded { index } => Error::Superseded { handle: sets[index] },
+            Miss::Absent { index } => Error::StaleHandle {
+                handle: sets[index],
+            },
+            Miss::NotResident { index } => Error::NotResident {
+                handle: sets[index],
+            },
+            Miss::Superseded { index } => Error::Superseded {
+                handle: sets[index],
+            },
         }
     }
 
@@ -113,7 +127,9 @@ impl WeightRegistry {
     /// generation lacks the tensor.
     pub fn weight_handle(&self, set: SetHandle, tensor: &str) -> Result<WeightHandle, Error> {
         let view = self.view();
-        let node = view.resolve(self.key(set)?).ok_or(Error::StaleHandle { handle: set })?;
+        let node = view
+            .resolve(self.key(set)?)
+            .ok_or(Error::StaleHandle { handle: set })?;
         weight_handle(node, tensor)
     }
 
@@ -131,18 +147,26 @@ impl WeightRegistry {
     ///
     /// Keep it short: while a scope is open, superseded metadata (never bytes) is kept.
     pub fn scope<R>(&self, f: impl FnOnce(&mut Scope<'_>) -> R) -> R {
-        f(&mut Scope { registry: self, view: self.view() })
+        f(&mut Scope {
+            registry: self,
+            view: self.view(),
+        })
     }
 
     /// Registers the calling thread for repeated use: cheaper than the registry's own methods,
     /// which look the registration up each time.
     pub fn reader(&self) -> Reader<'_> {
-        Reader { registry: self, participant: self.spine.register() }
+        Reader {
+            registry: self,
+            participant: self.spine.register(),
+        }
     }
 }
 
 fn weight_handle(node: &Node, tensor: &str) -> Result<WeightHandle, Error> {
-    let Some(meta) = node.meta() else { unreachable!("views resolve no tombstones") };
+    let Some(meta) = node.meta() else {
+        unreachable!("views resolve no tombstones")
+    };
     match meta.layout.ordinal(tensor) {
         Some(ordinal) => Ok(meta.handle.weight(ordinal)),
         None => Err(Error::NoSuchTensor {
@@ -160,7 +184,12 @@ fn check_pairs(holds: &Holds) -> Result<(), Error> {
     if holds.len() < 2 {
         return Ok(());
     }
-    let checkpoints = || holds.iter().map(|hold| hold.meta()).filter(|m| m.base.is_none());
+    let checkpoints = || {
+        holds
+            .iter()
+            .map(|hold| hold.meta())
+            .filter(|m| m.base.is_none())
+    };
     for meta in holds.iter().map(|hold| hold.meta()) {
         let Some(base) = meta.base else { continue };
         if checkpoints().next().is_some() && !checkpoints().any(|m| m.handle == base) {
@@ -217,7 +246,10 @@ impl Reader<'_> {
     /// Opens a scope.
     #[inline]
     pub fn scope(&self) -> Scope<'_> {
-        Scope { registry: self.registry, view: self.registry.spine.view(&self.participant) }
+        Scope {
+            registry: self.registry,
+            view: self.registry.spine.view(&self.participant),
+        }
     }
 }
 
@@ -254,8 +286,10 @@ impl Scope<'_> {
     pub fn acquire(&self, sets: impl AsRef<[SetHandle]>) -> Result<Lease, Error> {
         let sets = sets.as_ref();
         let keys = self.registry.keys(sets)?;
-        let holds =
-            self.view.acquire_here(&keys).map_err(|miss| self.registry.explain(miss, sets))?;
+        let holds = self
+            .view
+            .acquire_here(&keys)
+            .map_err(|miss| self.registry.explain(miss, sets))?;
         check_pairs(&holds)?;
         Ok(Lease::new(holds, self.view.number()))
     }

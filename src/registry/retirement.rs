@@ -107,7 +107,8 @@ impl Retirement {
 
     /// The labelled leases among them, oldest first.
     pub fn holders(&self) -> Vec<Holder> {
-        self.shared.holders(self.record.handle.slot, self.generation.0)
+        self.shared
+            .holders(self.record.handle.slot, self.generation.0)
     }
 
     /// No lease is left. Once true it stays true: nobody can lease this generation again.

@@ -1,1 +1,46 @@
-//! (being written)
+//! Sources: where a set's bytes come from.
+//!
+//! What lives here: the [`Source`] trait. The formats have rooms of their own: `checkpoint`, `peft`,
+//! `memory`; `header` reads safetensors headers within bounds, `file` reads bytes and notices a file
+//! that changes.
+
+mod checkpoint;
+mod file;
+mod header;
+mod json;
+mod memory;
+mod peft;
+
+pub use checkpoint::Checkpoint;
+pub use memory::InMemory;
+pub use peft::PeftAdapter;
+
+use crate::error::Error;
+use crate::handle::SetHandle;
+use crate::plan::Plan;
+
+/// Where a set's bytes come from.
+///
+/// A source knows from headers alone what it will be; its bytes are read later, once, into memory
+/// that the registry has reserved and allocated for exactly that.
+pub trait Source {
+    /// What the set will be.
+    fn plan(&self) -> &Plan;
+
+    /// Fills `arena` (zeroed, [`Plan::arena_bytes`] long): each tensor at its planned offset.
+    ///
+    /// # Errors
+    /// Whatever is wrong with the source. The registry then drops the arena and gives its bytes
+    /// back; nothing is left behind.
+    fn read_into(&self, arena: &mut [u8]) -> Result<(), Error>;
+
+    /// A revision that stands for the contents. With it the registry does not hash the bytes.
+    fn declared(&self) -> Option<&str> {
+        None
+    }
+
+    /// The base that an adapter is bound to.
+    fn base(&self) -> Option<SetHandle> {
+        None
+    }
+}

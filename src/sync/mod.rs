@@ -1,6 +1,19 @@
-//! temp
+//! The facade over std: one name for every primitive that other threads can see.
+
+pub mod map;
+pub mod swap;
 pub mod atomic {
     pub use std::sync::atomic::*;
+    /// Access through `&mut`.
+    pub trait WithMut<T> {
+        /// Runs `f` with the value.
+        fn with_mut<R>(&mut self, f: impl FnOnce(&mut T) -> R) -> R;
+    }
+    impl<T> WithMut<*mut T> for AtomicPtr<T> {
+        fn with_mut<R>(&mut self, f: impl FnOnce(&mut *mut T) -> R) -> R {
+            f(self.get_mut())
+        }
+    }
 }
 mod lock {
     use std::sync;
@@ -97,22 +110,6 @@ pub mod epoch {
         }
         pub fn repin(&mut self) {
             self.0.repin()
-        }
-    }
-}
-pub mod swap {
-    use std::sync::Arc;
-    #[derive(Debug)]
-    pub struct Swap<T>(arc_swap::ArcSwap<T>);
-    impl<T> Swap<T> {
-        pub fn new(a: Arc<T>) -> Self {
-            Swap(arc_swap::ArcSwap::new(a))
-        }
-        pub fn load_full(&self) -> Arc<T> {
-            self.0.load_full()
-        }
-        pub fn store(&self, a: Arc<T>) {
-            self.0.store(a)
         }
     }
 }

@@ -1,1 +1,0 @@
-//! Benchmarks of weighbridge against its peers.

@@ -1,0 +1,216 @@
+//! Tensors whose bytes are already in memory.
+//!
+//! What lives here: [`InMemory`]. The bytes are copied into an arena when the set is staged, so they
+//! are aligned, charged and immutable like all others.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::OnceLock;
+
+use super::Source;
+use super::header::parse_header;
+use crate::Dtype;
+use crate::error::Error;
+use crate::handle::SetHandle;
+use crate::layout::ModuleScale;
+use crate::plan::{Plan, PlannedTensor, WeightKind, byte_len};
+
+/// A set built tensor by tensor.
+///
+/// # Examples
+/// ```
+/// use weighbridge::{Dtype, source::InMemory};
+///
+/// let bias = [0.5f32; 4].map(f32::to_le_bytes).concat();
+/// let source = InMemory::new().tensor("bias", Dtype::F32, [4], bias)?;
+/// # Ok::<(), weighbridge::Error>(())
+/// ```
+#[derive(Debug, Clone, Default)]
+pub struct InMemory {
+    /// By name, so that a name is there once.
+    tensors: BTreeMap<String, (PlannedTensor, Vec<u8>)>,
+    modules: BTreeMap<String, ModuleScale>,
+    declared: Option<String>,
+    base: Option<SetHandle>,
+    /// Made when it is first asked for, forgotten when a tensor is added.
+    plan: OnceLock<Plan>,
+}
+
+const ORIGIN: &str = "memory";
+
+impl InMemory {
+    /// An empty set.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// All tensors of a safetensors file that is in memory.
+    ///
+    /// # Errors
+    /// [`Error::Malformed`], as for a file.
+    pub fn from_safetensors(bytes: &[u8]) -> Result<Self, Error> {
+        let path = Path::new("safetensors in memory");
+        let wrong = |reason: &str| super::file::malformed(path, reason);
+        let length = bytes
+            .first_chunk()
+            .ok_or_else(|| wrong("has less than 8 bytes"))?;
+        let length = usize::try_from(u64::from_le_bytes(*length)).unwrap_or(usize::MAX);
+        let rest = &bytes[8..];
+        if length > rest.len() {
+            return Err(wrong("claims a header that is longer than the file"));
+        }
+        let (json, data) = rest.split_at(length);
+        let mut set = Self::new();
+        for entry in parse_header(path, json, data.len() as u64)? {
+            let start = entry.at as usize;
+            let bytes = data[start..start + entry.tensor.byte_len() as usize].to_vec();
+            set.tensors
+                .insert(entry.tensor.name().to_owned(), (entry.tensor, bytes));
+        }
+        Ok(set)
+    }
+
+    /// Adds a tensor.
+    ///
+    /// # Errors
+    /// [`Error::InvalidTensor`] if `bytes` is not what dtype and shape demand, or the name is taken.
+    pub fn tensor(
+        self,
+        name: impl AsRef<str>,
+        dtype: Dtype,
+        shape: impl AsRef<[usize]>,
+        bytes: impl Into<Vec<u8>>,
+    ) -> Result<Self, Error> {
+        self.push(
+            WeightKind::Base,
+            name.as_ref(),
+            dtype,
+            shape.as_ref(),
+            bytes.into(),
+        )
+    }
+
+    /// Adds a LoRA module to an adapter: A is `[rank, in_features]`, B is `[out_features, rank]`.
+    /// The factor for `B (A x)` is `alpha / rank`.
+    ///
+    /// # Errors
+    /// [`Error::InvalidTensor`], [`Error::AdapterMismatch`].
+    pub fn lora(
+        self,
+        module: impl AsRef<str>,
+        dtype: Dtype,
+        (a_shape, a): ([usize; 2], impl Into<Vec<u8>>),
+        (b_shape, b): ([usize; 2], impl Into<Vec<u8>>),
+        alpha: f64,
+    ) -> Result<Self, Error> {
+        let module = module.as_ref();
+        let [a_name, b_name] = lora_names(module);
+        let rank = match (u32::try_from(a_shape[0]), a_shape[0] == b_shape[1]) {
+            (Ok(rank @ 1..), true) => rank,
+            _ => {
+                return Err(Error::AdapterMismatch {
+                    origin: ORIGIN.to_owned(),
+                    module: module.to_owned(),
+                    reason: format!(
+                        "A has shape {a_shape:?} ([rank, in] expected) and B {b_shape:?} \
+                         ([out, rank] expected); the ranks must agree and not be 0"
+                    ),
+                });
+            }
+        };
+        let mut set = self
+            .push(WeightKind::LoraA, &a_name, dtype, &a_shape, a.into())?
+            .push(WeightKind::LoraB, &b_name, dtype, &b_shape, b.into())?;
+        set.modules
+            .insert(module.to_owned(), ModuleScale::new(rank, alpha, false));
+        Ok(set)
+    }
+
+    /// Binds an adapter to its base.
+    pub fn on(mut self, base: SetHandle) -> Self {
+        self.base = Some(base);
+        self
+    }
+
+    /// Vouches for the contents with a revision; the bytes are then not hashed.
+    pub fn declared(mut self, revision: impl Into<String>) -> Self {
+        self.declared = Some(revision.into());
+        self
+    }
+
+    fn push(
+        mut self,
+        kind: WeightKind,
+        name: &str,
+        dtype: Dtype,
+        shape: &[usize],
+        bytes: Vec<u8>,
+    ) -> Result<Self, Error> {
+        let wrong = |reason| Error::InvalidTensor {
+            tensor: name.to_owned(),
+            reason,
+        };
+        let expected = byte_len(dtype, shape).map_err(wrong)?;
+        if expected != bytes.len() as u64 {
+            return Err(wrong(format!(
+                "{dtype} x {shape:?} is {expected} bytes, {} were given",
+                bytes.len()
+            )));
+        }
+        if self.tensors.contains_key(name) {
+            return Err(wrong("is there already".to_owned()));
+        }
+        let tensor = PlannedTensor::new(name, dtype.into(), shape.to_vec(), expected);
+        self.tensors
+            .insert(name.to_owned(), (tensor.of_kind(kind), bytes));
+        self.plan = OnceLock::new();
+        Ok(self)
+    }
+
+    fn make_plan(&self) -> Result<Plan, Error> {
+        let tensors = self
+            .tensors
+            .values()
+            .map(|(tensor, _)| tensor.clone())
+            .collect();
+        let plan = Plan::new(ORIGIN, tensors, &[])?;
+        if self.modules.is_empty() {
+            return Ok(plan);
+        }
+        let modules = self.modules.iter().filter_map(|(module, scale)| {
+            let [a, b] = lora_names(module).map(|name| plan.position(&name));
+            Some((module.clone(), a?, b?, *scale))
+        });
+        let modules = modules.collect();
+        plan.with_modules(modules)
+    }
+}
+
+fn lora_names(module: &str) -> [String; 2] {
+    ["lora_A", "lora_B"].map(|matrix| format!("base_model.model.{module}.{matrix}.weight"))
+}
+
+impl Source for InMemory {
+    fn plan(&self) -> &Plan {
+        // Names are distinct, sizes are those of real vectors, ranks were checked: nothing is left
+        // that could make a plan fail.
+        self.plan
+            .get_or_init(|| self.make_plan().expect("checked tensor by tensor"))
+    }
+
+    fn read_into(&self, arena: &mut [u8]) -> Result<(), Error> {
+        // Both are in order of names.
+        for (planned, (_, bytes)) in self.plan().tensors().iter().zip(self.tensors.values()) {
+            arena[planned.range()].copy_from_slice(bytes);
+        }
+        Ok(())
+    }
+
+    fn declared(&self) -> Option<&str> {
+        self.declared.as_deref()
+    }
+
+    fn base(&self) -> Option<SetHandle> {
+        self.base
+    }
+}
