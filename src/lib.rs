@@ -25,3 +25,20 @@ pub use registry::{
     WeightRegistry,
 };
 pub use safetensors::Dtype;
+
+/// The parts that the models drive. Not part of the interface.
+#[cfg(weighbridge_loom)]
+#[doc(hidden)]
+#[allow(missing_docs)]
+pub mod __loom {
+    pub use crate::core::*;
+    pub mod labels {
+        pub use crate::labels::*;
+    }
+    pub mod names {
+        pub use crate::names::*;
+    }
+    pub mod sync {
+        pub use crate::sync::{Condvar, Mutex, atomic, cell, epoch, map, swap, thread};
+    }
+}

@@ -15,7 +15,6 @@ mod shared;
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
-use std::thread::JoinHandle;
 
 pub use catalog::{Catalog, CatalogEntry, Stats};
 pub use generation::SetKind;
@@ -30,7 +29,7 @@ use crate::layout::Interner;
 use crate::ledger::Ledger;
 use crate::names::Index;
 use crate::sync::Mutex;
-use crate::sync::thread;
+use crate::sync::thread::{self, JoinHandle};
 use generation::{SetRecord, Spine};
 use shared::Shared;
 
@@ -135,7 +134,7 @@ impl Drop for WeightRegistry {
         self.spine.sweep();
         self.spine.reclaimer().close();
         if let Some(thread) = self.reclaimer.take()
-            && thread.thread().id() != std::thread::current().id()
+            && thread.thread().id() != thread::current().id()
             && std::process::id() == self.process
         {
             // What it is freeing right now is back when we return. It does not panic: errands are

@@ -1,0 +1,220 @@
+//! A small registry: the shipping core with payloads that notice every mistake.
+//!
+//! What lives here: sets of one number, bytes that know when they are freed, metadata that knows
+//! whether its bytes went first, and shorthands for commits.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use loom::cell::UnsafeCell;
+use weighbridge::__loom::sync::epoch::Participant;
+use weighbridge::__loom::{
+    Bond, Change, Expect, Hold, Holds, Key, Miss, Reclaimer, Refusal, Spine, StagedNode, Storage,
+    View,
+};
+
+const MAGIC: u64 = 0x57E1_6B81_D6E5_AFE5;
+
+/// Hands a participant that was registered beforehand to a model's thread, which is a coroutine of
+/// the same system thread. Registering inside the threads multiplies the executions by a thousand.
+pub struct Send2<T>(pub T);
+// SAFETY: see above.
+unsafe impl<T> Send for Send2<T> {}
+
+/// Counts over one execution. Plain std: they are looked at after everything was joined.
+#[derive(Default)]
+pub struct Tally {
+    made: AtomicUsize,
+    bytes: AtomicUsize,
+    nodes: AtomicUsize,
+}
+
+/// A generation's bytes: a number that a lease reads and the reclaimer overwrites. If the two are not
+/// ordered, the checker reports it.
+pub struct Load {
+    value: UnsafeCell<u64>,
+    gone: Arc<AtomicUsize>,
+    tally: Arc<Tally>,
+}
+
+// SAFETY: the cell is read under leases and written by the reclaimer; that these are ordered is what
+// the models check.
+unsafe impl Send for Load {}
+// SAFETY: as above.
+unsafe impl Sync for Load {}
+
+impl Storage for Load {
+    fn dismantle(self, _: &mut dyn FnMut()) {
+        // SAFETY: the bytes are ours alone, or the checker says so.
+        self.value.with_mut(|at| unsafe { *at = 0 });
+        if !std::thread::panicking() {
+            assert_eq!(self.gone.fetch_add(1, Ordering::Relaxed), 0, "bytes handed over twice");
+        }
+        self.tally.bytes.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// A generation's metadata.
+pub struct Meta {
+    magic: u64,
+    value: UnsafeCell<u64>,
+    gone: Arc<AtomicUsize>,
+    tally: Arc<Tally>,
+}
+
+// SAFETY: written when it is made and when it is dropped, read under guards and leases.
+unsafe impl Send for Meta {}
+// SAFETY: as above.
+unsafe impl Sync for Meta {}
+
+impl Meta {
+    /// The number, if the node is still there.
+    pub fn value(&self) -> u64 {
+        assert_eq!(self.magic, MAGIC, "a node was read after it was freed");
+        // SAFETY: nobody writes before the drop.
+        self.value.with(|at| unsafe { *at })
+    }
+}
+
+impl Drop for Meta {
+    fn drop(&mut self) {
+        // SAFETY: the node is being freed; an unordered reader is reported.
+        self.value.with_mut(|at| unsafe { *at = u64::MAX });
+        self.tally.nodes.fetch_add(1, Ordering::Relaxed);
+        if !std::thread::panicking() {
+            assert_eq!(self.magic, MAGIC, "a node was freed twice");
+            assert_eq!(self.gone.load(Ordering::Relaxed), 1, "a node went before its bytes");
+        }
+        self.magic = 0;
+    }
+}
+
+/// The registry.
+pub struct Rig {
+    /// The shipping core.
+    pub spine: Spine<Meta, Load>,
+    tally: Arc<Tally>,
+}
+
+impl Default for Rig {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Rig {
+    /// Frees on the spot.
+    pub fn new() -> Self {
+        Self::with(Arc::new(Reclaimer::closed()))
+    }
+
+    /// Frees through `queue`.
+    pub fn with(queue: Arc<Reclaimer>) -> Self {
+        Rig { spine: Spine::new(queue), tally: Arc::default() }
+    }
+
+    /// A participant, registered and past its first pin.
+    pub fn member(&self) -> Send2<Participant> {
+        let member = self.spine.register();
+        drop(member.pin());
+        Send2(member)
+    }
+
+    /// A node of its own.
+    pub fn node(&self, tag: u32, value: u64, bond: Option<Bond>) -> StagedNode<Meta, Load> {
+        let gone = Arc::new(AtomicUsize::new(0));
+        self.tally.made.fetch_add(1, Ordering::Relaxed);
+        let meta = Meta {
+            magic: MAGIC,
+            value: UnsafeCell::new(value),
+            gone: Arc::clone(&gone),
+            tally: Arc::clone(&self.tally),
+        };
+        let load = Load { value: UnsafeCell::new(value), gone, tally: Arc::clone(&self.tally) };
+        StagedNode::new(tag, bond, meta, load, Arc::clone(self.spine.reclaimer()))
+    }
+
+    /// A new generation for `key`.
+    pub fn put(&self, key: Key, expect: Expect, value: u64) -> Change<Meta, Load> {
+        Change::new(key.slot, expect, self.node(key.tag, value, None))
+    }
+
+    /// A new generation for a living `key`.
+    pub fn swap(&self, key: Key, value: u64) -> Change<Meta, Load> {
+        self.put(key, Expect::Tenant(key.tag), value)
+    }
+
+    /// A tombstone for a living `key`.
+    pub fn bury(&self, key: Key) -> Change<Meta, Load> {
+        let node = StagedNode::tombstone(key.tag, Arc::clone(self.spine.reclaimer()));
+        Change::new(key.slot, Expect::Tenant(key.tag), node)
+    }
+
+    /// Commits, with the collector pushed three times so that garbage goes inside the model.
+    pub fn commit(
+        &self,
+        member: &Participant,
+        changes: &mut [Change<Meta, Load>],
+    ) -> Result<u64, Refusal> {
+        let answer = self.spine.view(member).commit(changes, |_, _, _| {});
+        if cfg!(weighbridge_flush) {
+            for _ in 0..3 {
+                member.pin().flush();
+            }
+        }
+        answer
+    }
+
+    /// Publishes a new set with value 0.
+    ///
+    /// # Panics
+    /// If that is refused.
+    pub fn publish(&self, member: &Participant) -> Key {
+        let key = self.spine.allocate().expect("a slot");
+        self.commit(member, &mut [self.put(key, Expect::Vacant, 0)]).expect("published");
+        key
+    }
+
+    /// Leases `keys` and reads both sides of each.
+    pub fn read(&self, member: &Participant, keys: &[Key]) -> Result<Vec<u64>, Miss> {
+        self.lease(member, keys).map(|holds| holds.iter().map(value).collect())
+    }
+
+    /// Leases `keys`.
+    pub fn lease(&self, member: &Participant, keys: &[Key]) -> Result<Holds<Meta, Load>, Miss> {
+        self.spine.view(member).acquire(keys)
+    }
+
+    /// The number a view sees.
+    pub fn peek(view: &View<'_, Meta, Load>, key: Key) -> Option<u64> {
+        view.resolve(key).and_then(|node| node.meta()).map(Meta::value)
+    }
+
+    /// The end: everything that was made is gone, once. `members` are the participants that the
+    /// threads gave back.
+    ///
+    /// # Panics
+    /// If something is left, or went twice.
+    pub fn finish(self, members: Vec<Send2<Participant>>) {
+        let Rig { spine, tally } = self;
+        drop(spine);
+        drop(members);
+        let count = |of: &AtomicUsize| of.load(Ordering::Relaxed);
+        let made = count(&tally.made);
+        assert_eq!(count(&tally.bytes), made, "bytes leaked or freed twice");
+        assert_eq!(count(&tally.nodes), made, "nodes leaked or freed twice");
+    }
+
+    /// Bytes that were freed so far.
+    pub fn freed(&self) -> usize {
+        self.tally.bytes.load(Ordering::Relaxed)
+    }
+}
+
+/// What a lease reads: metadata and bytes, which must agree.
+pub fn value(hold: &Hold<Meta, Load>) -> u64 {
+    // SAFETY: we hold a lease; the checker reports a hand-over that is not ordered with this.
+    let bytes = hold.storage().value.with(|at| unsafe { *at });
+    assert_eq!(hold.meta().value(), bytes, "bytes of another generation");
+    bytes
+}

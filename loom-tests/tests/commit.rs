@@ -1,0 +1,571 @@
+//! The commit protocol: any number of sets change at one instant, and readers see one instant.
+#![cfg(weighbridge_loom)]
+
+use std::sync::Arc;
+
+use loom::thread;
+use weighbridge::__loom::sync::epoch::Participant;
+use weighbridge::__loom::{Bond, Expect, Key, Miss, Refusal};
+use weighbridge_loom_tests::{Rig, Send2, model, saw};
+
+type Act = Box<dyn FnOnce(&Rig, &Participant) + Send>;
+
+/// An actor of a model.
+fn act(f: impl FnOnce(&Rig, &Participant) + Send + 'static) -> Act {
+    Box::new(f)
+}
+
+/// Sets up, lets the actors run concurrently (the last one on the main thread), then looks at what
+/// is left, and that nothing leaked.
+fn play<const N: usize>(
+    sets: usize,
+    script: impl FnOnce(&Rig, &[Key]) -> [Act; N],
+    after: impl FnOnce(&Rig, &Participant, &[Key]),
+) {
+    let rig = Arc::new(Rig::new());
+    let main = rig.member();
+    let keys: Vec<Key> = (0..sets).map(|_| rig.publish(&main.0)).collect();
+    let members: Vec<_> = (1..N).map(|_| rig.member()).collect();
+    let mut acts = Vec::from(script(&rig, &keys));
+    let last = acts.pop().expect("at least one actor");
+    let threads: Vec<_> = acts
+        .into_iter()
+        .zip(members)
+        .map(|(act, member)| {
+            let rig = Arc::clone(&rig);
+            thread::spawn(move || {
+                let member = member;
+                act(&rig, &member.0);
+                drop(rig);
+                member
+            })
+        })
+        .collect();
+    last(&rig, &main.0);
+    let mut members: Vec<Send2<Participant>> =
+        threads.into_iter().map(|thread| thread.join().unwrap()).collect();
+    after(&rig, &main.0, &keys);
+    members.push(main);
+    Arc::into_inner(rig).expect("all threads are done").finish(members);
+}
+
+fn old_or_new(values: &[u64]) {
+    assert!(values.windows(2).all(|pair| pair[0] == pair[1]), "mixed: {values:?}");
+    saw(if values[0] == 0 { "old" } else { "new" });
+}
+
+#[test]
+fn txn2_acq() {
+    model("txn2_acq", &["old", "new"], || {
+        play(
+            2,
+            |_, keys| {
+                let (a, b) = (keys[0], keys[1]);
+                [
+                    act(move |rig, me| {
+                        rig.commit(me, &mut [rig.swap(a, 1), rig.swap(b, 1)]).unwrap();
+                    }),
+                    act(move |rig, me| old_or_new(&rig.read(me, &[a, b]).unwrap())),
+                ]
+            },
+            |rig, me, keys| assert_eq!(rig.read(me, keys), Ok(vec![1, 1])),
+        );
+    });
+}
+
+#[test]
+fn txn2_acq_rev() {
+    model("txn2_acq_rev", &["old", "new"], || {
+        play(
+            2,
+            |_, keys| {
+                let (a, b) = (keys[0], keys[1]);
+                [
+                    act(move |rig, me| {
+                        rig.commit(me, &mut [rig.swap(a, 1), rig.swap(b, 1)]).unwrap();
+                    }),
+                    act(move |rig, me| old_or_new(&rig.read(me, &[b, a]).unwrap())),
+                ]
+            },
+            |_, _, _| {},
+        );
+    });
+}
+
+#[test]
+fn txn2_get() {
+    model("txn2_get", &["old", "new"], || {
+        play(
+            2,
+            |_, keys| {
+                let (a, b) = (keys[0], keys[1]);
+                [
+                    act(move |rig, me| {
+                        rig.commit(me, &mut [rig.swap(a, 1), rig.swap(b, 1)]).unwrap();
+                    }),
+                    act(move |rig, me| {
+                        let view = rig.spine.view(me);
+                        let get = |key| Rig::peek(&view, key).unwrap();
+                        old_or_new(&[get(b), get(a), get(b)]);
+                    }),
+                ]
+            },
+            |_, _, _| {},
+        );
+    });
+}
+
+/// Time does not go back between two looks of one thread.
+#[test]
+fn txn2_after() {
+    model("txn2_after", &["old old", "old new", "new new"], || {
+        play(
+            2,
+            |_, keys| {
+                let (a, b) = (keys[0], keys[1]);
+                [
+                    act(move |rig, me| {
+                        rig.commit(me, &mut [rig.swap(a, 1), rig.swap(b, 1)]).unwrap();
+                    }),
+                    act(move |rig, me| {
+                        let first = rig.read(me, &[a]).unwrap()[0];
+                        let second = Rig::peek(&rig.spine.view(me), b).unwrap();
+                        assert!(second >= first, "time went back");
+                        let name = |value| if value == 0 { "old" } else { "new" };
+                        saw(format!("{} {}", name(first), name(second)));
+                    }),
+                ]
+            },
+            |_, _, _| {},
+        );
+    });
+}
+
+/// Two compare-and-swap transactions over the same sets: exactly one wins, the other leaves no trace.
+#[test]
+fn txn_txn_cas() {
+    model("txn_txn_cas", &["first", "second"], || {
+        play(
+            2,
+            |_, keys| {
+                let (a, b) = (keys[0], keys[1]);
+                [1u64, 2].map(|value| {
+                    act(move |rig: &Rig, me: &Participant| {
+                        let exactly = |key: Key, birth| Expect::Exactly { tag: key.tag, birth };
+                        let mut changes = [
+                            rig.put(a, exactly(a, 1), value),
+                            rig.put(b, exactly(b, 2), value),
+                        ];
+                        match rig.commit(me, &mut changes) {
+                            Ok(number) => assert_eq!(number, 3),
+                            Err(refusal) => {
+                                assert!(matches!(refusal, Refusal::Changed { index: 0, .. }));
+                                assert!(changes.into_iter().all(|c| c.into_node().is_some()));
+                            }
+                        }
+                    })
+                })
+            },
+            |rig, me, keys| {
+                let values = rig.read(me, keys).unwrap();
+                assert_eq!(values[0], values[1]);
+                saw(if values[0] == 1 { "first" } else { "second" });
+            },
+        );
+    });
+}
+
+/// Two transactions without expectations: both go through, in one order for both sets.
+#[test]
+fn txn_txn_any() {
+    model("txn_txn_any", &["1", "2"], || {
+        play(
+            2,
+            |_, keys| {
+                let (a, b) = (keys[0], keys[1]);
+                [
+                    act(move |rig, me| {
+                        rig.commit(me, &mut [rig.swap(a, 1), rig.swap(b, 1)]).unwrap();
+                    }),
+                    act(move |rig, me| {
+                        rig.commit(me, &mut [rig.swap(b, 2), rig.swap(a, 2)]).unwrap();
+                    }),
+                ]
+            },
+            |rig, me, keys| {
+                let values = rig.read(me, keys).unwrap();
+                assert_eq!(values[0], values[1]);
+                saw(values[0].to_string());
+            },
+        );
+    });
+}
+
+#[test]
+fn txn_retire_acq() {
+    model("txn_retire_acq", &["both", "none"], || {
+        play(
+            2,
+            |_, keys| {
+                let (a, b) = (keys[0], keys[1]);
+                [
+                    act(move |rig, me| {
+                        rig.commit(me, &mut [rig.bury(a), rig.bury(b)]).unwrap();
+                    }),
+                    act(move |rig, me| match rig.read(me, &[a, b]) {
+                        Ok(values) => {
+                            assert_eq!(values, [0, 0]);
+                            saw("both");
+                        }
+                        Err(miss) => {
+                            assert_eq!(miss, Miss::Absent { index: 0 }, "one of two retired");
+                            saw("none");
+                        }
+                    }),
+                ]
+            },
+            |_, _, _| {},
+        );
+    });
+}
+
+/// A replace that races a retire never brings the set back.
+#[test]
+fn txn_vs_retire() {
+    model("txn_vs_retire", &["replaced first", "retired first"], || {
+        play(
+            2,
+            |_, keys| {
+                let (a, b) = (keys[0], keys[1]);
+                [
+                    act(move |rig, me| {
+                        let done = rig.commit(me, &mut [rig.swap(a, 1), rig.swap(b, 1)]);
+                        saw(if done.is_ok() { "replaced first" } else { "retired first" });
+                    }),
+                    act(move |rig, me| {
+                        rig.commit(me, &mut [rig.bury(a)]).unwrap();
+                    }),
+                ]
+            },
+            |rig, me, keys| {
+                assert_eq!(rig.read(me, &keys[..1]), Err(Miss::Absent { index: 0 }));
+            },
+        );
+    });
+}
+
+/// Successive transactions: never the first of one with the second of another.
+#[test]
+fn three_two() {
+    model("three_two", &["0", "1", "2"], || {
+        play(
+            2,
+            |_, keys| {
+                let (a, b) = (keys[0], keys[1]);
+                [
+                    act(move |rig, me| {
+                        for value in 1..=2 {
+                            rig.commit(me, &mut [rig.swap(a, value), rig.swap(b, value)]).unwrap();
+                        }
+                    }),
+                    act(move |rig, me| {
+                        let values = rig.read(me, &[a, b]).unwrap();
+                        assert_eq!(values[0], values[1]);
+                        saw(values[0].to_string());
+                    }),
+                ]
+            },
+            |_, _, _| {},
+        );
+    });
+}
+
+/// Single commits in order: the later one is never seen without the earlier one.
+#[test]
+fn two_single() {
+    model("two_single", &["00", "10", "11"], || {
+        play(
+            2,
+            |_, keys| {
+                let (a, b) = (keys[0], keys[1]);
+                [
+                    act(move |rig, me| {
+                        rig.commit(me, &mut [rig.swap(a, 1)]).unwrap();
+                        rig.commit(me, &mut [rig.swap(b, 1)]).unwrap();
+                    }),
+                    act(move |rig, me| {
+                        let values = rig.read(me, &[a, b]).unwrap();
+                        assert_ne!(values, [0, 1], "the later commit without the earlier");
+                        saw(format!("{}{}", values[0], values[1]));
+                    }),
+                ]
+            },
+            |_, _, _| {},
+        );
+    });
+}
+
+/// Three sets in one transaction, two of them read: the middle one is not what orders them.
+#[test]
+fn three_sub() {
+    model("three_sub", &["old", "new"], || {
+        play(
+            3,
+            |_, keys| {
+                let (a, b, c) = (keys[0], keys[1], keys[2]);
+                [
+                    act(move |rig, me| {
+                        let mut changes = [rig.swap(a, 1), rig.swap(b, 1), rig.swap(c, 1)];
+                        rig.commit(me, &mut changes).unwrap();
+                    }),
+                    act(move |rig, me| old_or_new(&rig.read(me, &[c, a]).unwrap())),
+                ]
+            },
+            |_, _, _| {},
+        );
+    });
+}
+
+/// A transaction that is refused is never seen, and returns what it staged.
+#[test]
+fn conflict() {
+    model("conflict", &["read"], || {
+        play(
+            2,
+            |_, keys| {
+                let (a, b) = (keys[0], keys[1]);
+                [
+                    act(move |rig, me| {
+                        let wrong = Expect::Exactly { tag: b.tag, birth: 99 };
+                        let mut changes = [rig.swap(a, 1), rig.put(b, wrong, 1)];
+                        let refused = rig.commit(me, &mut changes);
+                        assert!(matches!(refused, Err(Refusal::Changed { index: 1, .. })));
+                        assert!(changes.into_iter().all(|c| c.into_node().is_some()));
+                    }),
+                    act(move |rig, me| {
+                        assert_eq!(rig.read(me, &[a, b]), Ok(vec![0, 0]));
+                        saw("read");
+                    }),
+                ]
+            },
+            |_, _, _| {},
+        );
+    });
+}
+
+/// A view is a snapshot of the whole registry, over two commits, and again after a refresh.
+#[test]
+fn scope() {
+    model("scope", &["00", "01", "02", "11", "12", "22"], || {
+        play(
+            2,
+            |_, keys| {
+                let (a, b) = (keys[0], keys[1]);
+                [
+                    act(move |rig, me| {
+                        for value in 1..=2 {
+                            rig.commit(me, &mut [rig.swap(a, value), rig.swap(b, value)]).unwrap();
+                        }
+                    }),
+                    act(move |rig, me| {
+                        let mut view = rig.spine.view(me);
+                        let look = |view: &_| {
+                            let first = Rig::peek(view, a).unwrap();
+                            assert_eq!(Rig::peek(view, b), Some(first));
+                            assert_eq!(Rig::peek(view, a), Some(first), "reads must repeat");
+                            first
+                        };
+                        let before = look(&view);
+                        view.refresh();
+                        let after = look(&view);
+                        assert!(after >= before);
+                        saw(format!("{before}{after}"));
+                    }),
+                ]
+            },
+            |_, _, _| {},
+        );
+    });
+}
+
+/// A slot's next tenant is never taken for the last one.
+#[test]
+fn reuse() {
+    model("reuse", &["old", "absent"], || {
+        play(
+            1,
+            |_, keys| {
+                let old = keys[0];
+                [
+                    act(move |rig, me| {
+                        rig.commit(me, &mut [rig.bury(old)]).unwrap();
+                        rig.spine.recycle(old);
+                        let new = rig.spine.allocate().unwrap();
+                        assert_eq!(new.slot, old.slot);
+                        rig.commit(me, &mut [rig.put(new, Expect::Vacant, 7)]).unwrap();
+                    }),
+                    act(move |rig, me| match rig.read(me, &[old]) {
+                        Ok(values) => {
+                            assert_eq!(values, [0], "another tenant's bytes");
+                            saw("old");
+                        }
+                        Err(miss) => {
+                            assert_eq!(miss, Miss::Absent { index: 0 });
+                            saw("absent");
+                        }
+                    }),
+                ]
+            },
+            |_, _, _| {},
+        );
+    });
+}
+
+/// Writers of unrelated sets: their numbers are unique and both are current afterwards.
+#[test]
+fn two_writers() {
+    model("two_writers", &["done"], || {
+        play(
+            2,
+            |_, keys| {
+                let (a, b) = (keys[0], keys[1]);
+                [a, b].map(|key| {
+                    act(move |rig: &Rig, me: &Participant| {
+                        rig.commit(me, &mut [rig.swap(key, 1)]).unwrap();
+                        assert_eq!(rig.read(me, &[key]), Ok(vec![1]), "not visible to its writer");
+                    })
+                })
+            },
+            |rig, me, keys| {
+                let view = rig.spine.view(me);
+                let birth = |key| view.resolve(key).unwrap().birth();
+                assert_ne!(birth(keys[0]), birth(keys[1]), "one number for two commits");
+                assert_eq!(view.number(), 4);
+                saw("done");
+            },
+        );
+    });
+}
+
+/// Three threads: a transaction, a single commit, and a snapshot.
+#[test]
+fn txn_pub_acq() {
+    model("txn_pub_acq", &["00", "11", "22", "12"], || {
+        play(
+            2,
+            |_, keys| {
+                let (a, b) = (keys[0], keys[1]);
+                [
+                    act(move |rig, me| {
+                        rig.commit(me, &mut [rig.swap(a, 1), rig.swap(b, 1)]).unwrap();
+                    }),
+                    act(move |rig, me| {
+                        rig.commit(me, &mut [rig.swap(b, 2)]).unwrap();
+                    }),
+                    act(move |rig, me| {
+                        let values = rig.read(me, &[a, b]).unwrap();
+                        let legal = [[0, 0], [1, 1], [0, 2], [1, 2]];
+                        assert!(legal.iter().any(|pair| values == pair), "{values:?}");
+                        saw(format!("{}{}", values[0], values[1]));
+                        if values == [0, 2] {
+                            // Single first, then the transaction: it is there, too.
+                            saw("22");
+                        }
+                    }),
+                ]
+            },
+            |_, _, _| {},
+        );
+    });
+}
+
+/// Three threads: two snapshots and a transaction.
+#[test]
+fn acq2_txn() {
+    model("acq2_txn", &["old", "new"], || {
+        play(
+            2,
+            |_, keys| {
+                let (a, b) = (keys[0], keys[1]);
+                [
+                    act(move |rig, me| {
+                        rig.commit(me, &mut [rig.swap(a, 1), rig.swap(b, 1)]).unwrap();
+                    }),
+                    act(move |rig, me| old_or_new(&rig.read(me, &[a, b]).unwrap())),
+                    act(move |rig, me| old_or_new(&rig.read(me, &[b, a]).unwrap())),
+                ]
+            },
+            |_, _, _| {},
+        );
+    });
+}
+
+/// Retire and wait: once drained, nobody ever leases it again.
+#[test]
+fn retire_one_drain() {
+    model("retire_one_drain", &["read", "absent"], || {
+        play(
+            1,
+            |_, keys| {
+                let key = keys[0];
+                [
+                    act(move |rig, me| {
+                        let mut vitals = None;
+                        let view = rig.spine.view(me);
+                        view.commit(&mut [rig.bury(key)], |_, node, _| {
+                            vitals = Some(Arc::clone(node.vitals()));
+                        })
+                        .unwrap();
+                        drop(view);
+                        let vitals = vitals.unwrap();
+                        vitals.wait_drained(None).unwrap();
+                        assert!(vitals.state().is_drained());
+                        assert_eq!(vitals.state().holds(), 0);
+                    }),
+                    act(move |rig, me| {
+                        saw(if rig.read(me, &[key]).is_ok() { "read" } else { "absent" });
+                    }),
+                ]
+            },
+            |rig, _, _| assert_eq!(rig.freed(), 1, "the bytes do not wait for the registry"),
+        );
+    });
+}
+
+/// An adapter is published while its base is retired: never an adapter on a base that is gone.
+#[test]
+fn bond() {
+    model("bond", &["adapter first", "retire first"], || {
+        play(
+            1,
+            |rig, keys| {
+                let base = keys[0];
+                let adapter = rig.spine.allocate().unwrap();
+                [
+                    act(move |rig, me| {
+                        let bond = Bond { base, birth: 1 };
+                        let node = rig.node(adapter.tag, 5, Some(bond));
+                        let change =
+                            weighbridge::__loom::Change::new(adapter.slot, Expect::Vacant, node);
+                        match rig.commit(me, &mut [change]) {
+                            Ok(_) => saw("adapter first"),
+                            Err(refusal) => {
+                                assert_eq!(refusal, Refusal::BaseGone { index: 0, bond });
+                            }
+                        }
+                    }),
+                    act(move |rig, me| match rig.commit(me, &mut [rig.bury(base)]) {
+                        Ok(_) => saw("retire first"),
+                        Err(refusal) => {
+                            assert_eq!(refusal, Refusal::Dependants { index: 0, count: 1 });
+                        }
+                    }),
+                ]
+            },
+            |rig, me, keys| {
+                let base = rig.read(me, &keys[..1]).is_ok();
+                assert_eq!(u32::from(base), rig.spine.dependants(keys[0]));
+            },
+        );
+    });
+}
