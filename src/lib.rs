@@ -18,7 +18,11 @@ mod sync;
 
 pub use error::Error;
 pub use handle::{Generation, SetHandle, WeightHandle};
+pub use identity::{CacheKey, Identity};
+pub use layout::Layout;
+pub use ledger::LedgerSnapshot;
 pub use names::{NameRef, SetName};
+pub use plan::{Plan, WeightKind};
 pub use registry::{
     AdapterModule, AdapterView, Builder, Catalog, CatalogEntry, Holder, Holdup, Lease, LeasedSet,
     PublishError, Reader, Replaced, Retirement, Scope, SetKind, SetView, Staged, Stats, Weight,

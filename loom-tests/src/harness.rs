@@ -38,7 +38,13 @@ pub fn model(name: &str, outcomes: &[&str], body: impl Fn() + Send + Sync + 'sta
     let seen = SEEN.with(|seen| seen.borrow().clone());
     println!("MODEL {name} executions={executions} bound={bound:?} seen={seen:?}");
     for outcome in outcomes {
-        assert!(seen.contains(*outcome), "{name}: outcome {outcome:?} was never reached");
+        assert!(
+            seen.contains(*outcome),
+            "{name}: outcome {outcome:?} was never reached"
+        );
     }
-    assert!(executions > 1, "{name}: explored once, which is a test of nothing");
+    assert!(
+        executions > 1,
+        "{name}: explored once, which is a test of nothing"
+    );
 }

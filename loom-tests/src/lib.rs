@@ -10,6 +10,8 @@
 mod grave;
 mod harness;
 mod rig;
+mod stage;
 
 pub use harness::{model, saw};
 pub use rig::{Load, Meta, Rig, Send2, Tally, value};
+pub use stage::{Act, act, play};

@@ -29,6 +29,19 @@ pub struct Tally {
     nodes: AtomicUsize,
 }
 
+impl Tally {
+    /// Everything that was made is gone, once.
+    ///
+    /// # Panics
+    /// If not.
+    pub fn settle(&self) {
+        let count = |of: &AtomicUsize| of.load(Ordering::Relaxed);
+        let made = count(&self.made);
+        assert_eq!(count(&self.bytes), made, "bytes leaked or freed twice");
+        assert_eq!(count(&self.nodes), made, "nodes leaked or freed twice");
+    }
+}
+
 /// A generation's bytes: a number that a lease reads and the reclaimer overwrites. If the two are not
 /// ordered, the checker reports it.
 pub struct Load {
@@ -48,7 +61,11 @@ impl Storage for Load {
         // SAFETY: the bytes are ours alone, or the checker says so.
         self.value.with_mut(|at| unsafe { *at = 0 });
         if !std::thread::panicking() {
-            assert_eq!(self.gone.fetch_add(1, Ordering::Relaxed), 0, "bytes handed over twice");
+            assert_eq!(
+                self.gone.fetch_add(1, Ordering::Relaxed),
+                0,
+                "bytes handed over twice"
+            );
         }
         self.tally.bytes.fetch_add(1, Ordering::Relaxed);
     }
@@ -83,7 +100,11 @@ impl Drop for Meta {
         self.tally.nodes.fetch_add(1, Ordering::Relaxed);
         if !std::thread::panicking() {
             assert_eq!(self.magic, MAGIC, "a node was freed twice");
-            assert_eq!(self.gone.load(Ordering::Relaxed), 1, "a node went before its bytes");
+            assert_eq!(
+                self.gone.load(Ordering::Relaxed),
+                1,
+                "a node went before its bytes"
+            );
         }
         self.magic = 0;
     }
@@ -110,7 +131,10 @@ impl Rig {
 
     /// Frees through `queue`.
     pub fn with(queue: Arc<Reclaimer>) -> Self {
-        Rig { spine: Spine::new(queue), tally: Arc::default() }
+        Rig {
+            spine: Spine::new(queue),
+            tally: Arc::default(),
+        }
     }
 
     /// A participant, registered and past its first pin.
@@ -130,7 +154,11 @@ impl Rig {
             gone: Arc::clone(&gone),
             tally: Arc::clone(&self.tally),
         };
-        let load = Load { value: UnsafeCell::new(value), gone, tally: Arc::clone(&self.tally) };
+        let load = Load {
+            value: UnsafeCell::new(value),
+            gone,
+            tally: Arc::clone(&self.tally),
+        };
         StagedNode::new(tag, bond, meta, load, Arc::clone(self.spine.reclaimer()))
     }
 
@@ -171,13 +199,15 @@ impl Rig {
     /// If that is refused.
     pub fn publish(&self, member: &Participant) -> Key {
         let key = self.spine.allocate().expect("a slot");
-        self.commit(member, &mut [self.put(key, Expect::Vacant, 0)]).expect("published");
+        self.commit(member, &mut [self.put(key, Expect::Vacant, 0)])
+            .expect("published");
         key
     }
 
     /// Leases `keys` and reads both sides of each.
     pub fn read(&self, member: &Participant, keys: &[Key]) -> Result<Vec<u64>, Miss> {
-        self.lease(member, keys).map(|holds| holds.iter().map(value).collect())
+        self.lease(member, keys)
+            .map(|holds| holds.iter().map(value).collect())
     }
 
     /// Leases `keys`.
@@ -187,7 +217,9 @@ impl Rig {
 
     /// The number a view sees.
     pub fn peek(view: &View<'_, Meta, Load>, key: Key) -> Option<u64> {
-        view.resolve(key).and_then(|node| node.meta()).map(Meta::value)
+        view.resolve(key)
+            .and_then(|node| node.meta())
+            .map(Meta::value)
     }
 
     /// The end: everything that was made is gone, once. `members` are the participants that the
@@ -196,13 +228,15 @@ impl Rig {
     /// # Panics
     /// If something is left, or went twice.
     pub fn finish(self, members: Vec<Send2<Participant>>) {
+        self.sweep(members).settle();
+    }
+
+    /// Drops the registry. Leases may outlive it; settle when they are gone.
+    pub fn sweep(self, members: Vec<Send2<Participant>>) -> Arc<Tally> {
         let Rig { spine, tally } = self;
         drop(spine);
         drop(members);
-        let count = |of: &AtomicUsize| of.load(Ordering::Relaxed);
-        let made = count(&tally.made);
-        assert_eq!(count(&tally.bytes), made, "bytes leaked or freed twice");
-        assert_eq!(count(&tally.nodes), made, "nodes leaked or freed twice");
+        tally
     }
 
     /// Bytes that were freed so far.

@@ -3,54 +3,15 @@
 
 use std::sync::Arc;
 
-use loom::thread;
 use weighbridge::__loom::sync::epoch::Participant;
-use weighbridge::__loom::{Bond, Expect, Key, Miss, Refusal};
-use weighbridge_loom_tests::{Rig, Send2, model, saw};
-
-type Act = Box<dyn FnOnce(&Rig, &Participant) + Send>;
-
-/// An actor of a model.
-fn act(f: impl FnOnce(&Rig, &Participant) + Send + 'static) -> Act {
-    Box::new(f)
-}
-
-/// Sets up, lets the actors run concurrently (the last one on the main thread), then looks at what
-/// is left, and that nothing leaked.
-fn play<const N: usize>(
-    sets: usize,
-    script: impl FnOnce(&Rig, &[Key]) -> [Act; N],
-    after: impl FnOnce(&Rig, &Participant, &[Key]),
-) {
-    let rig = Arc::new(Rig::new());
-    let main = rig.member();
-    let keys: Vec<Key> = (0..sets).map(|_| rig.publish(&main.0)).collect();
-    let members: Vec<_> = (1..N).map(|_| rig.member()).collect();
-    let mut acts = Vec::from(script(&rig, &keys));
-    let last = acts.pop().expect("at least one actor");
-    let threads: Vec<_> = acts
-        .into_iter()
-        .zip(members)
-        .map(|(act, member)| {
-            let rig = Arc::clone(&rig);
-            thread::spawn(move || {
-                let member = member;
-                act(&rig, &member.0);
-                drop(rig);
-                member
-            })
-        })
-        .collect();
-    last(&rig, &main.0);
-    let mut members: Vec<Send2<Participant>> =
-        threads.into_iter().map(|thread| thread.join().unwrap()).collect();
-    after(&rig, &main.0, &keys);
-    members.push(main);
-    Arc::into_inner(rig).expect("all threads are done").finish(members);
-}
+use weighbridge::__loom::{Bond, Change, Expect, Key, Miss, Refusal};
+use weighbridge_loom_tests::{Rig, act, model, play, saw};
 
 fn old_or_new(values: &[u64]) {
-    assert!(values.windows(2).all(|pair| pair[0] == pair[1]), "mixed: {values:?}");
+    assert!(
+        values.windows(2).all(|pair| pair[0] == pair[1]),
+        "mixed: {values:?}"
+    );
     saw(if values[0] == 0 { "old" } else { "new" });
 }
 
@@ -63,7 +24,8 @@ fn txn2_acq() {
                 let (a, b) = (keys[0], keys[1]);
                 [
                     act(move |rig, me| {
-                        rig.commit(me, &mut [rig.swap(a, 1), rig.swap(b, 1)]).unwrap();
+                        rig.commit(me, &mut [rig.swap(a, 1), rig.swap(b, 1)])
+                            .unwrap();
                     }),
                     act(move |rig, me| old_or_new(&rig.read(me, &[a, b]).unwrap())),
                 ]
@@ -82,7 +44,8 @@ fn txn2_acq_rev() {
                 let (a, b) = (keys[0], keys[1]);
                 [
                     act(move |rig, me| {
-                        rig.commit(me, &mut [rig.swap(a, 1), rig.swap(b, 1)]).unwrap();
+                        rig.commit(me, &mut [rig.swap(a, 1), rig.swap(b, 1)])
+                            .unwrap();
                     }),
                     act(move |rig, me| old_or_new(&rig.read(me, &[b, a]).unwrap())),
                 ]
@@ -101,7 +64,8 @@ fn txn2_get() {
                 let (a, b) = (keys[0], keys[1]);
                 [
                     act(move |rig, me| {
-                        rig.commit(me, &mut [rig.swap(a, 1), rig.swap(b, 1)]).unwrap();
+                        rig.commit(me, &mut [rig.swap(a, 1), rig.swap(b, 1)])
+                            .unwrap();
                     }),
                     act(move |rig, me| {
                         let view = rig.spine.view(me);
@@ -125,7 +89,8 @@ fn txn2_after() {
                 let (a, b) = (keys[0], keys[1]);
                 [
                     act(move |rig, me| {
-                        rig.commit(me, &mut [rig.swap(a, 1), rig.swap(b, 1)]).unwrap();
+                        rig.commit(me, &mut [rig.swap(a, 1), rig.swap(b, 1)])
+                            .unwrap();
                     }),
                     act(move |rig, me| {
                         let first = rig.read(me, &[a]).unwrap()[0];
@@ -151,7 +116,10 @@ fn txn_txn_cas() {
                 let (a, b) = (keys[0], keys[1]);
                 [1u64, 2].map(|value| {
                     act(move |rig: &Rig, me: &Participant| {
-                        let exactly = |key: Key, birth| Expect::Exactly { tag: key.tag, birth };
+                        let exactly = |key: Key, birth| Expect::Exactly {
+                            tag: key.tag,
+                            birth,
+                        };
                         let mut changes = [
                             rig.put(a, exactly(a, 1), value),
                             rig.put(b, exactly(b, 2), value),
@@ -185,10 +153,12 @@ fn txn_txn_any() {
                 let (a, b) = (keys[0], keys[1]);
                 [
                     act(move |rig, me| {
-                        rig.commit(me, &mut [rig.swap(a, 1), rig.swap(b, 1)]).unwrap();
+                        rig.commit(me, &mut [rig.swap(a, 1), rig.swap(b, 1)])
+                            .unwrap();
                     }),
                     act(move |rig, me| {
-                        rig.commit(me, &mut [rig.swap(b, 2), rig.swap(a, 2)]).unwrap();
+                        rig.commit(me, &mut [rig.swap(b, 2), rig.swap(a, 2)])
+                            .unwrap();
                     }),
                 ]
             },
@@ -232,26 +202,34 @@ fn txn_retire_acq() {
 /// A replace that races a retire never brings the set back.
 #[test]
 fn txn_vs_retire() {
-    model("txn_vs_retire", &["replaced first", "retired first"], || {
-        play(
-            2,
-            |_, keys| {
-                let (a, b) = (keys[0], keys[1]);
-                [
-                    act(move |rig, me| {
-                        let done = rig.commit(me, &mut [rig.swap(a, 1), rig.swap(b, 1)]);
-                        saw(if done.is_ok() { "replaced first" } else { "retired first" });
-                    }),
-                    act(move |rig, me| {
-                        rig.commit(me, &mut [rig.bury(a)]).unwrap();
-                    }),
-                ]
-            },
-            |rig, me, keys| {
-                assert_eq!(rig.read(me, &keys[..1]), Err(Miss::Absent { index: 0 }));
-            },
-        );
-    });
+    model(
+        "txn_vs_retire",
+        &["replaced first", "retired first"],
+        || {
+            play(
+                2,
+                |_, keys| {
+                    let (a, b) = (keys[0], keys[1]);
+                    [
+                        act(move |rig, me| {
+                            let done = rig.commit(me, &mut [rig.swap(a, 1), rig.swap(b, 1)]);
+                            saw(if done.is_ok() {
+                                "replaced first"
+                            } else {
+                                "retired first"
+                            });
+                        }),
+                        act(move |rig, me| {
+                            rig.commit(me, &mut [rig.bury(a)]).unwrap();
+                        }),
+                    ]
+                },
+                |rig, me, keys| {
+                    assert_eq!(rig.read(me, &keys[..1]), Err(Miss::Absent { index: 0 }));
+                },
+            );
+        },
+    );
 }
 
 /// Successive transactions: never the first of one with the second of another.
@@ -265,7 +243,8 @@ fn three_two() {
                 [
                     act(move |rig, me| {
                         for value in 1..=2 {
-                            rig.commit(me, &mut [rig.swap(a, value), rig.swap(b, value)]).unwrap();
+                            rig.commit(me, &mut [rig.swap(a, value), rig.swap(b, value)])
+                                .unwrap();
                         }
                     }),
                     act(move |rig, me| {
@@ -336,7 +315,10 @@ fn conflict() {
                 let (a, b) = (keys[0], keys[1]);
                 [
                     act(move |rig, me| {
-                        let wrong = Expect::Exactly { tag: b.tag, birth: 99 };
+                        let wrong = Expect::Exactly {
+                            tag: b.tag,
+                            birth: 99,
+                        };
                         let mut changes = [rig.swap(a, 1), rig.put(b, wrong, 1)];
                         let refused = rig.commit(me, &mut changes);
                         assert!(matches!(refused, Err(Refusal::Changed { index: 1, .. })));
@@ -364,7 +346,8 @@ fn scope() {
                 [
                     act(move |rig, me| {
                         for value in 1..=2 {
-                            rig.commit(me, &mut [rig.swap(a, value), rig.swap(b, value)]).unwrap();
+                            rig.commit(me, &mut [rig.swap(a, value), rig.swap(b, value)])
+                                .unwrap();
                         }
                     }),
                     act(move |rig, me| {
@@ -402,7 +385,8 @@ fn reuse() {
                         rig.spine.recycle(old);
                         let new = rig.spine.allocate().unwrap();
                         assert_eq!(new.slot, old.slot);
-                        rig.commit(me, &mut [rig.put(new, Expect::Vacant, 7)]).unwrap();
+                        rig.commit(me, &mut [rig.put(new, Expect::Vacant, 7)])
+                            .unwrap();
                     }),
                     act(move |rig, me| match rig.read(me, &[old]) {
                         Ok(values) => {
@@ -432,7 +416,11 @@ fn two_writers() {
                 [a, b].map(|key| {
                     act(move |rig: &Rig, me: &Participant| {
                         rig.commit(me, &mut [rig.swap(key, 1)]).unwrap();
-                        assert_eq!(rig.read(me, &[key]), Ok(vec![1]), "not visible to its writer");
+                        assert_eq!(
+                            rig.read(me, &[key]),
+                            Ok(vec![1]),
+                            "not visible to its writer"
+                        );
                     })
                 })
             },
@@ -457,7 +445,8 @@ fn txn_pub_acq() {
                 let (a, b) = (keys[0], keys[1]);
                 [
                     act(move |rig, me| {
-                        rig.commit(me, &mut [rig.swap(a, 1), rig.swap(b, 1)]).unwrap();
+                        rig.commit(me, &mut [rig.swap(a, 1), rig.swap(b, 1)])
+                            .unwrap();
                     }),
                     act(move |rig, me| {
                         rig.commit(me, &mut [rig.swap(b, 2)]).unwrap();
@@ -489,7 +478,8 @@ fn acq2_txn() {
                 let (a, b) = (keys[0], keys[1]);
                 [
                     act(move |rig, me| {
-                        rig.commit(me, &mut [rig.swap(a, 1), rig.swap(b, 1)]).unwrap();
+                        rig.commit(me, &mut [rig.swap(a, 1), rig.swap(b, 1)])
+                            .unwrap();
                     }),
                     act(move |rig, me| old_or_new(&rig.read(me, &[a, b]).unwrap())),
                     act(move |rig, me| old_or_new(&rig.read(me, &[b, a]).unwrap())),
@@ -523,7 +513,11 @@ fn retire_one_drain() {
                         assert_eq!(vitals.state().holds(), 0);
                     }),
                     act(move |rig, me| {
-                        saw(if rig.read(me, &[key]).is_ok() { "read" } else { "absent" });
+                        saw(if rig.read(me, &[key]).is_ok() {
+                            "read"
+                        } else {
+                            "absent"
+                        });
                     }),
                 ]
             },
@@ -545,8 +539,7 @@ fn bond() {
                     act(move |rig, me| {
                         let bond = Bond { base, birth: 1 };
                         let node = rig.node(adapter.tag, 5, Some(bond));
-                        let change =
-                            weighbridge::__loom::Change::new(adapter.slot, Expect::Vacant, node);
+                        let change = Change::new(adapter.slot, Expect::Vacant, node);
                         match rig.commit(me, &mut [change]) {
                             Ok(_) => saw("adapter first"),
                             Err(refusal) => {

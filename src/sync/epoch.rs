@@ -59,8 +59,12 @@ mod crossbeam {
         }
 
         /// Unpins and pins again.
+        ///
+        /// Not crossbeam's `repin`: that moves the local epoch without a fence, so that a load after
+        /// it may still return what was current before, while what that leads to is freed. The model
+        /// `scope` finds it on crossbeam's own code. `repin_after` pins in full.
         pub fn repin(&mut self) {
-            self.0.repin();
+            self.0.repin_after(|| ());
         }
     }
 }

@@ -22,7 +22,9 @@ impl<T> Mutex<T> {
 
     /// Waits for the lock.
     pub fn lock(&self) -> MutexGuard<'_, T> {
-        self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+        self.0
+            .lock()
+            .unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 }
 
@@ -44,7 +46,10 @@ impl Condvar {
         deadline: Option<Instant>,
     ) -> (MutexGuard<'g, T>, bool) {
         let Some(deadline) = deadline else {
-            let guard = self.0.wait(guard).unwrap_or_else(|poisoned| poisoned.into_inner());
+            let guard = self
+                .0
+                .wait(guard)
+                .unwrap_or_else(|poisoned| poisoned.into_inner());
             return (guard, false);
         };
         let left = deadline.saturating_duration_since(Instant::now());
@@ -65,7 +70,10 @@ impl Condvar {
         if deadline.is_some_and(|deadline| deadline <= Instant::now()) {
             return (guard, true);
         }
-        let guard = self.0.wait(guard).unwrap_or_else(|poisoned| poisoned.into_inner());
+        let guard = self
+            .0
+            .wait(guard)
+            .unwrap_or_else(|poisoned| poisoned.into_inner());
         (guard, false)
     }
 }

@@ -96,17 +96,26 @@ impl Collector {
         let mut state = borrow(&self.0.state);
         let id = state.next;
         state.next += 1;
-        let member = Arc::new(Member { id, state: Mutex::default() });
+        let member = Arc::new(Member {
+            id,
+            state: Mutex::default(),
+        });
         state.members.push(Arc::clone(&member));
         drop(state);
-        Participant { global: Arc::clone(&self.0), member }
+        Participant {
+            global: Arc::clone(&self.0),
+            member,
+        }
     }
 }
 
 impl Participant {
     /// Pins.
     pub fn pin(&self) -> Guard {
-        let guard = Guard { global: Arc::clone(&self.global), member: Arc::clone(&self.member) };
+        let guard = Guard {
+            global: Arc::clone(&self.global),
+            member: Arc::clone(&self.member),
+        };
         guard.enter();
         guard
     }
@@ -145,7 +154,10 @@ impl Guard {
         let stretch = {
             let mut pins = borrow(&self.member.state);
             pins.depth = 0;
-            Stretch { member: self.member.id, number: pins.number }
+            Stretch {
+                member: self.member.id,
+                number: pins.number,
+            }
         };
         let ready: Vec<Garbage> = {
             let mut state = borrow(&self.global.state);
@@ -175,7 +187,10 @@ impl Guard {
         for member in &state.members {
             let pins = borrow(&member.state);
             if pins.depth > 0 {
-                held_by.push(Stretch { member: member.id, number: pins.number });
+                held_by.push(Stretch {
+                    member: member.id,
+                    number: pins.number,
+                });
             }
         }
         state.garbage.push(Garbage { held_by, closure });

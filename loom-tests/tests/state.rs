@@ -1,0 +1,392 @@
+//! The state word: bytes go at lease zero, exactly once; the node goes when nobody can touch it.
+#![cfg(weighbridge_loom)]
+
+use std::sync::Arc;
+
+use loom::thread;
+use weighbridge::__loom::sync::epoch::Participant;
+use weighbridge::__loom::{Key, Miss, Reclaimer, Vitals};
+use weighbridge_loom_tests::{Rig, act, model, play, saw, value};
+
+/// Replaces `key` and returns what waits for the old generation.
+fn supersede(rig: &Rig, me: &Participant, key: Key, next: u64) -> Arc<Vitals> {
+    let mut vitals = None;
+    let view = rig.spine.view(me);
+    view.commit(&mut [rig.swap(key, next)], |_, node, _| {
+        vitals = Some(Arc::clone(node.vitals()))
+    })
+    .unwrap();
+    vitals.unwrap()
+}
+
+#[test]
+fn acq_sup() {
+    model("acq_sup", &["0", "1"], || {
+        play(
+            1,
+            |_, keys| {
+                let key = keys[0];
+                [
+                    act(move |rig, me| drop(supersede(rig, me, key, 1))),
+                    act(move |rig, me| {
+                        // Always published: "absent" would be wrong.
+                        saw(rig.read(me, &[key]).unwrap()[0].to_string());
+                    }),
+                ]
+            },
+            |rig, _, _| assert_eq!(rig.freed(), 1),
+        );
+    });
+}
+
+#[test]
+fn acq_sup2() {
+    model("acq_sup2", &["0", "1", "2"], || {
+        play(
+            1,
+            |_, keys| {
+                let key = keys[0];
+                [
+                    act(move |rig, me| {
+                        drop(supersede(rig, me, key, 1));
+                        drop(supersede(rig, me, key, 2));
+                    }),
+                    act(move |rig, me| {
+                        saw(rig.read(me, &[key]).unwrap()[0].to_string());
+                    }),
+                ]
+            },
+            |rig, _, _| assert_eq!(rig.freed(), 2),
+        );
+    });
+}
+
+#[test]
+fn two_acq_sup() {
+    model("two_acq_sup", &["0", "1"], || {
+        play(
+            1,
+            |_, keys| {
+                let key = keys[0];
+                let reader = move || {
+                    act(move |rig: &Rig, me: &Participant| {
+                        saw(rig.read(me, &[key]).unwrap()[0].to_string());
+                    })
+                };
+                [
+                    reader(),
+                    reader(),
+                    act(move |rig, me| drop(supersede(rig, me, key, 1))),
+                ]
+            },
+            |rig, _, _| assert_eq!(rig.freed(), 1),
+        );
+    });
+}
+
+/// Leases taken before the threads start, so that the release is all that races.
+fn released<const N: usize>(name: &'static str, split: bool, extra: bool) {
+    model(name, &["handed over"], move || {
+        let rig = Arc::new(Rig::new());
+        let main = rig.member();
+        let key = rig.publish(&main.0);
+        let mut threads = Vec::new();
+        let mut members = Vec::new();
+        for _ in 0..N {
+            let hold = rig.lease(&main.0, &[key]).unwrap().remove(0);
+            threads.push(thread::spawn(move || {
+                assert_eq!(value(&hold), 0);
+                if split {
+                    // A clone, after DEAD too, and two drops.
+                    let twin = hold.clone();
+                    drop(hold);
+                    assert_eq!(value(&twin), 0);
+                }
+            }));
+        }
+        let acquirer = extra.then(|| {
+            let (rig, member) = (Arc::clone(&rig), rig.member());
+            thread::spawn(move || {
+                let member = member;
+                assert!(rig.read(&member.0, &[key]).is_ok());
+                drop(rig);
+                member
+            })
+        });
+        let vitals = supersede(&rig, &main.0, key, 1);
+        for thread in threads {
+            thread.join().unwrap();
+        }
+        members.extend(acquirer.map(|thread| thread.join().unwrap()));
+        assert!(vitals.state().is_drained());
+        assert_eq!(rig.freed(), 1, "the bytes did not come back at lease zero");
+        saw("handed over");
+        members.push(main);
+        Arc::into_inner(rig).unwrap().finish(members);
+    });
+}
+
+#[test]
+fn last_rel() {
+    released::<1>("last_rel", false, false);
+}
+
+#[test]
+fn two_rel() {
+    released::<2>("two_rel", false, false);
+}
+
+#[test]
+fn undo_last() {
+    released::<1>("undo_last", false, true);
+}
+
+#[test]
+fn clone_two() {
+    released::<2>("clone_two", true, false);
+}
+
+/// A lease of a dead generation is cloned; the two drops race each other.
+#[test]
+fn clone_split() {
+    model("clone_split", &["done"], || {
+        let rig = Arc::new(Rig::new());
+        let main = rig.member();
+        let key = rig.publish(&main.0);
+        let hold = rig.lease(&main.0, &[key]).unwrap().remove(0);
+        drop(supersede(&rig, &main.0, key, 1));
+        let twin = hold.clone();
+        let thread = thread::spawn(move || assert_eq!(value(&twin), 0));
+        assert_eq!(value(&hold), 0);
+        drop(hold);
+        thread.join().unwrap();
+        assert_eq!(rig.freed(), 1);
+        saw("done");
+        Arc::into_inner(rig).unwrap().finish(vec![main]);
+    });
+}
+
+/// Wait for the drain while the last lease goes: no lost wake-up.
+#[test]
+fn drain() {
+    model("drain", &["drained"], || {
+        let rig = Arc::new(Rig::new());
+        let main = rig.member();
+        let key = rig.publish(&main.0);
+        let hold = rig.lease(&main.0, &[key]).unwrap().remove(0);
+        let thread = thread::spawn(move || drop(hold));
+        let vitals = supersede(&rig, &main.0, key, 1);
+        vitals.wait_drained(None).unwrap();
+        // Frees happen on the spot here, after the announcement.
+        vitals.wait_reclaimed(None).unwrap();
+        assert_eq!(rig.freed(), 1);
+        thread.join().unwrap();
+        saw("drained");
+        Arc::into_inner(rig).unwrap().finish(vec![main]);
+    });
+}
+
+/// Two waiters, and one whose deadline has passed: it goes, the others hear the call.
+#[test]
+fn drain_waiters() {
+    model("drain_waiters", &["late", "in time"], || {
+        let rig = Arc::new(Rig::new());
+        let main = rig.member();
+        let key = rig.publish(&main.0);
+        let hold = rig.lease(&main.0, &[key]).unwrap().remove(0);
+        let vitals = supersede(&rig, &main.0, key, 1);
+        let other = Arc::clone(&vitals);
+        let waiter = thread::spawn(move || other.wait_drained(None).unwrap());
+        let releaser = thread::spawn(move || drop(hold));
+        let passed = std::time::Instant::now();
+        saw(if vitals.wait_drained(Some(passed)).is_ok() {
+            "in time"
+        } else {
+            "late"
+        });
+        vitals.wait_drained(None).unwrap();
+        waiter.join().unwrap();
+        releaser.join().unwrap();
+        Arc::into_inner(rig).unwrap().finish(vec![main]);
+    });
+}
+
+/// As `drain`, while somebody tries to lease the set that goes.
+#[test]
+fn drain_acq() {
+    model("drain_acq", &["leased", "absent"], || {
+        play(
+            1,
+            |_, keys| {
+                let key = keys[0];
+                [
+                    act(move |rig, me| {
+                        let mut vitals = None;
+                        rig.spine
+                            .view(me)
+                            .commit(&mut [rig.bury(key)], |_, node, _| {
+                                vitals = Some(Arc::clone(node.vitals()));
+                            })
+                            .unwrap();
+                        let vitals = vitals.unwrap();
+                        vitals.wait_drained(None).unwrap();
+                        vitals.wait_reclaimed(None).unwrap();
+                        assert_eq!(rig.freed(), 1);
+                    }),
+                    act(move |rig, me| match rig.lease(me, &[key]) {
+                        Ok(holds) => {
+                            let twin = holds[0].clone();
+                            drop(holds);
+                            assert_eq!(value(&twin), 0);
+                            saw("leased");
+                        }
+                        Err(miss) => {
+                            assert_eq!(miss, Miss::Absent { index: 0 });
+                            saw("absent");
+                        }
+                    }),
+                ]
+            },
+            |_, _, _| {},
+        );
+    });
+}
+
+/// A guard is open all the time: the bytes come back, the node waits.
+#[test]
+fn idle_guard() {
+    model("idle_guard", &["done"], || {
+        let rig = Arc::new(Rig::new());
+        let (main, idle) = (rig.member(), rig.member());
+        let key = rig.publish(&main.0);
+        let hold = rig.lease(&main.0, &[key]).unwrap().remove(0);
+        let view = rig.spine.view(&idle.0);
+        let thread = thread::spawn(move || drop(hold));
+        let vitals = supersede(&rig, &main.0, key, 1);
+        vitals.wait_reclaimed(None).unwrap();
+        thread.join().unwrap();
+        assert_eq!(rig.freed(), 1);
+        assert_eq!(
+            Rig::peek(&view, key),
+            Some(0),
+            "the view's snapshot must stay"
+        );
+        drop(view);
+        saw("done");
+        Arc::into_inner(rig).unwrap().finish(vec![main, idle]);
+    });
+}
+
+/// Two of three sets superseded by two commits while both are acquired.
+#[test]
+fn two_set_two() {
+    model("two_set_two", &["00", "10", "11"], || {
+        play(
+            2,
+            |_, keys| {
+                let (a, b) = (keys[0], keys[1]);
+                [
+                    act(move |rig, me| {
+                        drop(supersede(rig, me, a, 1));
+                        drop(supersede(rig, me, b, 1));
+                    }),
+                    act(move |rig, me| {
+                        let holds = rig.lease(me, &[a, b]).unwrap();
+                        let values: Vec<u64> = holds.iter().map(value).collect();
+                        assert_ne!(values, [0, 1]);
+                        saw(format!("{}{}", values[0], values[1]));
+                    }),
+                ]
+            },
+            |rig, _, _| assert_eq!(rig.freed(), 2),
+        );
+    });
+}
+
+/// The registry goes while a lease of its current generation goes.
+#[test]
+fn regdrop() {
+    model("regdrop", &["done"], || {
+        let rig = Rig::new();
+        let main = rig.member();
+        let key = rig.publish(&main.0);
+        let hold = rig.lease(&main.0, &[key]).unwrap().remove(0);
+        let thread = thread::spawn(move || assert_eq!(value(&hold), 0));
+        let tally = rig.sweep(vec![main]);
+        thread.join().unwrap();
+        tally.settle();
+        saw("done");
+    });
+}
+
+/// The same with a lease of an old and one of the current generation.
+#[test]
+fn regdrop2() {
+    model("regdrop2", &["done"], || {
+        let rig = Rig::new();
+        let main = rig.member();
+        let key = rig.publish(&main.0);
+        let old = rig.lease(&main.0, &[key]).unwrap().remove(0);
+        drop(supersede(&rig, &main.0, key, 1));
+        let new = rig.lease(&main.0, &[key]).unwrap().remove(0);
+        let threads = [
+            thread::spawn(move || assert_eq!(value(&old), 0)),
+            thread::spawn(move || assert_eq!(value(&new), 1)),
+        ];
+        let tally = rig.sweep(vec![main]);
+        for thread in threads {
+            thread.join().unwrap();
+        }
+        tally.settle();
+        saw("done");
+    });
+}
+
+/// The reclaimer's thread, asleep or not, and the last lease: everything is freed, there.
+#[test]
+fn reclaimer() {
+    model("reclaimer", &["done"], || {
+        let queue = Arc::new(Reclaimer::open());
+        let worker = Arc::clone(&queue);
+        let worker = thread::spawn(move || worker.run());
+        queue.staff(worker.thread().clone());
+        let rig = Arc::new(Rig::with(Arc::clone(&queue)));
+        let main = rig.member();
+        let key = rig.publish(&main.0);
+        let hold = rig.lease(&main.0, &[key]).unwrap().remove(0);
+        let thread = thread::spawn(move || drop(hold));
+        let vitals = supersede(&rig, &main.0, key, 1);
+        vitals.wait_drained(None).unwrap();
+        vitals.wait_reclaimed(None).unwrap();
+        assert_eq!(rig.freed(), 1);
+        thread.join().unwrap();
+        let tally = Arc::into_inner(rig).unwrap().sweep(vec![main]);
+        queue.close();
+        worker.join().unwrap();
+        tally.settle();
+        saw("done");
+    });
+}
+
+/// The queue is closed while the last lease of a dead generation goes: whoever comes too late frees
+/// by itself.
+#[test]
+fn reclaimer_close() {
+    model("reclaimer_close", &["done"], || {
+        let queue = Arc::new(Reclaimer::open());
+        let worker = Arc::clone(&queue);
+        let worker = thread::spawn(move || worker.run());
+        queue.staff(worker.thread().clone());
+        let rig = Rig::with(Arc::clone(&queue));
+        let main = rig.member();
+        let key = rig.publish(&main.0);
+        let hold = rig.lease(&main.0, &[key]).unwrap().remove(0);
+        let thread = thread::spawn(move || assert_eq!(value(&hold), 0));
+        let tally = rig.sweep(vec![main]);
+        queue.close();
+        worker.join().unwrap();
+        thread.join().unwrap();
+        tally.settle();
+        saw("done");
+    });
+}
