@@ -562,3 +562,36 @@ fn bond() {
         );
     });
 }
+
+/// The table grows while somebody looks for the new slot.
+#[test]
+fn grow() {
+    model("grow", &["there", "not yet"], || {
+        play(
+            1,
+            |_, _| {
+                [
+                    act(move |rig, me| {
+                        let key = rig.spine.allocate().unwrap();
+                        assert_eq!(key, Key { slot: 1, tag: 1 });
+                        rig.commit(me, &mut [rig.put(key, Expect::Vacant, 7)])
+                            .unwrap();
+                    }),
+                    act(
+                        move |rig, me| match rig.read(me, &[Key { slot: 1, tag: 1 }]) {
+                            Ok(values) => {
+                                assert_eq!(values, [7]);
+                                saw("there");
+                            }
+                            Err(miss) => {
+                                assert_eq!(miss, Miss::Absent { index: 0 });
+                                saw("not yet");
+                            }
+                        },
+                    ),
+                ]
+            },
+            |_, _, _| {},
+        );
+    });
+}

@@ -3,9 +3,13 @@
 
 use std::sync::Arc;
 
+use loom::cell::UnsafeCell;
 use loom::thread;
 use weighbridge::__loom::sync::epoch::Participant;
-use weighbridge::__loom::{Key, Miss, Reclaimer, Vitals};
+use weighbridge::__loom::sync::{Condvar, Mutex};
+use weighbridge::__loom::{
+    Change, Expect, Key, Miss, Node, Reclaimer, Spine, StagedNode, Storage, Vitals,
+};
 use weighbridge_loom_tests::{Rig, act, model, play, saw, value};
 
 /// Replaces `key` and returns what waits for the old generation.
@@ -186,6 +190,41 @@ fn drain() {
     });
 }
 
+/// Who sees "drained" without waiting may touch what the lease's holder touched.
+#[test]
+fn drained_reads() {
+    model("drained_reads", &["drained", "not yet"], || {
+        let rig = Arc::new(Rig::new());
+        let main = rig.member();
+        let key = rig.publish(&main.0);
+        let hold = rig.lease(&main.0, &[key]).unwrap().remove(0);
+        let vitals = supersede(&rig, &main.0, key, 1);
+        let scratch = Arc::new(Scratch(UnsafeCell::new(0)));
+        let theirs = Arc::clone(&scratch);
+        let thread = thread::spawn(move || {
+            // SAFETY: under the lease.
+            theirs.0.with_mut(|at| unsafe { *at = 1 });
+            drop(hold);
+        });
+        if vitals.state().is_drained() {
+            // SAFETY: no lease is left; the checker reports it if that is not enough.
+            assert_eq!(scratch.0.with(|at| unsafe { *at }), 1);
+            saw("drained");
+        } else {
+            saw("not yet");
+        }
+        thread.join().unwrap();
+        Arc::into_inner(rig).unwrap().finish(vec![main]);
+    });
+}
+
+/// What a lease's holder uses beside the bytes.
+struct Scratch(UnsafeCell<u64>);
+// SAFETY: that its accesses are ordered is what the model checks.
+unsafe impl Sync for Scratch {}
+// SAFETY: as above.
+unsafe impl Send for Scratch {}
+
 /// Two waiters, and one whose deadline has passed: it goes, the others hear the call.
 #[test]
 fn drain_waiters() {
@@ -364,6 +403,60 @@ fn reclaimer() {
         queue.close();
         worker.join().unwrap();
         tally.settle();
+        saw("done");
+    });
+}
+
+/// Bytes whose free waits until somebody has heard that they are drained.
+struct Gate(Arc<(Mutex<bool>, Condvar)>);
+
+impl Storage for Gate {
+    fn dismantle(self, _: &mut dyn FnMut()) {
+        let (open, changed) = &*self.0;
+        let mut guard = open.lock();
+        while !*guard {
+            guard = changed.wait_deadline(guard, None).0;
+        }
+    }
+}
+
+/// "Drained" is announced before the bytes are freed, however long that takes.
+#[test]
+fn drain_before_free() {
+    model("drain_before_free", &["done"], || {
+        let queue = Arc::new(Reclaimer::open());
+        let worker = Arc::clone(&queue);
+        let worker = thread::spawn(move || worker.run());
+        queue.staff(worker.thread().clone());
+        let spine: Spine<u64, Gate> = Spine::new(Arc::clone(&queue));
+        let me = spine.register();
+        let gate = Arc::new((Mutex::new(false), Condvar::default()));
+        let key = spine.allocate().unwrap();
+        let node = StagedNode::new(
+            key.tag,
+            None,
+            0,
+            Gate(Arc::clone(&gate)),
+            Arc::clone(&queue),
+        );
+        let mut vitals = None;
+        let mut commit = |change| {
+            let old = |_, node: &Node<u64, Gate>, _: Option<&Gate>| {
+                vitals = Some(Arc::clone(node.vitals()));
+            };
+            spine.view(&me).commit(&mut [change], old).unwrap();
+        };
+        commit(Change::new(key.slot, Expect::Vacant, node));
+        let grave = StagedNode::tombstone(key.tag, Arc::clone(&queue));
+        commit(Change::new(key.slot, Expect::Tenant(key.tag), grave));
+        let vitals = vitals.unwrap();
+        vitals.wait_drained(None).unwrap();
+        *gate.0.lock() = true;
+        gate.1.notify_all();
+        vitals.wait_reclaimed(None).unwrap();
+        drop((spine, me));
+        queue.close();
+        worker.join().unwrap();
         saw("done");
     });
 }

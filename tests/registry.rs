@@ -1,0 +1,542 @@
+//! The registry's promises, one test each, through the public interface.
+
+mod support;
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Barrier, mpsc};
+use std::time::Duration;
+
+use support::{SOON, adapter, bytes, registry, tiny};
+use weighbridge::source::{InMemory, Source};
+use weighbridge::{Dtype, Error, Generation, Plan, SetHandle, WeightRegistry};
+
+#[test]
+fn a_running_request_keeps_its_generation() {
+    let registry = registry();
+    let set = registry.publish("a", bytes(4, 1)).unwrap();
+    let w = registry.weight_handle(set, "w").unwrap();
+    let old = registry.acquire(set).unwrap();
+    let replaced = registry.replace(set, bytes(4, 2)).unwrap();
+    assert_eq!(old.weight(w).unwrap().bytes(), [1; 4]);
+    let new = registry.acquire(set).unwrap();
+    assert_eq!(new.weight(w).unwrap().bytes(), [2; 4]);
+    assert_eq!(new.set(set).unwrap().generation(), replaced.generation);
+    assert!(replaced.generation > old.set(set).unwrap().generation());
+    assert!(!replaced.previous.is_drained());
+    assert_eq!(replaced.previous.leases(), 1);
+    drop(old);
+    replaced.previous.reclaimed(SOON).unwrap();
+    assert_eq!(registry.ledger().retired, 0);
+}
+
+#[test]
+fn a_wait_that_times_out_names_who_is_in_the_way() {
+    let registry = registry();
+    let set = registry.publish(("tenant-7", "code"), bytes(4, 1)).unwrap();
+    let named = registry.acquire_as("request-42", set).unwrap();
+    let unnamed = registry.acquire(set).unwrap();
+    let twin = named.clone();
+    let going = registry.retire(set).unwrap();
+    let error = going.drained(Duration::ZERO).unwrap_err();
+    assert!(error.is_timeout());
+    let Error::NotDrained(holdup) = error else { panic!("{error}") };
+    assert_eq!(holdup.leases, 3);
+    let labels: Vec<_> = holdup.holders.iter().map(|holder| holder.label.as_str()).collect();
+    assert_eq!(labels, ["request-42", "request-42"]);
+    let text = holdup.to_string();
+    for part in ["tenant-7/code", "generation 1", "request-42", "1 more"] {
+        assert!(text.contains(part), "{part:?} is missing in: {text}");
+    }
+    drop((named, twin));
+    assert!(going.holders().is_empty(), "a released lease was named");
+    let Err(Error::NotReclaimed(holdup)) = going.reclaimed(Duration::ZERO) else {
+        panic!("a lease is still there")
+    };
+    assert!(holdup.to_string().contains("acquire_as"), "{holdup}");
+    drop(unnamed);
+    going.drained(SOON).unwrap();
+    going.reclaimed(SOON).unwrap();
+    going.reclaimed(SOON).unwrap();
+}
+
+#[test]
+fn waiters_in_several_threads_all_hear_the_end() {
+    let registry = registry();
+    let set = registry.publish("a", bytes(4, 1)).unwrap();
+    let lease = registry.acquire(set).unwrap();
+    let going = registry.retire(set).unwrap();
+    let barrier = Barrier::new(4);
+    std::thread::scope(|scope| {
+        for _ in 0..3 {
+            let (going, barrier) = (going.clone(), &barrier);
+            scope.spawn(move || {
+                barrier.wait();
+                going.drained(SOON).unwrap();
+                going.reclaimed(SOON).unwrap();
+            });
+        }
+        barrier.wait();
+        drop(lease);
+    });
+    assert!(registry.retired().is_empty());
+}
+
+#[test]
+fn a_retired_name_is_free_and_its_handles_are_stale_for_ever() {
+    let registry = registry();
+    let first = registry.publish("a", bytes(4, 1)).unwrap();
+    let w = registry.weight_handle(first, "w").unwrap();
+    registry.retire(first).unwrap();
+    assert_eq!(registry.lookup("a"), None);
+    assert!(matches!(registry.acquire(first), Err(Error::StaleHandle { handle }) if handle == first));
+    let second = registry.publish("a", bytes(4, 2)).unwrap();
+    assert_ne!(first, second);
+    assert_eq!(registry.lookup("a"), Some(second));
+    assert!(registry.acquire(first).unwrap_err().is_not_found());
+    assert!(registry.retire(first).unwrap_err().is_not_found());
+    assert!(registry.weight_handle(first, "w").unwrap_err().is_not_found());
+    let lease = registry.acquire(second).unwrap();
+    assert!(lease.weight(w).unwrap_err().is_misuse(), "a stale weight handle read something");
+}
+
+#[test]
+fn handles_of_another_registry_are_refused() {
+    let (one, other) = (registry(), registry());
+    let set = one.publish("a", bytes(4, 1)).unwrap();
+    other.publish("a", bytes(4, 2)).unwrap();
+    assert!(matches!(other.acquire(set), Err(Error::WrongRegistry { .. })));
+    assert!(matches!(other.retire(set), Err(Error::WrongRegistry { .. })));
+    assert!(other.scope(|scope| scope.get(set).is_err()));
+}
+
+#[test]
+fn ordinals_survive_swaps_that_add_and_drop_tensors() {
+    let registry = registry();
+    let of = |names: &[&str]| {
+        names.iter().fold(InMemory::new(), |set, name| {
+            let fill = name.as_bytes()[0];
+            set.tensor(name, Dtype::U8, [1], [fill]).unwrap()
+        })
+    };
+    let set = registry.publish("s", of(&["b", "d"])).unwrap();
+    let handles = ["b", "d"].map(|name| registry.weight_handle(set, name).unwrap());
+    // "a" sorts before both: positions move, ordinals must not.
+    registry.replace(set, of(&["a", "d"])).unwrap();
+    let lease = registry.acquire(set).unwrap();
+    let Err(Error::NoSuchTensor { tensor, .. }) = lease.weight(handles[0]) else {
+        panic!("a dropped tensor was read")
+    };
+    assert_eq!(tensor, "b");
+    assert_eq!(lease.weight(handles[1]).unwrap().bytes(), b"d");
+    registry.replace(set, of(&["a", "b", "c", "d"])).unwrap();
+    let lease = registry.acquire(set).unwrap();
+    for (handle, byte) in handles.into_iter().zip([b"b", b"d"]) {
+        assert_eq!(lease.weight(handle).unwrap().bytes(), byte);
+    }
+    let names: Vec<_> =
+        lease.set(set).unwrap().iter().map(|weight| weight.unwrap().name().to_owned()).collect();
+    assert_eq!(names, ["b", "d", "a", "c"], "by ordinal");
+}
+
+#[test]
+fn compare_and_swap_on_generations() {
+    let registry = registry();
+    let set = registry.publish("a", bytes(4, 1)).unwrap();
+    let first = registry.acquire(set).unwrap().set(set).unwrap().generation();
+    let second = registry.replace_if(set, first, bytes(4, 2)).unwrap().generation;
+    let failed = registry.replace_if(set, first, bytes(4, 3)).unwrap_err();
+    assert!(matches!(
+        *failed.error(),
+        Error::Conflict { expected, current, .. } if expected == first && current == second
+    ));
+    let staged = failed.into_staged().expect("the staged set comes back");
+    assert_eq!(registry.ledger().reserved, staged.bytes());
+    assert!(matches!(registry.retire_if(set, first), Err(Error::Conflict { .. })));
+    let third = registry.replace_staged_if(set, second, staged).unwrap().generation;
+    assert_eq!(registry.acquire(set).unwrap().set(set).unwrap().get("w").unwrap().bytes(), [3; 4]);
+    registry.retire_if(set, third).unwrap();
+}
+
+#[test]
+fn a_name_conflict_prints_both_sides_and_returns_what_was_staged() {
+    let registry = registry();
+    registry.publish("a", bytes(4, 1)).unwrap();
+    let staged = registry.stage(bytes(4, 2)).unwrap();
+    let identity = staged.identity().to_string();
+    let failed = registry.publish_staged("a", staged).unwrap_err();
+    let text = failed.to_string();
+    assert!(text.contains(&identity) && text.contains("generation 1"), "{text}");
+    assert!(failed.error().is_conflict());
+    let staged = failed.into_staged().expect("the staged set comes back");
+    registry.publish_staged("b", staged).unwrap();
+    let failed = registry.publish("a", bytes(4, 3)).unwrap_err();
+    assert!(failed.error().is_conflict() && failed.into_staged().is_none());
+}
+
+#[test]
+fn illegal_names_are_refused() {
+    let registry = registry();
+    for name in ["", "a\nb", &"x".repeat(513)] {
+        let failed = registry.publish(name, bytes(4, 1)).unwrap_err();
+        assert!(matches!(failed.error(), Error::InvalidName { .. }), "{name:?}");
+    }
+    assert_eq!(registry.ledger().total(), 0);
+}
+
+#[test]
+fn several_sets_are_leased_as_of_one_instant() {
+    const ROUNDS: u8 = 200;
+    let registry = registry();
+    let sets = [0, 1].map(|n| registry.publish(format!("s{n}"), bytes(64, 0)).unwrap());
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let reader = || {
+            while !done.load(Ordering::Relaxed) {
+                let lease = registry.acquire(sets).unwrap();
+                let [a, b] = sets.map(|set| lease.set(set).unwrap());
+                let read = |set: weighbridge::LeasedSet<'_>| set.get("w").unwrap().bytes()[0];
+                // The second is always replaced after the first.
+                assert!(read(a) == read(b) || read(a) == read(b) + 1, "no instant had both");
+                assert!(a.generation() <= lease.number() && b.generation() <= lease.number());
+            }
+        };
+        scope.spawn(reader);
+        scope.spawn(reader);
+        for round in 1..=ROUNDS {
+            for set in sets {
+                registry.replace(set, bytes(64, round)).unwrap();
+            }
+        }
+        done.store(true, Ordering::Relaxed);
+    });
+}
+
+#[test]
+fn adapters_hold_their_base_and_answer_for_no_other() {
+    let registry = registry();
+    let base = registry.publish("tiny", tiny()).unwrap();
+    let other = registry.publish("other", bytes(4, 1)).unwrap();
+    let pirate = registry.publish("pirate", adapter("pirate-v1", base)).unwrap();
+    assert!(matches!(registry.retire(base), Err(Error::Dependants { count: 1, .. })));
+    let failed = registry.replace(base, tiny()).unwrap_err();
+    assert!(matches!(failed.error(), Error::Dependants { count: 1, .. }));
+    drop(failed);
+    registry.acquire([base, pirate]).unwrap();
+    registry.acquire(pirate).unwrap();
+    registry.acquire([other, base, pirate]).unwrap();
+    let Err(Error::WrongBase { adapter: name, .. }) = registry.acquire([other, pirate]) else {
+        panic!("an adapter was leased with a base that is not its own")
+    };
+    assert_eq!(name.name(), "pirate");
+    assert_eq!(registry.ledger().retired, 0, "a refused acquire kept a lease");
+    registry.retire(pirate).unwrap();
+    registry.retire(base).unwrap().reclaimed(SOON).unwrap();
+    // Its base is gone.
+    let failed = registry.publish("late", adapter("robot", base)).unwrap_err();
+    assert!(failed.error().is_not_found(), "{failed}");
+    let unbound = support::fixture("adapters/robot");
+    let unbound = weighbridge::source::PeftAdapter::open(unbound).unwrap();
+    let failed = registry.publish("unbound", unbound).unwrap_err();
+    assert!(matches!(failed.error(), Error::AdapterWithoutBase { .. }));
+}
+
+#[test]
+fn an_adapter_that_was_staged_on_an_older_base_is_checked_again() {
+    let registry = registry();
+    let base = registry.publish("tiny", tiny()).unwrap();
+    let staged = registry.stage(adapter("pirate-v1", base)).unwrap();
+    registry.replace(base, tiny()).unwrap();
+    let pirate = registry.publish_staged("pirate", staged).unwrap();
+    registry.retire(pirate).unwrap();
+    let staged = registry.stage(adapter("pirate-v1", base)).unwrap();
+    registry.replace(base, bytes(4, 1)).unwrap();
+    let failed = registry.publish_staged("pirate", staged).unwrap_err();
+    assert!(matches!(failed.error(), Error::AdapterMismatch { .. }), "{failed}");
+    assert!(failed.into_staged().is_some());
+    assert_eq!(registry.lookup("pirate"), None);
+    assert_eq!(registry.ledger().reserved, 0);
+}
+
+#[test]
+fn a_checkpoint_is_not_replaced_by_an_adapter() {
+    let registry = registry();
+    let base = registry.publish("tiny", tiny()).unwrap();
+    let set = registry.publish("a", bytes(4, 1)).unwrap();
+    let failed = registry.replace(set, adapter("robot", base)).unwrap_err();
+    assert!(matches!(failed.error(), Error::KindMismatch { .. }));
+}
+
+#[test]
+fn the_limit_holds_and_refusals_leave_nothing() {
+    let registry = WeightRegistry::builder().limit_bytes(1000).build().unwrap();
+    let set = registry.publish("a", bytes(512, 1)).unwrap();
+    let failed = registry.replace(set, bytes(512, 2)).unwrap_err();
+    let Error::OverLimit { requested, in_use, limit } = *failed.error() else { panic!("{failed}") };
+    assert_eq!((requested, in_use, limit), (512, 512, 1000));
+    assert!(failed.error().is_out_of_memory());
+    assert_eq!(registry.ledger().total(), 512);
+    // Retired but held counts.
+    let lease = registry.acquire(set).unwrap();
+    let going = registry.retire(set).unwrap();
+    assert!(registry.publish("b", bytes(512, 2)).is_err());
+    assert_eq!(registry.ledger().retired, 512);
+    drop(lease);
+    going.reclaimed(SOON).unwrap();
+    registry.publish("b", bytes(512, 2)).unwrap();
+    assert_eq!((registry.ledger().resident, registry.ledger().peak), (512, 512));
+}
+
+/// A source that fails in the middle of reading.
+struct Broken(InMemory);
+
+impl Source for Broken {
+    fn plan(&self) -> &Plan {
+        self.0.plan()
+    }
+
+    fn read_into(&self, arena: &mut [u8]) -> Result<(), Error> {
+        arena.fill(0xAA);
+        Err(Error::SourceChanged { file: "made up".into(), what: "it broke".into() })
+    }
+}
+
+#[test]
+fn a_load_that_fails_leaves_no_trace() {
+    let registry = registry();
+    let failed = registry.publish("a", Broken(bytes(4096, 1))).unwrap_err();
+    assert!(failed.error().is_malformed() && failed.into_staged().is_none());
+    assert_eq!((registry.ledger().total(), registry.stats().sets), (0, 0));
+    assert_eq!(registry.lookup("a"), None);
+    registry.publish("a", bytes(4, 1)).unwrap();
+}
+
+#[test]
+fn a_load_that_panics_leaves_no_trace() {
+    struct Panics(InMemory);
+    impl Source for Panics {
+        fn plan(&self) -> &Plan {
+            self.0.plan()
+        }
+        fn read_into(&self, _: &mut [u8]) -> Result<(), Error> {
+            panic!("on purpose")
+        }
+    }
+    let registry = registry();
+    let publish = || registry.publish("a", Panics(bytes(4096, 1)));
+    let caught = std::panic::catch_unwind(std::panic::AssertUnwindSafe(publish));
+    assert!(caught.is_err());
+    assert_eq!(registry.ledger().total(), 0);
+    registry.publish("a", bytes(4, 1)).unwrap();
+}
+
+#[test]
+fn a_panicking_request_releases_its_lease_once() {
+    let registry = registry();
+    let set = registry.publish("a", bytes(4, 1)).unwrap();
+    let request = || {
+        let _lease = registry.acquire(set).unwrap();
+        panic!("on purpose");
+    };
+    assert!(std::panic::catch_unwind(std::panic::AssertUnwindSafe(request)).is_err());
+    let going = registry.retire(set).unwrap();
+    assert_eq!(going.leases(), 0);
+    going.drained(SOON).unwrap();
+}
+
+#[test]
+fn a_forgotten_lease_is_counted_and_named() {
+    let registry = registry();
+    let set = registry.publish("a", bytes(4, 1)).unwrap();
+    std::mem::forget(registry.acquire_as("lost", set).unwrap());
+    let going = registry.retire(set).unwrap();
+    assert_eq!((going.leases(), going.holders()[0].label.as_str()), (1, "lost"));
+    assert!(going.drained(Duration::ZERO).is_err());
+    // Other sets do not care.
+    let other = registry.publish("b", bytes(4, 1)).unwrap();
+    registry.retire(other).unwrap().reclaimed(SOON).unwrap();
+}
+
+#[test]
+fn leases_outlive_the_registry_and_free_what_they_held() {
+    let registry = registry();
+    let set = registry.publish("a", bytes(4, 7)).unwrap();
+    let w = registry.weight_handle(set, "w").unwrap();
+    let lease = registry.acquire_as("survivor", set).unwrap();
+    let retired = registry.publish("b", bytes(4, 8)).unwrap();
+    let held = registry.acquire(retired).unwrap();
+    let going = registry.retire(retired).unwrap();
+    drop(registry);
+    assert_eq!(lease.weight(w).unwrap().bytes(), [7; 4]);
+    assert!(!going.is_reclaimed());
+    drop(held);
+    going.reclaimed(Duration::ZERO).unwrap();
+    drop(lease.clone());
+    drop(lease);
+}
+
+#[test]
+fn dropping_the_registry_gives_bytes_back_while_pooled_threads_live_on() {
+    const THREADS: usize = 32;
+    let registry = Arc::new(registry());
+    let set = registry.publish("a", bytes(1 << 20, 1)).unwrap();
+    let (ready, wait_ready) = mpsc::channel();
+    let (go, release): (Vec<_>, Vec<_>) = (0..THREADS).map(|_| mpsc::channel::<()>()).unzip();
+    let threads: Vec<_> = release
+        .into_iter()
+        .map(|release| {
+            let (registry, ready) = (Arc::clone(&registry), ready.clone());
+            std::thread::spawn(move || {
+                // The thread becomes a participant of the registry's epochs and stays alive.
+                drop(registry.acquire(set).unwrap());
+                drop(registry);
+                ready.send(()).unwrap();
+                let _ = release.recv();
+            })
+        })
+        .collect();
+    for _ in 0..THREADS {
+        wait_ready.recv().unwrap();
+    }
+    let replaced = registry.replace(set, bytes(1 << 20, 2)).unwrap();
+    replaced.previous.reclaimed(SOON).unwrap();
+    let lease = registry.acquire(set).unwrap();
+    let registry = Arc::into_inner(registry).expect("all threads gave theirs back");
+    let going = registry.publish("b", bytes(1 << 20, 3)).and_then(|b| Ok(registry.retire(b)?));
+    let going = going.unwrap();
+    drop(registry);
+    going.reclaimed(Duration::ZERO).expect("dropping the registry waits for its reclaimer");
+    drop(lease);
+    drop(go);
+    for thread in threads {
+        thread.join().unwrap();
+    }
+}
+
+#[test]
+fn scopes_repeat_their_reads_and_say_when_they_are_out_of_date() {
+    let registry = registry();
+    let set = registry.publish("a", bytes(4, 1)).unwrap();
+    let reader = registry.reader();
+    let mut scope = reader.scope();
+    let first = scope.get(set).unwrap().generation();
+    let replaced = registry.replace(set, bytes(4, 2)).unwrap();
+    replaced.previous.reclaimed(SOON).expect("bytes must not wait for an open scope");
+    assert_eq!(scope.get(set).unwrap().generation(), first);
+    assert!(matches!(scope.acquire(set), Err(Error::Superseded { .. })));
+    scope.refresh();
+    assert!(scope.get(set).unwrap().generation() > first);
+    let lease = scope.acquire(set).unwrap();
+    assert_eq!(lease.set(set).unwrap().get("w").unwrap().bytes(), [2; 4]);
+}
+
+#[test]
+fn the_catalog_is_a_picture_at_one_commit_and_holds_no_bytes() {
+    let registry = registry();
+    let empty = registry.catalog();
+    assert!(empty.entries().is_empty());
+    let base = registry.publish("tiny", tiny()).unwrap();
+    let pirate = registry.publish("pirate", adapter("pirate-v1", base)).unwrap();
+    let catalog = registry.catalog();
+    assert_eq!(catalog.number().number(), registry.stats().commits);
+    let names: Vec<_> = catalog.entries().iter().map(|entry| entry.name.to_string()).collect();
+    assert_eq!(names, ["pirate", "tiny"]);
+    let entry = catalog.get("pirate").unwrap();
+    assert_eq!((entry.handle, entry.base, entry.tensors), (pirate, Some(base), 16));
+    assert!(Arc::ptr_eq(&catalog, &registry.catalog()), "taken again though nothing changed");
+    registry.retire(pirate).unwrap().reclaimed(SOON).unwrap();
+    registry.retire(base).unwrap().reclaimed(SOON).unwrap();
+    assert_eq!(registry.ledger().total(), 0);
+    assert!(catalog.get("pirate").is_some(), "an old picture stays what it was");
+    assert!(registry.catalog().entries().is_empty());
+}
+
+#[test]
+fn adapters_with_the_same_tensors_share_one_layout() {
+    let registry = registry();
+    let base = registry.publish("tiny", tiny()).unwrap();
+    for name in ["pirate-v1", "pirate-v2", "shout"] {
+        registry.publish(name, adapter(name, base)).unwrap();
+    }
+    assert_eq!(registry.stats().layouts, 2);
+    registry.publish("robot", adapter("robot", base)).unwrap();
+    assert_eq!(registry.stats().layouts, 3);
+}
+
+#[test]
+fn cache_keys_follow_contents_not_names_or_numbers() {
+    let (one, other) = (registry(), registry());
+    let key = |registry: &WeightRegistry, sets: &[SetHandle]| {
+        registry.acquire(sets).unwrap().cache_key()
+    };
+    let a = one.publish("a", bytes(4, 1)).unwrap();
+    let b = other.publish("b", bytes(4, 1)).unwrap();
+    assert_eq!(key(&one, &[a]), key(&other, &[b]));
+    let before = key(&one, &[a]);
+    one.replace(a, bytes(4, 2)).unwrap();
+    assert_ne!(key(&one, &[a]), before, "new bytes under an old key");
+    one.replace(a, bytes(4, 1)).unwrap();
+    assert_eq!(key(&one, &[a]), before, "the same bytes again");
+    let c = one.publish("c", bytes(4, 1)).unwrap();
+    assert_ne!(key(&one, &[a, c]), before);
+    one.replace(a, bytes(4, 1).declared("r1")).unwrap();
+    assert_ne!(key(&one, &[a]), before);
+}
+
+#[test]
+fn generation_numbers_are_monotone_over_the_registry() {
+    let registry = registry();
+    let mut last: Option<Generation> = None;
+    for name in ["a", "b", "a2"] {
+        let set = registry.publish(name, bytes(4, 1)).unwrap();
+        let lease = registry.acquire(set).unwrap();
+        let now = lease.set(set).unwrap().generation();
+        assert!(last < Some(now));
+        assert_eq!(lease.number(), now);
+        last = Some(now);
+    }
+}
+
+#[test]
+fn a_set_that_is_retired_before_publish_returns_leaves_no_name() {
+    // Somebody who iterates can learn a handle before publish returns. Whoever comes last, the name
+    // ends up free.
+    let registry = registry();
+    std::thread::scope(|scope| {
+        let (found, hunt) = mpsc::channel::<()>();
+        let registry = &registry;
+        scope.spawn(move || {
+            let mut hunted = 0;
+            while hunted < 200 {
+                let catalog = registry.catalog();
+                for entry in catalog.entries() {
+                    if registry.retire(entry.handle).is_ok() {
+                        hunted += 1;
+                        let _ = found.send(());
+                    }
+                }
+            }
+        });
+        for _ in 0..200 {
+            registry.publish("prey", bytes(4, 1)).unwrap();
+            hunt.recv().unwrap();
+            while registry.lookup("prey").is_some() {
+                std::thread::yield_now();
+            }
+        }
+    });
+    assert_eq!((registry.stats().sets, registry.lookup("prey")), (0, None));
+}
+
+#[test]
+fn types_travel_as_documented() {
+    fn all<T: Send + Sync + 'static>() {}
+    all::<WeightRegistry>();
+    all::<weighbridge::Lease>();
+    all::<weighbridge::Staged>();
+    all::<weighbridge::Retirement>();
+    all::<weighbridge::Catalog>();
+    all::<weighbridge::PublishError>();
+    fn copies<T: Copy + Send + Sync + 'static>() {}
+    copies::<SetHandle>();
+    copies::<weighbridge::WeightHandle>();
+}
