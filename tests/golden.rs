@@ -22,19 +22,31 @@ fn check(model: &str, version: Option<&str>) {
     let dir = fixture(model);
     let expected = Expected::beside(&dir).expect("fixtures/expected.json");
     let registry = registry();
-    let base = registry.publish("base", Checkpoint::open(&dir).unwrap()).unwrap();
+    let base = registry
+        .publish("base", Checkpoint::open(&dir).unwrap())
+        .unwrap();
     let set = version.map(|name| registry.publish(name, adapter(name, base)).unwrap());
     let model = Model::resolve(&registry, base, Config::read(&dir).unwrap()).unwrap();
     let cases = expected.cases(version).expect("cases for this version");
     assert_eq!(cases.len(), expected.prompts.len());
     for (prompt, ids, logits) in cases {
-        let Expected { prompts, max_new, .. } = &expected;
+        let Expected {
+            prompts, max_new, ..
+        } = &expected;
         let asked = &prompts[prompt].ids;
         let answer = worker::serve(&registry, &model, base, set, asked, *max_new).unwrap();
         assert_eq!(answer.ids, ids, "{version:?}: {}", prompts[prompt].text);
-        let worst = answer.logits.iter().zip(&logits).map(|(a, b)| (a - b).abs());
+        let worst = answer
+            .logits
+            .iter()
+            .zip(&logits)
+            .map(|(a, b)| (a - b).abs());
         let worst = worst.fold(0.0, f32::max);
-        assert!(worst <= TOLERANCE, "{version:?}: {}: off by {worst}", prompts[prompt].text);
+        assert!(
+            worst <= TOLERANCE,
+            "{version:?}: {}: off by {worst}",
+            prompts[prompt].text
+        );
         assert_eq!(answer.logits.len(), logits.len());
         assert_eq!(answer.generation.is_some(), set.is_some());
     }

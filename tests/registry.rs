@@ -39,9 +39,15 @@ fn a_wait_that_times_out_names_who_is_in_the_way() {
     let going = registry.retire(set).unwrap();
     let error = going.drained(Duration::ZERO).unwrap_err();
     assert!(error.is_timeout());
-    let Error::NotDrained(holdup) = error else { panic!("{error}") };
+    let Error::NotDrained(holdup) = error else {
+        panic!("{error}")
+    };
     assert_eq!(holdup.leases, 3);
-    let labels: Vec<_> = holdup.holders.iter().map(|holder| holder.label.as_str()).collect();
+    let labels: Vec<_> = holdup
+        .holders
+        .iter()
+        .map(|holder| holder.label.as_str())
+        .collect();
     assert_eq!(labels, ["request-42", "request-42"]);
     let text = holdup.to_string();
     for part in ["tenant-7/code", "generation 1", "request-42", "1 more"] {
@@ -88,15 +94,25 @@ fn a_retired_name_is_free_and_its_handles_are_stale_for_ever() {
     let w = registry.weight_handle(first, "w").unwrap();
     registry.retire(first).unwrap();
     assert_eq!(registry.lookup("a"), None);
-    assert!(matches!(registry.acquire(first), Err(Error::StaleHandle { handle }) if handle == first));
+    assert!(
+        matches!(registry.acquire(first), Err(Error::StaleHandle { handle }) if handle == first)
+    );
     let second = registry.publish("a", bytes(4, 2)).unwrap();
     assert_ne!(first, second);
     assert_eq!(registry.lookup("a"), Some(second));
     assert!(registry.acquire(first).unwrap_err().is_not_found());
     assert!(registry.retire(first).unwrap_err().is_not_found());
-    assert!(registry.weight_handle(first, "w").unwrap_err().is_not_found());
+    assert!(
+        registry
+            .weight_handle(first, "w")
+            .unwrap_err()
+            .is_not_found()
+    );
     let lease = registry.acquire(second).unwrap();
-    assert!(lease.weight(w).unwrap_err().is_misuse(), "a stale weight handle read something");
+    assert!(
+        lease.weight(w).unwrap_err().is_misuse(),
+        "a stale weight handle read something"
+    );
 }
 
 #[test]
@@ -104,8 +120,14 @@ fn handles_of_another_registry_are_refused() {
     let (one, other) = (registry(), registry());
     let set = one.publish("a", bytes(4, 1)).unwrap();
     other.publish("a", bytes(4, 2)).unwrap();
-    assert!(matches!(other.acquire(set), Err(Error::WrongRegistry { .. })));
-    assert!(matches!(other.retire(set), Err(Error::WrongRegistry { .. })));
+    assert!(matches!(
+        other.acquire(set),
+        Err(Error::WrongRegistry { .. })
+    ));
+    assert!(matches!(
+        other.retire(set),
+        Err(Error::WrongRegistry { .. })
+    ));
     assert!(other.scope(|scope| scope.get(set).is_err()));
 }
 
@@ -133,8 +155,12 @@ fn ordinals_survive_swaps_that_add_and_drop_tensors() {
     for (handle, byte) in handles.into_iter().zip([b"b", b"d"]) {
         assert_eq!(lease.weight(handle).unwrap().bytes(), byte);
     }
-    let names: Vec<_> =
-        lease.set(set).unwrap().iter().map(|weight| weight.unwrap().name().to_owned()).collect();
+    let names: Vec<_> = lease
+        .set(set)
+        .unwrap()
+        .iter()
+        .map(|weight| weight.unwrap().name().to_owned())
+        .collect();
     assert_eq!(names, ["b", "d", "a", "c"], "by ordinal");
 }
 
@@ -142,8 +168,16 @@ fn ordinals_survive_swaps_that_add_and_drop_tensors() {
 fn compare_and_swap_on_generations() {
     let registry = registry();
     let set = registry.publish("a", bytes(4, 1)).unwrap();
-    let first = registry.acquire(set).unwrap().set(set).unwrap().generation();
-    let second = registry.replace_if(set, first, bytes(4, 2)).unwrap().generation;
+    let first = registry
+        .acquire(set)
+        .unwrap()
+        .set(set)
+        .unwrap()
+        .generation();
+    let second = registry
+        .replace_if(set, first, bytes(4, 2))
+        .unwrap()
+        .generation;
     let failed = registry.replace_if(set, first, bytes(4, 3)).unwrap_err();
     assert!(matches!(
         *failed.error(),
@@ -151,9 +185,25 @@ fn compare_and_swap_on_generations() {
     ));
     let staged = failed.into_staged().expect("the staged set comes back");
     assert_eq!(registry.ledger().reserved, staged.bytes());
-    assert!(matches!(registry.retire_if(set, first), Err(Error::Conflict { .. })));
-    let third = registry.replace_staged_if(set, second, staged).unwrap().generation;
-    assert_eq!(registry.acquire(set).unwrap().set(set).unwrap().get("w").unwrap().bytes(), [3; 4]);
+    assert!(matches!(
+        registry.retire_if(set, first),
+        Err(Error::Conflict { .. })
+    ));
+    let third = registry
+        .replace_staged_if(set, second, staged)
+        .unwrap()
+        .generation;
+    assert_eq!(
+        registry
+            .acquire(set)
+            .unwrap()
+            .set(set)
+            .unwrap()
+            .get("w")
+            .unwrap()
+            .bytes(),
+        [3; 4]
+    );
     registry.retire_if(set, third).unwrap();
 }
 
@@ -165,7 +215,10 @@ fn a_name_conflict_prints_both_sides_and_returns_what_was_staged() {
     let identity = staged.identity().to_string();
     let failed = registry.publish_staged("a", staged).unwrap_err();
     let text = failed.to_string();
-    assert!(text.contains(&identity) && text.contains("generation 1"), "{text}");
+    assert!(
+        text.contains(&identity) && text.contains("generation 1"),
+        "{text}"
+    );
     assert!(failed.error().is_conflict());
     let staged = failed.into_staged().expect("the staged set comes back");
     registry.publish_staged("b", staged).unwrap();
@@ -178,7 +231,10 @@ fn illegal_names_are_refused() {
     let registry = registry();
     for name in ["", "a\nb", &"x".repeat(513)] {
         let failed = registry.publish(name, bytes(4, 1)).unwrap_err();
-        assert!(matches!(failed.error(), Error::InvalidName { .. }), "{name:?}");
+        assert!(
+            matches!(failed.error(), Error::InvalidName { .. }),
+            "{name:?}"
+        );
     }
     assert_eq!(registry.ledger().total(), 0);
 }
@@ -196,7 +252,10 @@ fn several_sets_are_leased_as_of_one_instant() {
                 let [a, b] = sets.map(|set| lease.set(set).unwrap());
                 let read = |set: weighbridge::LeasedSet<'_>| set.get("w").unwrap().bytes()[0];
                 // The second is always replaced after the first.
-                assert!(read(a) == read(b) || read(a) == read(b) + 1, "no instant had both");
+                assert!(
+                    read(a) == read(b) || read(a) == read(b) + 1,
+                    "no instant had both"
+                );
                 assert!(a.generation() <= lease.number() && b.generation() <= lease.number());
             }
         };
@@ -216,8 +275,13 @@ fn adapters_hold_their_base_and_answer_for_no_other() {
     let registry = registry();
     let base = registry.publish("tiny", tiny()).unwrap();
     let other = registry.publish("other", bytes(4, 1)).unwrap();
-    let pirate = registry.publish("pirate", adapter("pirate-v1", base)).unwrap();
-    assert!(matches!(registry.retire(base), Err(Error::Dependants { count: 1, .. })));
+    let pirate = registry
+        .publish("pirate", adapter("pirate-v1", base))
+        .unwrap();
+    assert!(matches!(
+        registry.retire(base),
+        Err(Error::Dependants { count: 1, .. })
+    ));
     let failed = registry.replace(base, tiny()).unwrap_err();
     assert!(matches!(failed.error(), Error::Dependants { count: 1, .. }));
     drop(failed);
@@ -228,11 +292,17 @@ fn adapters_hold_their_base_and_answer_for_no_other() {
         panic!("an adapter was leased with a base that is not its own")
     };
     assert_eq!(name.name(), "pirate");
-    assert_eq!(registry.ledger().retired, 0, "a refused acquire kept a lease");
+    assert_eq!(
+        registry.ledger().retired,
+        0,
+        "a refused acquire kept a lease"
+    );
     registry.retire(pirate).unwrap();
     registry.retire(base).unwrap().reclaimed(SOON).unwrap();
     // Its base is gone.
-    let failed = registry.publish("late", adapter("robot", base)).unwrap_err();
+    let failed = registry
+        .publish("late", adapter("robot", base))
+        .unwrap_err();
     assert!(failed.error().is_not_found(), "{failed}");
     let unbound = support::fixture("adapters/robot");
     let unbound = weighbridge::source::PeftAdapter::open(unbound).unwrap();
@@ -251,7 +321,10 @@ fn an_adapter_that_was_staged_on_an_older_base_is_checked_again() {
     let staged = registry.stage(adapter("pirate-v1", base)).unwrap();
     registry.replace(base, bytes(4, 1)).unwrap();
     let failed = registry.publish_staged("pirate", staged).unwrap_err();
-    assert!(matches!(failed.error(), Error::AdapterMismatch { .. }), "{failed}");
+    assert!(
+        matches!(failed.error(), Error::AdapterMismatch { .. }),
+        "{failed}"
+    );
     assert!(failed.into_staged().is_some());
     assert_eq!(registry.lookup("pirate"), None);
     assert_eq!(registry.ledger().reserved, 0);
@@ -271,7 +344,14 @@ fn the_limit_holds_and_refusals_leave_nothing() {
     let registry = WeightRegistry::builder().limit_bytes(1000).build().unwrap();
     let set = registry.publish("a", bytes(512, 1)).unwrap();
     let failed = registry.replace(set, bytes(512, 2)).unwrap_err();
-    let Error::OverLimit { requested, in_use, limit } = *failed.error() else { panic!("{failed}") };
+    let Error::OverLimit {
+        requested,
+        in_use,
+        limit,
+    } = *failed.error()
+    else {
+        panic!("{failed}")
+    };
     assert_eq!((requested, in_use, limit), (512, 512, 1000));
     assert!(failed.error().is_out_of_memory());
     assert_eq!(registry.ledger().total(), 512);
@@ -283,7 +363,10 @@ fn the_limit_holds_and_refusals_leave_nothing() {
     drop(lease);
     going.reclaimed(SOON).unwrap();
     registry.publish("b", bytes(512, 2)).unwrap();
-    assert_eq!((registry.ledger().resident, registry.ledger().peak), (512, 512));
+    assert_eq!(
+        (registry.ledger().resident, registry.ledger().peak),
+        (512, 512)
+    );
 }
 
 /// A source that fails in the middle of reading.
@@ -296,7 +379,10 @@ impl Source for Broken {
 
     fn read_into(&self, arena: &mut [u8]) -> Result<(), Error> {
         arena.fill(0xAA);
-        Err(Error::SourceChanged { file: "made up".into(), what: "it broke".into() })
+        Err(Error::SourceChanged {
+            file: "made up".into(),
+            what: "it broke".into(),
+        })
     }
 }
 
@@ -349,7 +435,10 @@ fn a_forgotten_lease_is_counted_and_named() {
     let set = registry.publish("a", bytes(4, 1)).unwrap();
     std::mem::forget(registry.acquire_as("lost", set).unwrap());
     let going = registry.retire(set).unwrap();
-    assert_eq!((going.leases(), going.holders()[0].label.as_str()), (1, "lost"));
+    assert_eq!(
+        (going.leases(), going.holders()[0].label.as_str()),
+        (1, "lost")
+    );
     assert!(going.drained(Duration::ZERO).is_err());
     // Other sets do not care.
     let other = registry.publish("b", bytes(4, 1)).unwrap();
@@ -401,10 +490,14 @@ fn dropping_the_registry_gives_bytes_back_while_pooled_threads_live_on() {
     replaced.previous.reclaimed(SOON).unwrap();
     let lease = registry.acquire(set).unwrap();
     let registry = Arc::into_inner(registry).expect("all threads gave theirs back");
-    let going = registry.publish("b", bytes(1 << 20, 3)).and_then(|b| Ok(registry.retire(b)?));
+    let going = registry
+        .publish("b", bytes(1 << 20, 3))
+        .and_then(|b| Ok(registry.retire(b)?));
     let going = going.unwrap();
     drop(registry);
-    going.reclaimed(Duration::ZERO).expect("dropping the registry waits for its reclaimer");
+    going
+        .reclaimed(Duration::ZERO)
+        .expect("dropping the registry waits for its reclaimer");
     drop(lease);
     drop(go);
     for thread in threads {
@@ -420,7 +513,10 @@ fn scopes_repeat_their_reads_and_say_when_they_are_out_of_date() {
     let mut scope = reader.scope();
     let first = scope.get(set).unwrap().generation();
     let replaced = registry.replace(set, bytes(4, 2)).unwrap();
-    replaced.previous.reclaimed(SOON).expect("bytes must not wait for an open scope");
+    replaced
+        .previous
+        .reclaimed(SOON)
+        .expect("bytes must not wait for an open scope");
     assert_eq!(scope.get(set).unwrap().generation(), first);
     assert!(matches!(scope.acquire(set), Err(Error::Superseded { .. })));
     scope.refresh();
@@ -435,18 +531,33 @@ fn the_catalog_is_a_picture_at_one_commit_and_holds_no_bytes() {
     let empty = registry.catalog();
     assert!(empty.entries().is_empty());
     let base = registry.publish("tiny", tiny()).unwrap();
-    let pirate = registry.publish("pirate", adapter("pirate-v1", base)).unwrap();
+    let pirate = registry
+        .publish("pirate", adapter("pirate-v1", base))
+        .unwrap();
     let catalog = registry.catalog();
     assert_eq!(catalog.number().number(), registry.stats().commits);
-    let names: Vec<_> = catalog.entries().iter().map(|entry| entry.name.to_string()).collect();
+    let names: Vec<_> = catalog
+        .entries()
+        .iter()
+        .map(|entry| entry.name.to_string())
+        .collect();
     assert_eq!(names, ["pirate", "tiny"]);
     let entry = catalog.get("pirate").unwrap();
-    assert_eq!((entry.handle, entry.base, entry.tensors), (pirate, Some(base), 16));
-    assert!(Arc::ptr_eq(&catalog, &registry.catalog()), "taken again though nothing changed");
+    assert_eq!(
+        (entry.handle, entry.base, entry.tensors),
+        (pirate, Some(base), 16)
+    );
+    assert!(
+        Arc::ptr_eq(&catalog, &registry.catalog()),
+        "taken again though nothing changed"
+    );
     registry.retire(pirate).unwrap().reclaimed(SOON).unwrap();
     registry.retire(base).unwrap().reclaimed(SOON).unwrap();
     assert_eq!(registry.ledger().total(), 0);
-    assert!(catalog.get("pirate").is_some(), "an old picture stays what it was");
+    assert!(
+        catalog.get("pirate").is_some(),
+        "an old picture stays what it was"
+    );
     assert!(registry.catalog().entries().is_empty());
 }
 
@@ -465,9 +576,8 @@ fn adapters_with_the_same_tensors_share_one_layout() {
 #[test]
 fn cache_keys_follow_contents_not_names_or_numbers() {
     let (one, other) = (registry(), registry());
-    let key = |registry: &WeightRegistry, sets: &[SetHandle]| {
-        registry.acquire(sets).unwrap().cache_key()
-    };
+    let key =
+        |registry: &WeightRegistry, sets: &[SetHandle]| registry.acquire(sets).unwrap().cache_key();
     let a = one.publish("a", bytes(4, 1)).unwrap();
     let b = other.publish("b", bytes(4, 1)).unwrap();
     assert_eq!(key(&one, &[a]), key(&other, &[b]));

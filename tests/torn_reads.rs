@@ -17,9 +17,7 @@ use llama::{Access, Config, Model};
 use oracle::{Expected, Oracle, Verdict};
 use support::{adapter, fixture, registry};
 use weighbridge::source::{Checkpoint, InMemory};
-use weighbridge::{
-    AdapterModule, Dtype, Error, SetHandle, Weight, WeightHandle, WeightRegistry,
-};
+use weighbridge::{AdapterModule, Dtype, Error, SetHandle, Weight, WeightHandle, WeightRegistry};
 use worker::{Answer, Request};
 
 const PIRATES: [&str; 2] = ["pirate-v1", "pirate-v2"];
@@ -36,20 +34,35 @@ struct Scene {
 fn scene() -> Scene {
     let dir = fixture("tiny-llama");
     let registry = registry();
-    let base = registry.publish("base", Checkpoint::open(&dir).unwrap()).unwrap();
+    let base = registry
+        .publish("base", Checkpoint::open(&dir).unwrap())
+        .unwrap();
     let model = Model::resolve(&registry, base, Config::read(&dir).unwrap()).unwrap();
     let expected = Expected::beside(&dir).unwrap();
     let mut oracle = Oracle::default();
     oracle.version("base", None);
     for name in PIRATES {
-        let identity = registry.stage(adapter(name, base)).unwrap().identity().clone();
+        let identity = registry
+            .stage(adapter(name, base))
+            .unwrap()
+            .identity()
+            .clone();
         let version = oracle.version(name, Some(identity));
         for (prompt, ids, logits) in expected.cases(Some(name)).unwrap() {
             oracle.case(version, prompt, ids, logits);
         }
     }
-    let pirate = registry.publish("pirate", adapter(PIRATES[0], base)).unwrap();
-    Scene { registry, model, expected, oracle, base, pirate }
+    let pirate = registry
+        .publish("pirate", adapter(PIRATES[0], base))
+        .unwrap();
+    Scene {
+        registry,
+        model,
+        expected,
+        oracle,
+        base,
+        pirate,
+    }
 }
 
 impl Scene {
@@ -69,7 +82,15 @@ impl Scene {
         let ids = &self.expected.prompts[prompt].ids;
         let max_new = self.expected.max_new;
         let (ids, logits) = worker::answer(&self.model, &mut access, ids, max_new).unwrap();
-        self.oracle.judge(prompt, &Answer { ids, logits, adapter, generation })
+        self.oracle.judge(
+            prompt,
+            &Answer {
+                ids,
+                logits,
+                adapter,
+                generation,
+            },
+        )
     }
 }
 
@@ -110,7 +131,13 @@ fn mixed_reads(at: usize, acquires_per_layer: bool) -> usize {
     let prompts = 0..scene.expected.prompts.len();
     let mixed = prompts.filter(|&prompt| {
         let (leased, request) = (scene.admit(), scene.admit());
-        let swapped = Swapped { scene: &scene, request, at, swaps: prompt, acquires_per_layer };
+        let swapped = Swapped {
+            scene: &scene,
+            request,
+            at,
+            swaps: prompt,
+            acquires_per_layer,
+        };
         scene.judge(prompt, &leased, swapped) != Verdict::Match
     });
     mixed.count()
@@ -133,7 +160,9 @@ fn a_new_acquire_per_layer_is_reported_for_every_prompt() {
 /// An adapter like v1, with one tensor of v2. `foreign`: which module's.
 fn frankenstein(scene: &Scene, foreign: usize) -> InMemory {
     let registry = registry();
-    let base = registry.publish("base", Checkpoint::open(fixture("tiny-llama")).unwrap()).unwrap();
+    let base = registry
+        .publish("base", Checkpoint::open(fixture("tiny-llama")).unwrap())
+        .unwrap();
     let leases = PIRATES.map(|name| {
         let set = registry.publish(name, adapter(name, base)).unwrap();
         (set, registry.acquire(set).unwrap())
@@ -142,12 +171,18 @@ fn frankenstein(scene: &Scene, foreign: usize) -> InMemory {
     let mut made = InMemory::new();
     for index in 0..view(0).len() {
         let own = view(0).module(index).unwrap();
-        let b = if index == foreign { view(1).module(index).unwrap().b } else { own.b };
+        let b = if index == foreign {
+            view(1).module(index).unwrap().b
+        } else {
+            own.b
+        };
         let matrix = |weight: Weight<'_>| {
             let shape: [usize; 2] = weight.shape().try_into().unwrap();
             (shape, weight.bytes().to_vec())
         };
-        made = made.lora(own.module, Dtype::F32, matrix(own.a), matrix(b), own.alpha).unwrap();
+        made = made
+            .lora(own.module, Dtype::F32, matrix(own.a), matrix(b), own.alpha)
+            .unwrap();
     }
     made.on(scene.base)
 }
@@ -156,7 +191,10 @@ fn frankenstein(scene: &Scene, foreign: usize) -> InMemory {
 fn one_tensor_of_v2_in_v1_is_reported_for_every_prompt() {
     let scene = scene();
     for foreign in 0..8 {
-        let torn = scene.registry.publish("torn", frankenstein(&scene, foreign)).unwrap();
+        let torn = scene
+            .registry
+            .publish("torn", frankenstein(&scene, foreign))
+            .unwrap();
         for prompt in 0..scene.expected.prompts.len() {
             // The request believes it was served by v1.
             let leased = scene.admit();
@@ -180,5 +218,8 @@ fn an_answer_of_the_other_generation_is_reported() {
     let Verdict::Mixed { leased, answers_of } = scene.judge(0, &old, scene.admit()) else {
         panic!("an answer of v2 passed for v1")
     };
-    assert_eq!((leased, answers_of), ("pirate-v1".to_owned(), vec!["pirate-v2".to_owned()]));
+    assert_eq!(
+        (leased, answers_of),
+        ("pirate-v1".to_owned(), vec!["pirate-v2".to_owned()])
+    );
 }

@@ -12,7 +12,9 @@ pub const SOON: Duration = Duration::from_secs(60);
 
 /// A file or directory in `fixtures/`.
 pub fn fixture(path: &str) -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("fixtures").join(path)
+    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+        .join("fixtures")
+        .join(path)
 }
 
 pub fn tiny() -> Checkpoint {
@@ -20,14 +22,21 @@ pub fn tiny() -> Checkpoint {
 }
 
 pub fn adapter(name: &str, base: SetHandle) -> PeftAdapter {
-    PeftAdapter::open(fixture("adapters").join(name)).expect("the fixture").on(base)
+    PeftAdapter::open(fixture("adapters").join(name))
+        .expect("the fixture")
+        .on(base)
 }
 
 /// A set of one tensor, `w`, of `len` bytes `fill`.
 pub fn bytes(len: usize, fill: u8) -> InMemory {
-    InMemory::new().tensor("w", Dtype::U8, [len], vec![fill; len]).expect("a legal tensor")
+    InMemory::new()
+        .tensor("w", Dtype::U8, [len], vec![fill; len])
+        .expect("a legal tensor")
 }
 
 pub fn registry() -> WeightRegistry {
-    WeightRegistry::builder().limit_bytes(64 << 20).build().expect("a registry")
+    WeightRegistry::builder()
+        .limit_bytes(64 << 20)
+        .build()
+        .expect("a registry")
 }
