@@ -80,12 +80,12 @@ impl<K: Eq + std::hash::Hash + Clone> Peers<K> {
         let hasher = Hasher::default();
         let entry: Entry = Arc::new(vec![0; 16]);
         let map: Map<K, Entry> = {
-            let mut map = Map::with_hasher(hasher);
+            let mut map = Map::with_hasher(hasher.clone());
             map.extend(keys.map(|key| (key, Arc::new(entry.to_vec()))));
             map
         };
-        let dashmap = dashmap::DashMap::with_hasher(hasher);
-        let papaya = papaya::HashMap::with_hasher(hasher);
+        let dashmap = dashmap::DashMap::with_hasher(hasher.clone());
+        let papaya = papaya::HashMap::with_hasher(hasher.clone());
         for (key, value) in &map {
             dashmap.insert(key.clone(), Arc::clone(value));
             papaya.pin().insert(key.clone(), Arc::clone(value));

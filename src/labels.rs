@@ -34,7 +34,8 @@ const SEGMENTS: usize = 10;
 #[cfg(weighbridge_loom)]
 const SEGMENTS: usize = 2;
 
-/// Most leases that are labelled at one time.
+/// Most leases that are labelled at one time: 65,472.
+#[cfg(any(test, weighbridge_loom))]
 pub const CAPACITY: u32 = ((1u32 << SEGMENTS) - 1) << FIRST_BITS;
 
 const WRITING: u64 = 1;
@@ -115,8 +116,7 @@ impl Labels {
         }
     }
 
-    /// Enters a lease of the generation `birth` in `slot`. `None`: all [`CAPACITY`] entries are in
-    /// use. Lock-free, except that growing the slab takes a lock.
+    /// Enters a lease of the generation `birth` in `slot`. `None`: all entries are in use. Lock-free, except that growing the slab takes a lock.
     pub fn claim(&self, label: &str, slot: u32, birth: u64, since_ns: u64) -> Option<LabelId> {
         let mut bytes = [0u8; LABEL_CAP];
         let len = cut(label, &mut bytes);

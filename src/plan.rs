@@ -85,7 +85,7 @@ pub fn byte_len(dtype: Dtype, shape: &[usize]) -> Result<u64, String> {
     for &dim in shape {
         bits = bits.checked_mul(dim as u64).ok_or_else(overflow)?;
     }
-    if bits % 8 != 0 {
+    if !bits.is_multiple_of(8) {
         return Err(format!(
             "shape {shape:?} x {dtype} ends within a byte ({bits} bits)"
         ));

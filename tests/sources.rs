@@ -129,7 +129,9 @@ fn content_identities_are_what_they_always_were() {
         .unwrap();
     // The format once more, by hand.
     let mut hasher = blake3::Hasher::new();
-    let number = |hasher: &mut blake3::Hasher, n: u64| drop(hasher.update(&n.to_le_bytes()));
+    let number = |hasher: &mut blake3::Hasher, n: u64| {
+        hasher.update(&n.to_le_bytes());
+    };
     let text = |hasher: &mut blake3::Hasher, t: &str| {
         number(hasher, t.len() as u64);
         hasher.update(t.as_bytes());

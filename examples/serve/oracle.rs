@@ -114,6 +114,9 @@ impl Oracle {
     }
 }
 
+/// A known answer: prompt, ids, first-token logits.
+pub type Foreseen = (usize, Vec<u32>, Vec<f32>);
+
 /// The parts of `expected.json` that are used here.
 pub struct Expected {
     pub prompts: Vec<Prompt>,
@@ -156,7 +159,7 @@ impl Expected {
     }
 
     /// What `version` (a directory name; `None` for the base) answers: per prompt, ids and logits.
-    pub fn cases(&self, version: Option<&str>) -> Option<Vec<(usize, Vec<u32>, Vec<f32>)>> {
+    pub fn cases(&self, version: Option<&str>) -> Option<Vec<Foreseen>> {
         let of_version = |case: &&Value| case["adapter"].as_str() == version;
         let mut found = Vec::new();
         for case in self.json["cases"].as_array()?.iter().filter(of_version) {

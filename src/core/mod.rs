@@ -19,11 +19,12 @@ mod tests;
 
 pub use node::{Hold, Node, StagedNode, Storage};
 pub use picture::{Picture, Shot};
-pub use reclaim::{Errand, Link, Reclaimer};
-pub use spine::{Change, Expect, Refusal, Sight, Spine};
-pub use state::{Dead, StateWord};
+pub use reclaim::Reclaimer;
+pub use spine::{Change, Expect, Refusal, Spine};
 pub use view::{Holds, Miss, View};
-pub use vitals::{TimedOut, Vitals};
+pub use vitals::Vitals;
+#[cfg(any(test, weighbridge_loom))]
+pub use {spine::Sight, state::StateWord, vitals::TimedOut};
 
 /// A slot and the tag of one of its tenants.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

@@ -194,8 +194,7 @@ impl<M: Send + Sync + 'static, S: Storage> Spine<M, S> {
 
     /// W3. Also notes what each change supersedes.
     fn check(&self, changes: &mut [Change<M, S>]) -> Result<(), Refusal> {
-        for index in 0..changes.len() {
-            let change = &mut changes[index];
+        for (index, change) in changes.iter_mut().enumerate() {
             // E11: Relaxed: slots are only written under the lock that we hold.
             let current = self
                 .slots
@@ -293,7 +292,8 @@ impl<M: Send + Sync + 'static, S: Storage> Spine<M, S> {
         }
     }
 
-    /// How many living sets are bound to the set in this slot.
+    /// How many living sets are bound to the set in this slot. For tests and models.
+    #[cfg(any(test, weighbridge_loom))]
     pub fn dependants(&self, key: Key) -> u32 {
         let _lock = self.commit.lock(); // E11
         // E11: Relaxed: under the lock.

@@ -63,7 +63,7 @@ impl Shared {
                 age: now.saturating_sub(Duration::from_nanos(entry.since_ns)),
             })
             .collect();
-        holders.sort_by(|a, b| b.age.cmp(&a.age));
+        holders.sort_by_key(|holder| std::cmp::Reverse(holder.age));
         holders
     }
 }

@@ -39,11 +39,6 @@ mod real {
             self.0.remove_if(key, |_, value| matches(value)).is_some()
         }
 
-        /// What is there.
-        pub fn get(&self, key: &K) -> Option<V> {
-            self.0.get(key).map(|value| value.clone())
-        }
-
         /// How many.
         pub fn len(&self) -> usize {
             self.0.len()
@@ -93,11 +88,6 @@ mod mock {
             } else {
                 false
             }
-        }
-
-        /// What is there.
-        pub fn get(&self, key: &K) -> Option<V> {
-            self.0.lock().get(key).cloned()
         }
 
         /// How many.
