@@ -203,7 +203,7 @@ fn shift(
         let workers: Vec<_> = (0..options.threads)
             .map(|number| {
                 let bell = bell.clone();
-                scope.spawn(move || work(job, number).inspect_err(|_| drop(bell.send(()))))
+                scope.spawn(move || work(job, number).inspect_err(|_| ring(&bell)))
             })
             .collect();
         let mut watch = |until: Duration, phase| {
@@ -220,11 +220,7 @@ fn shift(
         job.swapping.store(true, Ordering::Relaxed);
         let hands = {
             let bell = bell.clone();
-            scope.spawn(move || {
-                operator
-                    .work(&job.stop, deeds)
-                    .inspect_err(|_| drop(bell.send(())))
-            })
+            scope.spawn(move || operator.work(&job.stop, deeds).inspect_err(|_| ring(&bell)))
         };
         watch(options.time, "swapping");
         job.stop.store(true, Ordering::Relaxed);
@@ -237,6 +233,11 @@ fn shift(
         }
         Ok((idle, busy))
     })
+}
+
+/// Nobody listens any more once the shift is over.
+fn ring(bell: &mpsc::Sender<()>) {
+    let _ = bell.send(());
 }
 
 /// From a tenth of a nanosecond to ten seconds, three digits.

@@ -20,11 +20,11 @@ mod tests;
 pub use node::{Hold, Node, StagedNode, Storage};
 pub use picture::{Picture, Shot};
 pub use reclaim::Reclaimer;
+#[cfg(any(test, weighbridge_loom))]
+pub use spine::Sight;
 pub use spine::{Change, Expect, Refusal, Spine};
 pub use view::{Holds, Miss, View};
 pub use vitals::Vitals;
-#[cfg(any(test, weighbridge_loom))]
-pub use {spine::Sight, state::StateWord, vitals::TimedOut};
 
 /// A slot and the tag of one of its tenants.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

@@ -47,8 +47,24 @@ pub(super) fn view<'s>(registry: u32, alive: &Arc<()>, spine: &'s Spine) -> View
     }
 }
 
-/// How many registries the calling thread is a participant of.
-#[cfg(test)]
-pub(super) fn known() -> usize {
-    HERE.with(|here| here.borrow().len())
+#[cfg(all(test, not(weighbridge_loom)))]
+mod tests {
+    use super::HERE;
+    use crate::WeightRegistry;
+
+    #[test]
+    fn participants_of_dropped_registries_are_pruned() {
+        let known = || HERE.with(|here| here.borrow().len());
+        std::thread::spawn(move || {
+            let first = WeightRegistry::builder().build().unwrap();
+            first.scope(|_| ());
+            first.scope(|_| ());
+            assert_eq!(known(), 1);
+            drop(first);
+            let second = WeightRegistry::builder().build().unwrap();
+            second.scope(|_| assert_eq!(known(), 1, "the first one's was kept"));
+        })
+        .join()
+        .unwrap();
+    }
 }
