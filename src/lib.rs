@@ -1,6 +1,52 @@
-//! weighbridge: a lock-free, concurrent registry of model weights for inference servers.
+//! A lock-free, concurrent registry of model weights, for inference servers to embed.
 //!
-//! No stalls, no leaks, no mixed weights, exact bytes.
+//! **No stalls, no leaks, no mixed weights, exact bytes.**
+//!
+//! # In one page
+//!
+//! A *set* is a named group of tensors that is versioned as one: a checkpoint, a LoRA adapter. Each
+//! version is a *generation*, immutable and numbered by the commit that made it current. A request
+//! takes one *lease* of the sets it needs, all as of one instant, and reads every weight through it;
+//! whatever is published, replaced or retired meanwhile, the lease's bytes stay what they are and
+//! where they are. They come back to the *ledger* when the last lease of a superseded generation
+//! ends.
+//!
+//! ```
+//! use std::time::Duration;
+//! use weighbridge::{Dtype, WeightRegistry, source::InMemory};
+//!
+//! let registry = WeightRegistry::builder().limit_bytes(1 << 20).build()?;
+//! let version = |byte| InMemory::new().tensor("w", Dtype::U8, [4], [byte; 4]);
+//! let set = registry.publish("demo", version(1)?)?;
+//! let w = registry.weight_handle(set, "w")?; // once; good over every swap
+//!
+//! let request = registry.acquire_as("request-42", set)?;
+//! let swap = registry.replace(set, version(2)?)?; // does not wait
+//! assert_eq!(request.weight(w)?.bytes(), [1; 4]); // a running request keeps its version
+//! assert_eq!(registry.acquire(set)?.weight(w)?.bytes(), [2; 4]); // a new one gets the next
+//!
+//! // Waiting is bounded, and names who is in the way.
+//! let error = swap.previous.drained(Duration::ZERO).unwrap_err();
+//! assert!(error.to_string().contains("request-42"));
+//! drop(request);
+//! swap.previous.reclaimed(Duration::from_secs(5))?;
+//! # Ok::<(), weighbridge::Error>(())
+//! ```
+//!
+//! # Where to go
+//!
+//! - [`WeightRegistry`]: publish, replace, retire; acquire; look up.
+//! - [`source`]: checkpoints, PEFT adapters, tensors in memory, or a source of your own.
+//! - [`Lease`]: what a request holds. [`Retirement`]: what is left of a generation, and who is in the
+//!   way. [`Catalog`] and [`Stats`]: for schedulers, routers and metrics.
+//! - [`_documentation`]: the design, the orderings, the guarantees with their tests, what was
+//!   verified and how.
+//!
+//! # Three ways to read
+//!
+//! The registry's own methods work from any thread. A [`Reader`] is a thread's registration in hand
+//! and saves the look-up. A [`Scope`] is a view of the whole registry as of one commit: under it,
+//! resolving any number of handles is an array access each. Only a lease gives bytes.
 
 pub mod arena;
 mod core;
@@ -29,6 +75,25 @@ pub use registry::{
     WeightRegistry,
 };
 pub use safetensors::Dtype;
+
+/// The pages of `docs/`, so that they are at hand and their examples stay true.
+pub mod _documentation {
+    #[doc = include_str!("../docs/DESIGN.md")]
+    pub mod design {}
+    #[doc = include_str!("../docs/GUARANTEES.md")]
+    pub mod guarantees {}
+    #[doc = include_str!("../docs/MEMORY_ORDERING.md")]
+    pub mod memory_ordering {}
+    #[doc = include_str!("../docs/VERIFICATION.md")]
+    pub mod verification {}
+    #[doc = include_str!("../CHANGELOG.md")]
+    pub mod changelog {}
+}
+
+/// The README's example compiles and runs.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
 
 /// The parts that the models drive. Not part of the interface.
 #[cfg(weighbridge_loom)]

@@ -66,6 +66,28 @@ fn a_wait_that_times_out_names_who_is_in_the_way() {
 }
 
 #[test]
+fn a_retirement_covers_every_generation_that_is_still_held() {
+    let registry = registry();
+    let set = registry.publish("a", bytes(4, 1)).unwrap();
+    let first = registry.acquire_as("on generation 1", set).unwrap();
+    let swap = registry.replace(set, bytes(4, 2)).unwrap();
+    let second = registry.acquire_as("on generation 2", set).unwrap();
+    let going = registry.retire(set).unwrap();
+    assert_eq!((going.leases(), swap.previous.leases()), (2, 1));
+    assert_eq!(going.bytes(), 128);
+    let text = going.drained(Duration::ZERO).unwrap_err().to_string();
+    assert!(
+        text.contains("on generation 1") && text.contains("on generation 2"),
+        "{text}"
+    );
+    drop(second);
+    assert!(!going.is_drained());
+    drop(first);
+    going.reclaimed(SOON).unwrap();
+    swap.previous.reclaimed(Duration::ZERO).unwrap();
+}
+
+#[test]
 fn waiters_in_several_threads_all_hear_the_end() {
     let registry = registry();
     let set = registry.publish("a", bytes(4, 1)).unwrap();

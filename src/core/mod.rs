@@ -24,7 +24,7 @@ pub use reclaim::Reclaimer;
 pub use spine::Sight;
 pub use spine::{Change, Expect, Refusal, Spine};
 pub use view::{Holds, Miss, View};
-pub use vitals::Vitals;
+pub use vitals::{TimedOut, Vitals};
 
 /// A slot and the tag of one of its tenants.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use super::shared::Shared;
 use crate::arena::Arena;
-use crate::core::Storage;
+use crate::core::{Storage, Vitals};
 use crate::handle::{Generation, SetHandle};
 use crate::identity::Identity;
 use crate::layout::{AdapterInfo, Extents, Layout, OrdinalTable};
@@ -40,6 +40,17 @@ pub(crate) struct SetRecord {
     pub(crate) handle: SetHandle,
     /// Name to ordinal, append-only. Locked by writers of this set only.
     pub(crate) ordinals: Mutex<OrdinalTable>,
+    /// The generations that are no longer current and may still be held. Held by writers of this
+    /// set while they commit, so that a retire knows all generations before its own.
+    pub(crate) going: Mutex<Vec<Going>>,
+}
+
+/// A generation that is no longer current.
+#[derive(Clone)]
+pub(crate) struct Going {
+    pub(crate) generation: Generation,
+    pub(crate) bytes: u64,
+    pub(crate) vitals: Arc<Vitals>,
 }
 
 impl SetRecord {

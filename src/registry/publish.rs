@@ -11,7 +11,9 @@ use std::fmt;
 use std::sync::Arc;
 
 use super::WeightRegistry;
-use super::generation::{Bytes, Change, Meta, Node, SetKind, SetRecord, StagedNode, generation};
+use super::generation::{
+    Bytes, Change, Going, Meta, Node, SetKind, SetRecord, StagedNode, generation,
+};
 use super::retirement::Retirement;
 use crate::arena::Arena;
 use crate::core::{Bond, Expect, Key, Refusal};
@@ -230,6 +232,7 @@ impl WeightRegistry {
             name,
             handle,
             ordinals: Mutex::new(OrdinalTable::default()),
+            going: Mutex::new(Vec::new()),
         });
         match self.commit(&record, Expect::Vacant, staged) {
             Ok(_) => {
@@ -361,7 +364,7 @@ impl WeightRegistry {
         let (record, _) = self.record(set)?;
         let node = StagedNode::tombstone(set.tag, Arc::clone(self.spine.reclaimer()));
         let mut changes = [Change::new(set.slot, expect, node)];
-        let previous = match self.apply(&record, &mut changes) {
+        let previous = match self.apply(&record, &mut changes, true) {
             Ok((_, Some(previous))) => previous,
             Ok((_, None)) => unreachable!("a retire superseded nothing"),
             Err(refusal) => return Err(self.refused(refusal, &record, expect)),
@@ -407,7 +410,7 @@ impl WeightRegistry {
             };
             let (node, plan, base) = self.node(record, bond, staged);
             let mut changes = [Change::new(record.handle.slot, expect, node)];
-            match self.apply(record, &mut changes) {
+            match self.apply(record, &mut changes, false) {
                 Ok(done) => return Ok(done),
                 Err(refusal) => {
                     let [change] = changes;
@@ -472,30 +475,43 @@ impl WeightRegistry {
         )
     }
 
-    /// One set's change, committed: its number and what it superseded.
+    /// One set's change, committed: its number and what it superseded. `whole`: together with all
+    /// earlier generations that are still held.
     fn apply(
         &self,
         record: &Arc<SetRecord>,
         changes: &mut [Change],
+        whole: bool,
     ) -> Result<(u64, Option<Retirement>), Refusal> {
-        let mut previous = None;
+        // Other writers of this set wait; readers and other sets do not care.
+        let mut going = record.going.lock();
+        let mut superseded = None;
         let number = self.view().commit(changes, |_, node, bytes| {
             // Before the generation refuses leases: the taker may come at once after that.
             if let (Some(_), Some(bytes)) = (node.meta(), bytes) {
                 bytes.charge.retire();
-                previous = Some(Retirement {
-                    record: Arc::clone(record),
+                superseded = Some(Going {
                     generation: generation(node),
                     bytes: bytes.charge.bytes(),
                     vitals: Arc::clone(node.vitals()),
-                    shared: Arc::clone(&self.shared),
                 });
             }
         })?;
-        if let Some(previous) = &previous {
-            self.remember(previous.clone());
-        }
-        Ok((number, previous))
+        let Some(superseded) = superseded else {
+            return Ok((number, None));
+        };
+        going.retain(|one| !one.vitals.is_reclaimed());
+        going.push(superseded.clone());
+        let parts = if whole {
+            going.clone()
+        } else {
+            vec![superseded.clone()]
+        };
+        drop(going);
+        let retirement =
+            |parts| Retirement::new(Arc::clone(record), parts, Arc::clone(&self.shared));
+        self.remember(retirement(vec![superseded]));
+        Ok((number, Some(retirement(parts))))
     }
 
     /// Binds an adapter to the generation of its base that is current now, if it fits.

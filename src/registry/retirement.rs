@@ -8,9 +8,9 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::generation::SetRecord;
+use super::generation::{Going, SetRecord};
 use super::shared::Shared;
-use crate::core::Vitals;
+use crate::core::{TimedOut, Vitals};
 use crate::error::Error;
 use crate::handle::{Generation, SetHandle};
 use crate::names::SetName;
@@ -31,11 +31,11 @@ pub struct Holder {
 pub struct Holdup {
     /// The set.
     pub set: SetName,
-    /// Its generation.
+    /// Its generation; of a retired set, the last one.
     pub generation: Generation,
     /// How long was waited.
     pub waited: Duration,
-    /// Leases of this generation, labelled or not. Zero: the bytes are with the reclaimer.
+    /// Leases in the way, labelled or not. Zero: the bytes are with the reclaimer.
     pub leases: u64,
     /// The labelled ones among them, oldest first.
     pub holders: Vec<Holder>,
@@ -66,20 +66,30 @@ impl fmt::Display for Holdup {
     }
 }
 
-/// A generation that was superseded or retired: new requests no longer get it, running ones keep
-/// it, its bytes come back with the last lease.
+/// What is no longer current: new requests do not get it, running ones keep it, its bytes come back
+/// with the last lease.
+///
+/// From a replace this is the one generation that was superseded. From a retire it is the whole set:
+/// its last generation, and every earlier one that somebody still holds.
 ///
 /// Dropping a `Retirement` changes nothing: the bytes come back by themselves.
 #[derive(Clone)]
 pub struct Retirement {
-    pub(super) record: Arc<SetRecord>,
-    pub(super) generation: Generation,
-    pub(super) bytes: u64,
-    pub(super) vitals: Arc<Vitals>,
-    pub(super) shared: Arc<Shared>,
+    record: Arc<SetRecord>,
+    /// Oldest first, at least one.
+    going: Vec<Going>,
+    shared: Arc<Shared>,
 }
 
 impl Retirement {
+    pub(super) fn new(record: Arc<SetRecord>, going: Vec<Going>, shared: Arc<Shared>) -> Self {
+        Retirement {
+            record,
+            going,
+            shared,
+        }
+    }
+
     /// The set's name.
     pub fn name(&self) -> &SetName {
         &self.record.name
@@ -90,35 +100,43 @@ impl Retirement {
         self.record.handle
     }
 
-    /// The generation that is going.
+    /// The newest generation that is going.
     pub fn generation(&self) -> Generation {
-        self.generation
+        self.going
+            .last()
+            .map_or(Generation(0), |last| last.generation)
     }
 
-    /// Bytes the ledger gets back.
+    /// Bytes the ledger gets back, or already got.
     pub fn bytes(&self) -> u64 {
-        self.bytes
+        self.going.iter().map(|one| one.bytes).sum()
     }
 
-    /// Leases of this generation right now.
+    /// Leases that are in the way right now.
     pub fn leases(&self) -> u64 {
-        self.vitals.state().holds()
+        self.going
+            .iter()
+            .map(|one| one.vitals.state().holds())
+            .sum()
     }
 
     /// The labelled leases among them, oldest first.
     pub fn holders(&self) -> Vec<Holder> {
-        self.shared
-            .holders(self.record.handle.slot, self.generation.0)
+        let slot = self.record.handle.slot;
+        let of = |one: &Going| self.shared.holders(slot, one.generation.0);
+        let mut holders: Vec<Holder> = self.going.iter().flat_map(of).collect();
+        holders.sort_by_key(|holder| std::cmp::Reverse(holder.age));
+        holders
     }
 
-    /// No lease is left. Once true it stays true: nobody can lease this generation again.
+    /// No lease is left. Once true it stays true: nobody can lease any of this again.
     pub fn is_drained(&self) -> bool {
-        self.vitals.state().is_drained()
+        self.going.iter().all(|one| one.vitals.state().is_drained())
     }
 
     /// The bytes are back in the ledger.
     pub fn is_reclaimed(&self) -> bool {
-        self.vitals.is_reclaimed()
+        self.going.iter().all(|one| one.vitals.is_reclaimed())
     }
 
     /// Waits until no lease is left. Blocks the calling thread, nobody else.
@@ -127,10 +145,8 @@ impl Retirement {
     /// [`Error::NotDrained`] when `timeout` has passed: it counts the leases that are in the way
     /// and names the labelled ones.
     pub fn drained(&self, timeout: Duration) -> Result<(), Error> {
-        let started = Instant::now();
-        self.vitals
-            .wait_drained(started.checked_add(timeout))
-            .map_err(|_| Error::NotDrained(Box::new(self.holdup(started.elapsed()))))
+        self.wait(timeout, Vitals::wait_drained)
+            .map_err(|holdup| Error::NotDrained(Box::new(holdup)))
     }
 
     /// Waits until the bytes are back in the ledger. Blocks the calling thread, nobody else.
@@ -138,10 +154,22 @@ impl Retirement {
     /// # Errors
     /// [`Error::NotReclaimed`] when `timeout` has passed, with what is in the way.
     pub fn reclaimed(&self, timeout: Duration) -> Result<(), Error> {
+        self.wait(timeout, Vitals::wait_reclaimed)
+            .map_err(|holdup| Error::NotReclaimed(Box::new(holdup)))
+    }
+
+    fn wait(
+        &self,
+        timeout: Duration,
+        until: impl Fn(&Vitals, Option<Instant>) -> Result<(), TimedOut>,
+    ) -> Result<(), Holdup> {
         let started = Instant::now();
-        self.vitals
-            .wait_reclaimed(started.checked_add(timeout))
-            .map_err(|_| Error::NotReclaimed(Box::new(self.holdup(started.elapsed()))))
+        // A timeout beyond the clock's end is none.
+        let deadline = started.checked_add(timeout);
+        self.going
+            .iter()
+            .try_for_each(|one| until(&one.vitals, deadline))
+            .map_err(|TimedOut| self.holdup(started.elapsed()))
     }
 
     fn holdup(&self, waited: Duration) -> Holdup {
@@ -150,7 +178,7 @@ impl Retirement {
         let holders = self.holders();
         Holdup {
             set: self.record.name.clone(),
-            generation: self.generation,
+            generation: self.generation(),
             waited,
             leases: self.leases(),
             holders,
@@ -162,7 +190,7 @@ impl fmt::Debug for Retirement {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Retirement")
             .field("set", &self.record.name)
-            .field("generation", &self.generation)
+            .field("generation", &self.generation())
             .field("leases", &self.leases())
             .field("reclaimed", &self.is_reclaimed())
             .finish()
