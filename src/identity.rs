@@ -51,6 +51,9 @@ fn hash_number(hasher: &mut blake3::Hasher, number: u64) {
 /// stored or declared); for an adapter then the number of modules and per module in order of names:
 /// module name, rank (u32), scaling (f64 bits). Numbers are little-endian u64 unless noted, texts
 /// are preceded by their length.
+///
+/// # Panics
+/// If `arena` is shorter than the plan says.
 pub fn content_identity(plan: &Plan, arena: &[u8]) -> Identity {
     let mut hasher = blake3::Hasher::new();
     hasher.update(CONTENT_TAG);

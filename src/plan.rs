@@ -156,8 +156,8 @@ impl PlannedTensor {
         self.offset
     }
 
-    /// Its place in the arena.
-    pub(crate) fn range(&self) -> std::ops::Range<usize> {
+    /// Its place in the arena: what a source fills.
+    pub fn range(&self) -> std::ops::Range<usize> {
         let start = self.offset as usize;
         start..start + self.byte_len as usize
     }
@@ -245,6 +245,28 @@ pub struct Plan {
 }
 
 impl Plan {
+    /// The plan of a source of your own: names, dtypes, shapes.
+    ///
+    /// # Errors
+    /// [`Error::InvalidTensor`] for a name that is there twice, or sizes that overflow.
+    pub fn of<N: AsRef<str>>(
+        origin: &str,
+        tensors: impl IntoIterator<Item = (N, Dtype, Vec<usize>)>,
+    ) -> Result<Self, Error> {
+        let plan = |(name, dtype, shape): (N, Dtype, Vec<usize>)| {
+            let len = byte_len(dtype, &shape).map_err(|reason| Error::InvalidTensor {
+                tensor: name.as_ref().to_owned(),
+                reason,
+            })?;
+            Ok(PlannedTensor::new(name.as_ref(), dtype.into(), shape, len))
+        };
+        let tensors = tensors
+            .into_iter()
+            .map(plan)
+            .collect::<Result<_, Error>>()?;
+        Self::new(origin, tensors, &[])
+    }
+
     /// Puts tensors in canonical order and gives each a place. `ties` are (alias, target) names.
     ///
     /// # Errors

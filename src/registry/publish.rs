@@ -53,7 +53,7 @@ impl Staged {
     }
 
     fn kind(&self) -> SetKind {
-        if self.plan.adapter().is_some() {
+        if self.base.is_some() {
             SetKind::Adapter
         } else {
             SetKind::Checkpoint

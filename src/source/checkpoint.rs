@@ -97,7 +97,7 @@ impl Checkpoint {
             declared: None,
         };
         let ties = if tied {
-            checkpoint.tie(path)?
+            checkpoint.tie()?
         } else {
             Vec::new()
         };
@@ -121,7 +121,7 @@ impl Checkpoint {
     }
 
     /// The ties of a model whose configuration declares them.
-    fn tie(&self, path: &Path) -> Result<Vec<(String, String)>, Error> {
+    fn tie(&self) -> Result<Vec<(String, String)>, Error> {
         let find = |name: &str| {
             let tensors = |file: &'_ OpenFile| {
                 file.tensors
@@ -133,10 +133,8 @@ impl Checkpoint {
                 .find_map(|file| Some((file, &file.tensors[tensors(file)?])))
         };
         let Some(embedding) = find(EMBEDDING) else {
-            return Err(malformed(
-                path,
-                format!("{CONFIG} says tie_word_embeddings, but there is no {EMBEDDING}"),
-            ));
+            // A model of another naming: what it ties to what is not known here.
+            return Ok(Vec::new());
         };
         if let Some(head) = find(HEAD) {
             same_bytes(head, embedding)?;

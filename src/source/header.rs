@@ -6,9 +6,12 @@
 //! The format: 8 bytes little-endian length `n`, `n` bytes of JSON, data. Each entry names dtype,
 //! shape and `data_offsets` relative to the data.
 
+use std::collections::HashSet;
+use std::fmt;
 use std::path::Path;
 
 use serde::Deserialize;
+use serde::de::{Deserializer, Error as _, MapAccess, Visitor};
 
 use super::file::{SourceFile, malformed};
 use super::json::Distinct;
@@ -23,12 +26,56 @@ const TENSOR_CAP: usize = 250_000;
 const RANK_CAP: usize = 8;
 /// Longest tensor name in bytes.
 const NAME_CAP: usize = 512;
+/// The one key that is no tensor.
+const METADATA: &str = "__metadata__";
 
 #[derive(Deserialize)]
 struct Entry {
     dtype: String,
     shape: Vec<usize>,
     data_offsets: (u64, u64),
+}
+
+/// A whole header: distinct names, no more than the cap, read in one pass without a tree in between.
+struct Header(Vec<(String, Entry)>);
+
+impl<'de> Deserialize<'de> for Header {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Entries;
+
+        impl<'de> Visitor<'de> for Entries {
+            type Value = Header;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object of tensors")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Header, A::Error> {
+                let (mut seen, mut entries) = (HashSet::new(), Vec::new());
+                while let Some(name) = map.next_key::<String>()? {
+                    let about =
+                        |error: A::Error| A::Error::custom(format_args!("{name:?}: {error}"));
+                    if name == METADATA {
+                        map.next_value::<Distinct<String>>().map_err(about)?;
+                    } else {
+                        let entry = map.next_value::<Entry>().map_err(about)?;
+                        entries.push((name.clone(), entry));
+                    }
+                    if entries.len() > TENSOR_CAP {
+                        let reason = format_args!("more than {TENSOR_CAP} tensors");
+                        return Err(A::Error::custom(reason));
+                    }
+                    if seen.contains(&name) {
+                        return Err(A::Error::custom(format_args!("{name:?} is there twice")));
+                    }
+                    seen.insert(name);
+                }
+                Ok(Header(entries))
+            }
+        }
+
+        deserializer.deserialize_map(Entries)
+    }
 }
 
 /// A tensor and where its bytes are in its file.
@@ -82,29 +129,17 @@ pub(super) fn parse_header(
     json: &[u8],
     data_len: u64,
 ) -> Result<Vec<FileTensor>, Error> {
-    let Distinct(entries) = serde_json::from_slice::<Distinct<serde_json::Value>>(json)
+    let Header(entries) = serde_json::from_slice(json)
         .map_err(|error| malformed(path, format!("header: {error}")))?;
-    if entries.len() > TENSOR_CAP {
-        let reason = format!(
-            "{} tensors, at most {TENSOR_CAP} are accepted",
-            entries.len()
-        );
-        return Err(malformed(path, reason));
-    }
-    let mut tensors = Vec::with_capacity(entries.len());
-    for (name, value) in entries {
-        if name == "__metadata__" {
-            serde_json::from_value::<Distinct<String>>(value)
-                .map_err(|error| malformed(path, format!("__metadata__: {error}")))?;
-            continue;
-        }
-        tensors.push(check_entry(path, name, value)?);
-    }
+    let mut tensors = entries
+        .into_iter()
+        .map(|(name, entry)| check_entry(path, name, entry))
+        .collect::<Result<Vec<_>, Error>>()?;
     check_tiling(path, &mut tensors, data_len)?;
     Ok(tensors)
 }
 
-fn check_entry(path: &Path, name: String, value: serde_json::Value) -> Result<FileTensor, Error> {
+fn check_entry(path: &Path, name: String, entry: Entry) -> Result<FileTensor, Error> {
     let wrong = |reason: String| Error::Malformed {
         file: path.to_owned(),
         tensor: Some(name.clone()),
@@ -116,7 +151,6 @@ fn check_entry(path: &Path, name: String, value: serde_json::Value) -> Result<Fi
             name.len()
         )));
     }
-    let entry: Entry = serde_json::from_value(value).map_err(|error| wrong(error.to_string()))?;
     if entry.shape.len() > RANK_CAP {
         return Err(wrong(format!(
             "has {} dimensions, at most {RANK_CAP} are accepted",

@@ -23,6 +23,33 @@ use crate::plan::Plan;
 ///
 /// A source knows from headers alone what it will be; its bytes are read later, once, into memory
 /// that the registry has reserved and allocated for exactly that.
+///
+/// # Examples
+/// A source of one's own:
+/// ```
+/// use weighbridge::{Dtype, Error, Plan, WeightRegistry, source::Source};
+///
+/// struct Ramp(Plan);
+///
+/// impl Source for Ramp {
+///     fn plan(&self) -> &Plan {
+///         &self.0
+///     }
+///
+///     fn read_into(&self, arena: &mut [u8]) -> Result<(), Error> {
+///         for tensor in self.0.tensors() {
+///             (0..).zip(&mut arena[tensor.range()]).for_each(|(at, byte)| *byte = at);
+///         }
+///         Ok(())
+///     }
+/// }
+///
+/// let registry = WeightRegistry::builder().build()?;
+/// let ramp = Ramp(Plan::of("a ramp", [("w", Dtype::U8, vec![2, 2])])?);
+/// let set = registry.publish("ramp", ramp)?;
+/// assert_eq!(registry.acquire(set)?.set(set)?.get("w")?.bytes(), [0, 1, 2, 3]);
+/// # Ok::<(), Error>(())
+/// ```
 pub trait Source {
     /// What the set will be.
     fn plan(&self) -> &Plan;

@@ -179,6 +179,17 @@ fn refuse_unknown(path: &Path, options: &BTreeMap<String, Value>) -> Result<(), 
         Some(Value::String(kind)) if kind == "none" => {}
         Some(other) => return refuse("bias", other, "Trained biases are not implemented."),
     }
+    // These start from a changed base ("pissa", "olora", "corda", "loftq", ...): on the plain base
+    // their A and B mean something else.
+    match options.get("init_lora_weights") {
+        None | Some(Value::Null | Value::Bool(_)) => {}
+        Some(Value::String(kind)) if ["gaussian", "eva", "orthogonal"].contains(&kind.as_str()) => {
+        }
+        Some(other) => {
+            let advice = "It changes the base; save the adapter converted to plain LoRA.";
+            return refuse("init_lora_weights", other, advice);
+        }
+    }
     for (option, value) in options {
         if USED.contains(&option.as_str()) || INFORMATIVE.contains(&option.as_str()) {
             continue;
@@ -274,6 +285,7 @@ mod tests {
             r#""trainable_token_indices":[1]"#,
             r#""alora_invocation_tokens":[1]"#,
             r#""bias":"all""#,
+            r#""init_lora_weights":"pissa""#,
         ] {
             let name = option.split('"').nth(1).unwrap();
             assert!(parse(&with(option)).unwrap_err().contains(name), "{option}");
