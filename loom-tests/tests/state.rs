@@ -447,6 +447,8 @@ fn drain_before_free() {
             spine.view(&me).commit(&mut [change], old).unwrap();
         };
         commit(Change::new(key.slot, Expect::Vacant, node));
+        let lease = spine.view(&me).acquire(&[key]).unwrap();
+        let releaser = thread::spawn(move || drop(lease));
         let grave = StagedNode::tombstone(key.tag, Arc::clone(&queue));
         commit(Change::new(key.slot, Expect::Tenant(key.tag), grave));
         let vitals = vitals.unwrap();
@@ -454,6 +456,7 @@ fn drain_before_free() {
         *gate.0.lock() = true;
         gate.1.notify_all();
         vitals.wait_reclaimed(None).unwrap();
+        releaser.join().unwrap();
         drop((spine, me));
         queue.close();
         worker.join().unwrap();

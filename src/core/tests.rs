@@ -107,7 +107,7 @@ fn bytes_come_back_while_a_view_stays_open() {
         Some(1)
     );
     assert_eq!(
-        idle.acquire_here(&[key]).err(),
+        idle.acquire_here(1, |_| key).err(),
         Some(Miss::Superseded { index: 0 })
     );
 }

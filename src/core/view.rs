@@ -123,12 +123,22 @@ impl<'s, M: Send + Sync + 'static, S: Storage> View<'s, M, S> {
         }
     }
 
-    /// Leases all `keys` as of one instant: this view's number, or a newer one, to which the view
+    /// [`acquire_each`](Self::acquire_each) of a slice. For tests and models.
+    #[cfg(any(test, weighbridge_loom))]
+    pub fn acquire(&mut self, keys: &[Key]) -> Result<Holds<M, S>, Miss> {
+        self.acquire_each(keys.len(), |index| keys[index])
+    }
+
+    /// Leases `count` keys as of one instant: this view's number, or a newer one, to which the view
     /// then moves. Lock-free: every retry is paid by a commit on one of these very sets.
     #[inline]
-    pub fn acquire(&mut self, keys: &[Key]) -> Result<Holds<M, S>, Miss> {
+    pub fn acquire_each(
+        &mut self,
+        count: usize,
+        key: impl Fn(usize) -> Key,
+    ) -> Result<Holds<M, S>, Miss> {
         loop {
-            match self.acquire_here(keys) {
+            match self.acquire_here(count, &key) {
                 Err(Miss::Superseded { index }) => {
                     // S3: this attempt's leases are given back. E1, E5: DEAD was seen with Acquire,
                     // so a commit that killed the generation is in the clock.
@@ -144,12 +154,16 @@ impl<'s, M: Send + Sync + 'static, S: Storage> View<'s, M, S> {
         }
     }
 
-    /// Leases all `keys` as of exactly this view's number.
+    /// Leases `count` keys as of exactly this view's number.
     #[inline]
-    pub fn acquire_here(&self, keys: &[Key]) -> Result<Holds<M, S>, Miss> {
+    pub fn acquire_here(
+        &self,
+        count: usize,
+        key: impl Fn(usize) -> Key,
+    ) -> Result<Holds<M, S>, Miss> {
         let mut holds = Holds::new();
-        for (index, &key) in keys.iter().enumerate() {
-            let node = self.find(key).ok_or(Miss::Absent { index })?;
+        for index in 0..count {
+            let node = self.find(key(index)).ok_or(Miss::Absent { index })?;
             // SAFETY: as in `current`.
             let vitals = unsafe { node.as_ref() }.vitals();
             vitals

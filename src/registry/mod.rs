@@ -25,12 +25,13 @@ pub use retirement::{Holder, Holdup, Retirement};
 
 use crate::core::Reclaimer;
 use crate::error::Error;
+use crate::handle::SetHandle;
 use crate::layout::Interner;
 use crate::ledger::Ledger;
 use crate::names::Index;
 use crate::sync::Mutex;
 use crate::sync::thread::{self, JoinHandle};
-use generation::{SetRecord, Spine};
+use generation::Spine;
 use shared::Shared;
 
 /// A lock-free, concurrent registry of model weights.
@@ -48,7 +49,7 @@ pub struct WeightRegistry {
     process: u32,
     // Dropped before everything that generations refer to; see `Drop`.
     spine: Spine,
-    names: Index<Arc<SetRecord>>,
+    names: Index<SetHandle>,
     layouts: Interner,
     shared: Arc<Shared>,
     pictures: catalog::Pictures,

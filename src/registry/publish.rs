@@ -183,8 +183,8 @@ impl WeightRegistry {
     ) -> Result<SetHandle, PublishError> {
         let name = name.into();
         name.validate()?;
-        if let Some(record) = self.names.lookup(name.as_ref())
-            && let Some(error) = self.taken(&name, &record, source.plan().origin())
+        if let Some(handle) = self.names.lookup(name.as_ref())
+            && let Some(error) = self.taken(&name, handle, source.plan().origin())
         {
             return Err(error.into());
         }
@@ -211,7 +211,7 @@ impl WeightRegistry {
             Ok(claim) => claim,
             Err(taken) => {
                 let error = match taken {
-                    Taken::Live(record) => self.taken(&name, &record, &staged.identity.to_string()),
+                    Taken::Live(handle) => self.taken(&name, handle, &staged.identity.to_string()),
                     Taken::Claimed => None,
                 };
                 return Err(PublishError::new(
@@ -236,7 +236,7 @@ impl WeightRegistry {
         });
         match self.commit(&record, Expect::Vacant, staged) {
             Ok(_) => {
-                claim.settle(Arc::clone(&record));
+                claim.settle(handle);
                 // A retire that found the handle by a scope came before the name was settled, and
                 // left the name to us.
                 if self.view().resolve(key).is_none() {
@@ -379,7 +379,7 @@ impl WeightRegistry {
 
     fn unlink(&self, record: &SetRecord) {
         self.names
-            .unlink(&record.name, |other| other.handle == record.handle);
+            .unlink(&record.name, |&handle| handle == record.handle);
     }
 
     /// The record and kind of a set that is current now.
@@ -534,9 +534,9 @@ impl WeightRegistry {
     }
 
     /// The error for a name that is taken; `None` if its set is just going.
-    fn taken(&self, name: &SetName, record: &SetRecord, offered: &str) -> Option<Error> {
+    fn taken(&self, name: &SetName, handle: SetHandle, offered: &str) -> Option<Error> {
         let view = self.view();
-        let node = view.resolve(self.key(record.handle).ok()?)?;
+        let node = view.resolve(self.key(handle).ok()?)?;
         Some(Error::AlreadyPublished {
             name: name.clone(),
             current: generation(node),

@@ -4,8 +4,6 @@
 //! pairing rule for adapters. What does not: the snapshot itself (`core::view`), what a lease can
 //! do (`lease`).
 
-use smallvec::SmallVec;
-
 use super::generation::{Holds, Meta, Node, SetKind, View, generation};
 use super::lease::Lease;
 use super::{WeightRegistry, here};
@@ -17,11 +15,18 @@ use crate::layout::Layout;
 use crate::names::SetName;
 use crate::sync::epoch::Participant;
 
-type Keys = SmallVec<[Key; 4]>;
-
 impl AsRef<[SetHandle]> for SetHandle {
     fn as_ref(&self) -> &[SetHandle] {
         std::slice::from_ref(self)
+    }
+}
+
+/// The core's name for a set whose registry was checked.
+#[inline]
+fn unchecked(set: SetHandle) -> Key {
+    Key {
+        slot: set.slot,
+        tag: set.tag,
     }
 }
 
@@ -40,8 +45,16 @@ impl WeightRegistry {
         }
     }
 
-    fn keys(&self, sets: &[SetHandle]) -> Result<Keys, Error> {
-        sets.iter().map(|&set| self.key(set)).collect()
+    /// All of this registry?
+    #[inline]
+    fn check(&self, sets: &[SetHandle]) -> Result<(), Error> {
+        match sets.iter().find(|set| set.registry != self.id) {
+            None => Ok(()),
+            Some(&handle) => Err(Error::WrongRegistry {
+                handle,
+                registry: self.id,
+            }),
+        }
     }
 
     pub(super) fn view(&self) -> View<'_> {
@@ -95,9 +108,9 @@ impl WeightRegistry {
         view: &mut View<'_>,
         sets: &[SetHandle],
     ) -> Result<Lease, Error> {
-        let keys = self.keys(sets)?;
+        self.check(sets)?;
         let holds = view
-            .acquire(&keys)
+            .acquire_each(sets.len(), |index| unchecked(sets[index]))
             .map_err(|miss| self.explain(miss, sets))?;
         check_pairs(&holds)?;
         Ok(Lease::new(holds, view.number()))
@@ -139,7 +152,7 @@ impl WeightRegistry {
     /// Progress: lock-free; takes no lock that a writer holds. A handle that a retire overtakes
     /// resolves to [`Error::StaleHandle`], never to another set.
     pub fn lookup<'n>(&self, name: impl Into<crate::names::NameRef<'n>>) -> Option<SetHandle> {
-        self.names.lookup(name.into()).map(|record| record.handle)
+        self.names.lookup(name.into())
     }
 
     /// Runs `f` with a view of the whole registry as of one commit. Under it, resolving any number
@@ -285,10 +298,10 @@ impl Scope<'_> {
     /// [`refresh`](Self::refresh) and resolve again. Otherwise as [`WeightRegistry::acquire`].
     pub fn acquire(&self, sets: impl AsRef<[SetHandle]>) -> Result<Lease, Error> {
         let sets = sets.as_ref();
-        let keys = self.registry.keys(sets)?;
+        self.registry.check(sets)?;
         let holds = self
             .view
-            .acquire_here(&keys)
+            .acquire_here(sets.len(), |index| unchecked(sets[index]))
             .map_err(|miss| self.registry.explain(miss, sets))?;
         check_pairs(&holds)?;
         Ok(Lease::new(holds, self.view.number()))

@@ -96,11 +96,7 @@ impl Checkpoint {
             files,
             declared: None,
         };
-        let ties = if tied {
-            checkpoint.tie()?
-        } else {
-            Vec::new()
-        };
+        let ties = if tied { checkpoint.tie()? } else { Vec::new() };
         let dropped = |name: &str| ties.iter().any(|(alias, _)| alias == name);
         let tensors = checkpoint
             .files
