@@ -10,8 +10,7 @@
 
 use std::ptr;
 
-use crate::sync::Mutex;
-use crate::sync::atomic::{AtomicPtr, AtomicU64, Ordering, WithMut, fence};
+use crate::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, Ordering, WithMut, fence};
 
 /// Words of text per entry.
 #[cfg(not(weighbridge_loom))]
@@ -35,8 +34,12 @@ const SEGMENTS: usize = 10;
 const SEGMENTS: usize = 2;
 
 /// Most leases that are labelled at one time: 65,472.
-#[cfg(any(test, weighbridge_loom))]
 pub const CAPACITY: u32 = ((1u32 << SEGMENTS) - 1) << FIRST_BITS;
+
+/// Bits of an index plus one in `free`.
+const INDEX_BITS: u32 = 16;
+const INDEX_MASK: u64 = (1 << INDEX_BITS) - 1;
+const _: () = assert!((CAPACITY as u64) <= INDEX_MASK);
 
 const WRITING: u64 = 1;
 const LIVE: u64 = 2;
@@ -94,10 +97,11 @@ struct Record {
 /// See the module documentation.
 pub struct Labels {
     segments: [AtomicPtr<Entry>; SEGMENTS],
-    /// `(change count << 32) | (index + 1)` of the first free entry; 0 in the low half: none.
+    /// `(change count << 16) | (index + 1)` of the first free entry; index 0: none. The count does
+    /// not come round while a thread is between its look and its exchange: 2^48 changes take weeks.
     free: AtomicU64,
-    /// Entries that exist, free or not. Growth only.
-    made: Mutex<u32>,
+    /// Entries that were ever given out: the next one that never was.
+    made: AtomicU32,
 }
 
 impl Default for Labels {
@@ -112,11 +116,12 @@ impl Labels {
         Labels {
             segments: std::array::from_fn(|_| AtomicPtr::new(ptr::null_mut())),
             free: AtomicU64::new(0),
-            made: Mutex::new(0),
+            made: AtomicU32::new(0),
         }
     }
 
-    /// Enters a lease of the generation `birth` in `slot`. `None`: all entries are in use. Lock-free, except that growing the slab takes a lock.
+    /// Enters a lease of the generation `birth` in `slot`. `None`: all [`CAPACITY`] entries are in
+    /// use. Lock-free; grows the slab by allocation.
     pub fn claim(&self, label: &str, slot: u32, birth: u64, since_ns: u64) -> Option<LabelId> {
         let mut bytes = [0u8; LABEL_CAP];
         let len = cut(label, &mut bytes);
@@ -155,7 +160,9 @@ impl Labels {
         self.push(id.0, entry);
     }
 
-    /// The live entries of one generation.
+    /// The live entries of one generation. Not a picture: while leases come and go, one that is
+    /// cloned and dropped meanwhile may be missed or seen twice. A lease that began before this call
+    /// and ends after it is found; one whose end happens before this call is not.
     pub fn holders(&self, slot: u32, birth: u64) -> Vec<Labelled> {
         let mut found = Vec::new();
         for segment in 0..SEGMENTS {
@@ -172,13 +179,10 @@ impl Labels {
     }
 
     fn enter(&self, record: &Record) -> Option<LabelId> {
-        let index = loop {
-            match self.pop() {
-                Some(index) => break index,
-                None => self.grow()?,
-            }
+        let (index, entry) = match self.pop() {
+            Some(index) => (index, self.entry(index)?),
+            None => self.fresh()?,
         };
-        let entry = self.entry(index)?;
         // E60, E61: Relaxed: the entry is ours since we took it from the free list.
         let sequence = entry.sequence.load(Ordering::Relaxed);
         entry.sequence.store(sequence | WRITING, Ordering::Relaxed); // E61: the fence below orders it
@@ -203,10 +207,10 @@ impl Labels {
         // E60: Acquire: the entry's `next`, and its last holder's writes.
         let mut head = self.free.load(Ordering::Acquire);
         loop {
-            let index = (head as u32).checked_sub(1)?;
+            let index = ((head & INDEX_MASK) as u32).checked_sub(1)?;
             // E60: Relaxed: a stale value fails the exchange, whose count has moved.
             let next = self.entry(index)?.next.load(Ordering::Relaxed);
-            let changed = next | ((head >> 32).wrapping_add(1) << 32);
+            let changed = next | ((head >> INDEX_BITS).wrapping_add(1) << INDEX_BITS);
             // E60: Acquire on both sides: as above, for the head we go on with.
             match self.free.compare_exchange_weak(
                 head,
@@ -225,10 +229,9 @@ impl Labels {
         // E60: Relaxed: only compared.
         let mut head = self.free.load(Ordering::Relaxed);
         loop {
-            entry
-                .next
-                .store(head & u64::from(u32::MAX), Ordering::Relaxed); // E60: ordered below
-            let changed = u64::from(index + 1) | ((head >> 32).wrapping_add(1) << 32);
+            entry.next.store(head & INDEX_MASK, Ordering::Relaxed); // E60: ordered below
+            let changed =
+                u64::from(index + 1) | ((head >> INDEX_BITS).wrapping_add(1) << INDEX_BITS);
             // E60: Release: `next` and all we did with the entry come before its next owner.
             match self.free.compare_exchange_weak(
                 head,
@@ -242,41 +245,55 @@ impl Labels {
         }
     }
 
-    /// Makes the next segment. `None`: there is no next one and nothing is free.
+    /// An entry that nobody had before. `None`: all were given out, and none was free.
     #[cold]
-    fn grow(&self) -> Option<()> {
-        let mut made = self.made.lock();
-        // E60: Relaxed: somebody else may have grown the slab, or left an entry, meanwhile.
-        if self.free.load(Ordering::Relaxed) as u32 != 0 {
-            return Some(());
+    fn fresh(&self) -> Option<(u32, &Entry)> {
+        // E63: Relaxed: only hands out numbers; E62 orders the entries.
+        let mut index = self.made.load(Ordering::Relaxed);
+        loop {
+            if index >= CAPACITY {
+                return None;
+            }
+            match self.made.compare_exchange_weak(
+                index,
+                index + 1,
+                Ordering::Relaxed, // E63
+                Ordering::Relaxed, // E63
+            ) {
+                Ok(_) => break,
+                Err(now) => index = now,
+            }
         }
-        let segment = (0..SEGMENTS).find(|&segment| self.segment(segment).is_none())?;
-        let length = 1u32 << (segment as u32 + FIRST_BITS);
-        let entries: Box<[Entry]> = (0..length).map(|_| Entry::new()).collect();
-        // E62: Release: the entries are initialised.
-        self.segments[segment].store(Box::leak(entries).as_mut_ptr(), Ordering::Release);
-        let first = *made;
-        *made += length;
-        drop(made);
-        for index in (first..first + length).rev() {
-            self.push(index, self.entry(index)?);
+        let (segment, _) = place(index)?;
+        if self.segment(segment).is_none() {
+            let entries: Box<[Entry]> = (0..length_of(segment)).map(|_| Entry::new()).collect();
+            let entries = Box::into_raw(entries);
+            // E62: Release: the entries are initialised. Relaxed: who lost looks again below.
+            let installed = self.segments[segment].compare_exchange(
+                ptr::null_mut(),
+                entries.cast::<Entry>(),
+                Ordering::Release, // E62
+                Ordering::Relaxed, // E62
+            );
+            if installed.is_err() {
+                // SAFETY: ours, never published: somebody else's segment is in place.
+                drop(unsafe { Box::from_raw(entries) });
+            }
         }
-        Some(())
+        Some((index, self.entry(index)?))
     }
 
     fn segment(&self, segment: usize) -> Option<&[Entry]> {
         // E62: Acquire: the entries are initialised.
         let base = self.segments[segment].load(Ordering::Acquire);
-        let length = 1usize << (segment as u32 + FIRST_BITS);
-        // SAFETY: published by `grow` with this length, never freed before `self`; entries are only
+        let length = length_of(segment);
+        // SAFETY: published by `fresh` with this length, never freed before `self`; entries are only
         // used through shared references.
         (!base.is_null()).then(|| unsafe { std::slice::from_raw_parts(base, length) })
     }
 
     fn entry(&self, index: u32) -> Option<&Entry> {
-        let shifted = index.checked_add(1 << FIRST_BITS)?;
-        let segment = (31 - shifted.leading_zeros() - FIRST_BITS) as usize;
-        let offset = shifted as usize - (1usize << (segment as u32 + FIRST_BITS));
+        let (segment, offset) = place(index)?;
         self.segment(segment)?.get(offset)
     }
 }
@@ -323,13 +340,23 @@ impl Drop for Labels {
         for (segment, base) in self.segments.iter_mut().enumerate() {
             let base = base.with_mut(|base| *base);
             if !base.is_null() {
-                let length = 1usize << (segment as u32 + FIRST_BITS);
-                let entries = ptr::slice_from_raw_parts_mut(base, length);
-                // SAFETY: leaked by `grow` with this length; `&mut self`: nobody looks.
+                let entries = ptr::slice_from_raw_parts_mut(base, length_of(segment));
+                // SAFETY: published by `fresh` with this length; `&mut self`: nobody looks.
                 drop(unsafe { Box::from_raw(entries) });
             }
         }
     }
+}
+
+fn length_of(segment: usize) -> usize {
+    1 << (segment as u32 + FIRST_BITS)
+}
+
+/// Segment and offset of an entry.
+fn place(index: u32) -> Option<(usize, usize)> {
+    let shifted = index.checked_add(1 << FIRST_BITS)?;
+    let segment = (31 - shifted.leading_zeros() - FIRST_BITS) as usize;
+    (segment < SEGMENTS).then(|| (segment, shifted as usize - length_of(segment)))
 }
 
 /// Copies what fits; marks what was cut.

@@ -108,6 +108,6 @@ pub mod __loom {
         pub use crate::names::*;
     }
     pub mod sync {
-        pub use crate::sync::{Condvar, Mutex, atomic, cell, epoch, map, swap, thread};
+        pub use crate::sync::{Condvar, Mutex, atomic, cell, contract, epoch, map, swap, thread};
     }
 }

@@ -4,16 +4,20 @@
 //! the names themselves. What does not: what a record says (`registry`).
 //!
 //! The authority decides who owns a name; it is only touched by writers. Lookups read the
-//! projection: shards of immutable maps behind arc-swap. A name is projected after its set became
-//! current, and taken out after its set was retired; in between a lookup may return a record whose
-//! handle no longer resolves, which its tag tells.
+//! projection: shards of immutable tables behind arc-swap (`docs/design/names.md` has the figures).
+//!
+//! The projection always changes first, the authority after it, both under the shard's writer lock
+//! (E41). So who is told that a name is live finds it by lookup, and who gets a name that was freed
+//! finds nothing of the old tenant under it. A lookup sees a name from its settle to its unlink. A
+//! name is settled after its set became current and unlinked after its set was retired; in between a
+//! lookup may return a record whose handle no longer resolves, which its tag tells.
 
 mod set_name;
 
-use std::hash::BuildHasher;
+use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 
-use hashbrown::HashMap;
+use hashbrown::HashTable;
 
 pub use set_name::{NameRef, SetName};
 
@@ -21,17 +25,39 @@ use crate::sync::Mutex;
 use crate::sync::map::ShardMap;
 use crate::sync::swap::Swap;
 
-/// Keyed at random per process: names come from tenants.
-type Keyed = hashbrown::DefaultHashBuilder;
-type Map<R> = HashMap<SetName, R, Keyed>;
-
-/// A publish copies one shard, so shards must stay small at a million names; a registry with ten
-/// names must not be large.
+/// A publish copies one shard: at a million names that is a thousand entries, some 40 microseconds.
+/// Empty shards share one table, so a registry with ten names pays 16 KiB.
 #[cfg(not(weighbridge_loom))]
-const SHARDS: usize = 256;
+const SHARDS: usize = 1024;
 /// Everything meets.
 #[cfg(weighbridge_loom)]
 const SHARDS: usize = 1;
+
+/// The hash is kept: copying a shard hashes nothing.
+#[derive(Clone)]
+struct Entry<R> {
+    hash: u64,
+    name: SetName,
+    record: R,
+}
+
+type Table<R> = HashTable<Entry<R>>;
+
+fn find<'t, R>(table: &'t Table<R>, hash: u64, name: &NameRef<'_>) -> Option<&'t R> {
+    let entry = table.find(hash, |entry| {
+        entry.hash == hash && entry.name.as_ref() == *name
+    });
+    entry.map(|entry| &entry.record)
+}
+
+fn remove<R>(table: &mut Table<R>, hash: u64, name: &NameRef<'_>) {
+    let found = table.find_entry(hash, |entry| {
+        entry.hash == hash && entry.name.as_ref() == *name
+    });
+    if let Ok(found) = found {
+        found.remove();
+    }
+}
 
 #[derive(Debug, Clone)]
 enum State<R> {
@@ -49,14 +75,15 @@ pub enum Taken<R> {
 }
 
 struct Shard<R> {
-    map: Swap<Map<R>>,
+    table: Swap<Table<R>>,
     writer: Mutex<()>,
 }
 
 /// See the module documentation.
 pub struct Index<R> {
     authority: ShardMap<SetName, State<R>>,
-    hasher: Keyed,
+    /// SipHash with random keys: names come from tenants.
+    hasher: RandomState,
     shards: Box<[Shard<R>]>,
 }
 
@@ -69,16 +96,16 @@ impl<R: Clone> Default for Index<R> {
 impl<R: Clone> Index<R> {
     /// No names.
     pub fn new() -> Self {
-        let hasher = Keyed::default();
+        let empty = Arc::new(Table::new());
         let shards = (0..SHARDS)
             .map(|_| Shard {
-                map: Swap::new(Arc::new(Map::with_hasher(hasher.clone()))),
+                table: Swap::new(Arc::clone(&empty)),
                 writer: Mutex::new(()),
             })
             .collect();
         Index {
             authority: ShardMap::new(),
-            hasher,
+            hasher: RandomState::new(),
             shards,
         }
     }
@@ -97,45 +124,81 @@ impl<R: Clone> Index<R> {
 
     /// What `name` means. Takes no lock and does not allocate.
     pub fn lookup(&self, name: NameRef<'_>) -> Option<R> {
+        let hash = self.hasher.hash_one(name);
         // E40: sees every projection that happens before this call.
-        self.shard(&name).map.with(|map| map.get(&name).cloned())
+        self.shards[shard_of(hash)]
+            .table
+            .with(|table| find(table, hash, &name).cloned())
     }
 
     /// Frees a name whose record `matches`. Does nothing if it means something else, or is only
     /// claimed so far: who settles a claim looks afterwards whether the set is still there.
     pub fn unlink(&self, name: &SetName, matches: impl Fn(&R) -> bool) {
-        self.project(name, |map| {
-            if map.get(name).is_some_and(&matches) {
-                map.remove(name);
-            }
+        let hash = self.hasher.hash_one(name);
+        let shard = &self.shards[shard_of(hash)];
+        // E41: one writer per shard: no update is lost, and nobody settles in between.
+        let writing = shard.writer.lock();
+        let mut table = shard.table.with(Table::clone);
+        if find(&table, hash, &name.as_ref()).is_some_and(&matches) {
+            remove(&mut table, hash, &name.as_ref());
+            shard.table.store(Arc::new(table)); // E40
             self.authority.remove_if(name, |state| match state {
                 State::Live(record) => matches(record),
                 State::Claimed => false,
             });
-        });
+        }
+        drop(writing);
+    }
+
+    /// Settles many claims and copies each shard once: for bulk registration.
+    #[allow(dead_code, reason = "for transactions over many sets")]
+    pub fn settle_many<'i>(&'i self, claims: impl IntoIterator<Item = (Claim<'i, R>, R)>)
+    where
+        R: 'i,
+    {
+        let mut entries: Vec<Entry<R>> = claims
+            .into_iter()
+            .filter_map(|(claim, record)| {
+                debug_assert!(std::ptr::eq(claim.index, self), "a claim of another index");
+                claim.entry(record)
+            })
+            .collect();
+        entries.sort_by_key(|entry| shard_of(entry.hash));
+        for group in entries.chunk_by(|a, b| shard_of(a.hash) == shard_of(b.hash)) {
+            self.settle_shard(group);
+        }
+    }
+
+    /// Makes names of one shard live: first for lookups, then for claims.
+    fn settle_shard(&self, entries: &[Entry<R>]) {
+        let Some(first) = entries.first() else {
+            return;
+        };
+        let shard = &self.shards[shard_of(first.hash)];
+        // E41: one writer per shard: no update is lost.
+        let writing = shard.writer.lock();
+        let mut table = shard.table.with(Table::clone);
+        table.reserve(entries.len(), |entry| entry.hash);
+        for entry in entries {
+            table.insert_unique(entry.hash, entry.clone(), |entry| entry.hash);
+        }
+        shard.table.store(Arc::new(table)); // E40
+        for entry in entries {
+            let live = State::Live(entry.record.clone());
+            self.authority.set(entry.name.clone(), live);
+        }
+        drop(writing);
     }
 
     /// How many names are taken, claims included.
     pub fn len(&self) -> usize {
         self.authority.len()
     }
+}
 
-    fn shard(&self, name: &NameRef<'_>) -> &Shard<R> {
-        // The map inside takes the same hash's other bits.
-        let hash = self.hasher.hash_one(name);
-        &self.shards[(hash >> 32) as usize % SHARDS]
-    }
-
-    fn project(&self, name: &SetName, change: impl FnOnce(&mut Map<R>)) {
-        let shard = self.shard(&name.as_ref());
-        // E41: one writer per shard: no update is lost, and authority and projection change
-        // together for whoever holds it.
-        let writing = shard.writer.lock();
-        let mut map = shard.map.with(Map::clone);
-        change(&mut map);
-        shard.map.store(Arc::new(map)); // E40
-        drop(writing);
-    }
+/// The table inside takes the hash's low bits and its top seven.
+fn shard_of(hash: u64) -> usize {
+    (hash >> 32) as usize % SHARDS
 }
 
 /// A name that is being published. Dropping it without [`settle`](Self::settle) frees the name.
@@ -146,15 +209,18 @@ pub struct Claim<'i, R: Clone> {
 
 impl<R: Clone> Claim<'_, R> {
     /// The set is current: the name means `record` from here on.
-    pub fn settle(mut self, record: R) {
-        if let Some(name) = self.name.take() {
-            self.index.project(&name, |map| {
-                self.index
-                    .authority
-                    .set(name.clone(), State::Live(record.clone()));
-                map.insert(name.clone(), record);
-            });
+    pub fn settle(self, record: R) {
+        let index = self.index;
+        if let Some(entry) = self.entry(record) {
+            index.settle_shard(&[entry]);
         }
+    }
+
+    /// What goes into the projection. From here on the claim is not given up by a drop.
+    fn entry(mut self, record: R) -> Option<Entry<R>> {
+        let name = self.name.take()?;
+        let hash = self.index.hasher.hash_one(&name);
+        Some(Entry { hash, name, record })
     }
 }
 
@@ -211,6 +277,30 @@ mod tests {
         assert_eq!(index.lookup(NameRef::from(("a", "x"))), Some(1));
         assert_eq!(index.lookup(NameRef::from(("b", "x"))), Some(2));
         assert_eq!(index.lookup(NameRef::from(("ax", ""))), None);
+    }
+
+    #[test]
+    fn a_small_registry_pays_little() {
+        let shards = SHARDS * size_of::<Shard<Arc<u32>>>();
+        assert!(shards <= 16 << 10, "{shards}");
+    }
+
+    #[test]
+    fn bulk_settles_all_and_keeps_what_was_there() {
+        let index = Index::<u32>::new();
+        let name = |number: u32| SetName::from(("t", format!("set-{number}").as_str()));
+        index.claim(&name(9_000)).ok().unwrap().settle(9_000);
+        let claims: Vec<_> = (0..5_000)
+            .map(|number| (index.claim(&name(number)).ok().unwrap(), number))
+            .collect();
+        assert_eq!(index.lookup(name(17).as_ref()), None, "not before");
+        index.settle_many(claims);
+        for number in (0..5_000).chain([9_000]) {
+            assert_eq!(index.lookup(name(number).as_ref()), Some(number));
+            assert_eq!(index.claim(&name(number)).err(), Some(Taken::Live(number)));
+        }
+        assert_eq!(index.len(), 5_001);
+        index.settle_many([]);
     }
 
     #[test]

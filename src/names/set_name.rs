@@ -16,17 +16,23 @@ const CAP: usize = 512;
 ///
 /// `"llama"` is in the default namespace, `("tenant-7", "llama")` in another. Cloning is cheap.
 #[derive(Clone, PartialEq, Eq)]
-pub struct SetName(Arc<(Box<str>, Box<str>)>);
+pub struct SetName {
+    /// Namespace and name, one after the other in one block: a lookup compares one of these, and
+    /// every further block would be a cache miss.
+    text: Arc<str>,
+    /// Where the name begins.
+    split: usize,
+}
 
 impl SetName {
     /// The namespace; empty for the default one.
     pub fn namespace(&self) -> &str {
-        &self.0.0
+        &self.text[..self.split]
     }
 
     /// The name within it.
     pub fn name(&self) -> &str {
-        &self.0.1
+        &self.text[self.split..]
     }
 
     /// The borrowed form.
@@ -77,7 +83,10 @@ impl From<String> for SetName {
 
 impl From<(&str, &str)> for SetName {
     fn from((namespace, name): (&str, &str)) -> Self {
-        SetName(Arc::new((namespace.into(), name.into())))
+        SetName {
+            text: [namespace, name].concat().into(),
+            split: namespace.len(),
+        }
     }
 }
 
@@ -152,11 +161,5 @@ impl Hash for NameRef<'_> {
     fn hash<H: Hasher>(&self, state: &mut H) {
         self.namespace.hash(state);
         self.name.hash(state);
-    }
-}
-
-impl hashbrown::Equivalent<SetName> for NameRef<'_> {
-    fn equivalent(&self, key: &SetName) -> bool {
-        self.name == key.name() && self.namespace == key.namespace()
     }
 }

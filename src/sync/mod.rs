@@ -6,6 +6,8 @@
 
 pub mod atomic;
 pub mod cell;
+#[cfg(any(test, weighbridge_loom))]
+pub mod contract;
 pub mod epoch;
 mod lock;
 pub mod map;

@@ -1,0 +1,298 @@
+//! Names: one owner, no lost projection, no old record behind a new one.
+#![cfg(weighbridge_loom)]
+
+use std::sync::Arc;
+
+use loom::cell::UnsafeCell;
+use loom::thread;
+use weighbridge::__loom::names::{Index, SetName, Taken};
+use weighbridge::__loom::sync::atomic::{AtomicU64, Ordering};
+use weighbridge::__loom::sync::contract;
+use weighbridge_loom_tests::{model, saw};
+
+/// Two publishes of one name: exactly one owns it, and the loser is told.
+#[test]
+fn name_claim() {
+    model("name_claim", &["claimed", "live"], || {
+        let index = Arc::new(Index::<u32>::new());
+        let name = SetName::from("x");
+        let other = Arc::clone(&index);
+        let contender = {
+            let name = name.clone();
+            thread::spawn(move || other.claim(&name).map(|claim| claim.settle(2)).err())
+        };
+        let mine = index.claim(&name).map(|claim| claim.settle(1)).err();
+        let theirs = contender.join().unwrap();
+        let owner = index.lookup(name.as_ref());
+        match (&mine, &theirs) {
+            (None, Some(_)) => assert_eq!(owner, Some(1)),
+            (Some(_), None) => assert_eq!(owner, Some(2)),
+            both => panic!("{both:?}: one must win"),
+        }
+        saw(match mine.or(theirs) {
+            Some(Taken::Claimed) => "claimed",
+            _ => "live",
+        });
+    });
+}
+
+/// A claim that is dropped frees the name.
+#[test]
+fn name_unclaim() {
+    model("name_unclaim", &["taken", "free"], || {
+        let index = Arc::new(Index::<u32>::new());
+        let name = SetName::from("x");
+        let other = Arc::clone(&index);
+        let gives_up = {
+            let name = name.clone();
+            thread::spawn(move || drop(other.claim(&name).ok()))
+        };
+        saw(if index.claim(&name).map(|claim| claim.settle(1)).is_ok() {
+            "free"
+        } else {
+            "taken"
+        });
+        gives_up.join().unwrap();
+        if index.lookup(name.as_ref()).is_none() {
+            assert_eq!(index.len(), 0, "the dropped claim kept the name");
+            assert!(index.claim(&name).is_ok());
+        }
+    });
+}
+
+/// Two names in one shard, published at once: neither projection is lost. A reader sees a settled
+/// name for good.
+#[test]
+fn name_shard() {
+    model("name_shard", &["seen", "not yet"], || {
+        let index = Arc::new(Index::<u32>::new());
+        let threads = ["a", "b"].map(|name| {
+            let index = Arc::clone(&index);
+            thread::spawn(move || {
+                index.claim(&SetName::from(name)).ok().unwrap().settle(1);
+                assert_eq!(index.lookup(name.into()), Some(1), "own name not visible");
+            })
+        });
+        let first = index.lookup("a".into());
+        let second = index.lookup("a".into());
+        assert!(first.is_none() || second.is_some(), "a name went away");
+        saw(if first.is_some() { "seen" } else { "not yet" });
+        for thread in threads {
+            thread.join().unwrap();
+        }
+        assert_eq!(
+            (index.lookup("a".into()), index.lookup("b".into())),
+            (Some(1), Some(1))
+        );
+    });
+}
+
+/// A set is retired by somebody who found it before its name was settled. The publisher looks after
+/// settling; whoever comes last leaves no name behind.
+#[test]
+fn name_early_retire() {
+    model("name_early_retire", &["done"], || {
+        let index = Arc::new(Index::<u32>::new());
+        let alive = Arc::new(AtomicU64::new(1));
+        let name = SetName::from("x");
+        let claim = index.claim(&name).ok().unwrap();
+        let retirer = {
+            let (index, alive, name) = (Arc::clone(&index), Arc::clone(&alive), name.clone());
+            thread::spawn(move || {
+                alive.store(0, Ordering::Release);
+                index.unlink(&name, |&record| record == 1);
+            })
+        };
+        claim.settle(1);
+        if alive.load(Ordering::Acquire) == 0 {
+            index.unlink(&name, |&record| record == 1);
+        }
+        retirer.join().unwrap();
+        assert_eq!(
+            index.lookup(name.as_ref()),
+            None,
+            "a retired set kept its name"
+        );
+        assert!(index.claim(&name).is_ok(), "a retired set kept its claim");
+        saw("done");
+    });
+}
+
+/// A name changes hands: the old record never comes back after the new one was seen.
+#[test]
+fn name_reuse() {
+    model("name_reuse", &["1", "2", "none"], || {
+        let index = Arc::new(Index::<u32>::new());
+        let name = SetName::from("x");
+        index.claim(&name).ok().unwrap().settle(1);
+        let writer = {
+            let (index, name) = (Arc::clone(&index), name.clone());
+            thread::spawn(move || {
+                index.unlink(&name, |&record| record == 1);
+                index.claim(&name).ok().unwrap().settle(2);
+            })
+        };
+        let (first, second) = (index.lookup(name.as_ref()), index.lookup(name.as_ref()));
+        assert!(
+            second >= first || second.is_none() && first == Some(1),
+            "{first:?} {second:?}"
+        );
+        for seen in [first, second] {
+            saw(seen.map_or("none".to_owned(), |record| record.to_string()));
+        }
+        writer.join().unwrap();
+        assert_eq!(index.lookup(name.as_ref()), Some(2));
+    });
+}
+
+/// Who gets a name that was just freed finds nothing under it: the projection is emptied before the
+/// authority lets go.
+#[test]
+fn name_handover() {
+    model("name_handover", &["taken", "free"], || {
+        let index = Arc::new(Index::<u32>::new());
+        let name = SetName::from("x");
+        index.claim(&name).ok().unwrap().settle(1);
+        let retirer = {
+            let (index, name) = (Arc::clone(&index), name.clone());
+            thread::spawn(move || index.unlink(&name, |&record| record == 1))
+        };
+        match index.claim(&name) {
+            Ok(claim) => {
+                assert_eq!(index.lookup(name.as_ref()), None, "the old tenant's record");
+                claim.settle(2);
+                assert_eq!(index.lookup(name.as_ref()), Some(2));
+                saw("free");
+            }
+            Err(taken) => {
+                assert_eq!(taken, Taken::Live(1));
+                saw("taken");
+            }
+        };
+        retirer.join().unwrap();
+    });
+}
+
+/// Who is told that a name means something finds it by lookup: the projection is filled before the
+/// authority says so.
+#[test]
+fn name_told() {
+    model("name_told", &["claimed", "live"], || {
+        let index = Arc::new(Index::<u32>::new());
+        let name = SetName::from("x");
+        let claim = index.claim(&name).ok().unwrap();
+        let contender = {
+            let (index, name) = (Arc::clone(&index), name.clone());
+            thread::spawn(move || match index.claim(&name).err() {
+                Some(Taken::Live(record)) => {
+                    assert_eq!(index.lookup(name.as_ref()), Some(record), "told, not found");
+                    saw("live");
+                }
+                Some(Taken::Claimed) => saw("claimed"),
+                None => panic!("a claimed name was free"),
+            })
+        };
+        claim.settle(1);
+        contender.join().unwrap();
+    });
+}
+
+/// A record that is found is whole: what its publisher wrote before settling is seen.
+#[test]
+fn name_whole() {
+    model("name_whole", &["found", "not yet"], || {
+        let index = Arc::new(Index::<Arc<Plot>>::new());
+        let name = SetName::from("x");
+        let claim = index.claim(&name).ok().unwrap();
+        let reader = {
+            let (index, name) = (Arc::clone(&index), name.clone());
+            thread::spawn(move || match index.lookup(name.as_ref()) {
+                Some(record) => {
+                    // SAFETY: written before it was settled; the checker reports it otherwise.
+                    assert_eq!(record.0.with(|at| unsafe { *at }), 7);
+                    saw("found");
+                }
+                None => saw("not yet"),
+            })
+        };
+        let record = Arc::new(Plot(UnsafeCell::new(0)));
+        // SAFETY: nobody else has it yet.
+        record.0.with_mut(|at| unsafe { *at = 7 });
+        claim.settle(record);
+        reader.join().unwrap();
+    });
+}
+
+struct Plot(UnsafeCell<u64>);
+// SAFETY: written before it is shared, read afterwards; that this is so is what the model checks.
+unsafe impl Send for Plot {}
+// SAFETY: as above.
+unsafe impl Sync for Plot {}
+
+/// One name goes while another of the same shard comes: neither change is lost.
+#[test]
+fn name_beside() {
+    model("name_beside", &["gone", "there"], || {
+        let index = Arc::new(Index::<u32>::new());
+        let (old, new) = (SetName::from("a"), SetName::from("b"));
+        index.claim(&old).ok().unwrap().settle(1);
+        let retirer = {
+            let (index, old) = (Arc::clone(&index), old.clone());
+            thread::spawn(move || index.unlink(&old, |&record| record == 1))
+        };
+        index.claim(&new).ok().unwrap().settle(2);
+        let seen = index.lookup(old.as_ref());
+        saw(if seen.is_some() { "there" } else { "gone" });
+        retirer.join().unwrap();
+        let found = (index.lookup(old.as_ref()), index.lookup(new.as_ref()));
+        assert_eq!(found, (None, Some(2)), "a change was lost");
+    });
+}
+
+/// Many names are settled at once beside a single one of the same shard: none is lost, and who sees
+/// one of the many sees all of that shard.
+#[test]
+fn name_bulk() {
+    model("name_bulk", &["all", "none"], || {
+        let index = Arc::new(Index::<u32>::new());
+        let single = {
+            let index = Arc::clone(&index);
+            thread::spawn(move || index.claim(&SetName::from("c")).ok().unwrap().settle(3))
+        };
+        let many = {
+            let index = Arc::clone(&index);
+            thread::spawn(move || {
+                let claim = |name| index.claim(&SetName::from(name)).ok().unwrap();
+                index.settle_many([(claim("a"), 1), (claim("b"), 2)]);
+            })
+        };
+        let (first, second) = (index.lookup("a".into()), index.lookup("b".into()));
+        assert!(first.is_none() || second == Some(2), "half a shard");
+        saw(if first.is_some() { "all" } else { "none" });
+        single.join().unwrap();
+        many.join().unwrap();
+        let found = ["a", "b", "c"].map(|name| index.lookup(name.into()));
+        assert_eq!(found, [Some(1), Some(2), Some(3)]);
+        assert_eq!(index.len(), 3);
+    });
+}
+
+/// dashmap's mock keeps the contract that the real one is tested against.
+#[test]
+fn contract_map() {
+    model("contract_map", &["done"], || {
+        contract::map_answers();
+        contract::map_races();
+        saw("done");
+    });
+}
+
+/// arc-swap's mock keeps the contract that the real one is tested against.
+#[test]
+fn contract_swap() {
+    model("contract_swap", &["done"], || {
+        contract::swap_answers();
+        contract::swap_races();
+        saw("done");
+    });
+}
