@@ -9,7 +9,7 @@ use std::ops::Range;
 use std::sync::{Arc, Weak};
 
 use crate::Dtype;
-use crate::plan::{Plan, WeightKind};
+use crate::plan::{Plan, PlannedTensor, WeightKind};
 use crate::sync::Mutex;
 
 /// One tensor of a layout.
@@ -162,20 +162,36 @@ impl Extents {
 /// another tensor.
 #[derive(Debug, Default)]
 pub struct OrdinalTable {
-    ordinals: HashMap<Arc<str>, u32>,
+    /// Of the first generation: its own order is the set's. Most sets never have another.
+    first: Option<Arc<Layout>>,
+    /// Names that came with later generations; their ordinals go on where the first's end.
+    later: HashMap<Arc<str>, u32>,
 }
 
 impl OrdinalTable {
     /// The tensor that an ordinal stands for, whichever generation has it. For messages.
     pub(crate) fn name(&self, ordinal: u32) -> Option<Arc<str>> {
-        let mut all = self.ordinals.iter();
-        all.find(|&(_, &given)| given == ordinal)
-            .map(|(name, _)| Arc::clone(name))
+        let first = self.first.as_ref().and_then(|first| first.tensor(ordinal));
+        first.map(|info| Arc::clone(&info.name)).or_else(|| {
+            let mut later = self.later.iter();
+            later
+                .find(|&(_, &given)| given == ordinal)
+                .map(|(name, _)| Arc::clone(name))
+        })
+    }
+
+    /// Does `own`, whose ordinals follow its plan, fit this set as it is? Always for the first.
+    pub(crate) fn adopt(&mut self, own: &Arc<Layout>) -> bool {
+        Arc::ptr_eq(self.first.get_or_insert_with(|| Arc::clone(own)), own)
     }
 
     fn assign(&mut self, name: &Arc<str>) -> u32 {
-        let next = self.ordinals.len() as u32;
-        *self.ordinals.entry(Arc::clone(name)).or_insert(next)
+        let first = self.first.as_deref();
+        if let Some(known) = first.and_then(|first| first.ordinal(name)) {
+            return known;
+        }
+        let next = (first.map_or(0, Layout::len) + self.later.len()) as u32;
+        *self.later.entry(Arc::clone(name)).or_insert(next)
     }
 }
 
@@ -204,13 +220,19 @@ impl Hash for Layout {
 }
 
 impl Layout {
-    /// The table of `plan`'s tensors, with the set's ordinals.
-    pub(crate) fn build(plan: &Plan, ordinals: &mut OrdinalTable) -> Self {
-        let assigned: Vec<u32> = plan
-            .tensors()
-            .iter()
-            .map(|tensor| ordinals.assign(&tensor.name))
-            .collect();
+    /// The table of `plan`'s tensors, with ordinals in the plan's order: for a set's first
+    /// generation, and every later one that has the same tensors.
+    pub(crate) fn own(plan: &Plan) -> Self {
+        Self::build(plan, (0..plan.tensors().len() as u32).collect())
+    }
+
+    /// The table of `plan`'s tensors, with the ordinals of a set that had other ones before.
+    pub(crate) fn follow(plan: &Plan, ordinals: &mut OrdinalTable) -> Self {
+        let assign = |tensor: &PlannedTensor| ordinals.assign(&tensor.name);
+        Self::build(plan, plan.tensors().iter().map(assign).collect())
+    }
+
+    fn build(plan: &Plan, assigned: Vec<u32>) -> Self {
         let end = assigned.iter().max().map_or(0, |&last| last as usize + 1);
         let mut tensors = vec![None; end];
         let mut by_name = HashMap::with_capacity(assigned.len());

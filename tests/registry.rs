@@ -184,6 +184,21 @@ fn ordinals_survive_swaps_that_add_and_drop_tensors() {
         .map(|weight| weight.unwrap().name().to_owned())
         .collect();
     assert_eq!(names, ["b", "d", "a", "c"], "by ordinal");
+    let of_a = registry.weight_handle(set, "a").unwrap();
+    // Back to the first layout: the same one, not another that equals it.
+    registry.replace(set, of(&["d", "b"])).unwrap();
+    assert_eq!(registry.weight_handle(set, "b").unwrap(), handles[0]);
+    let now = registry.acquire(set).unwrap();
+    let twin = registry.publish("twin", of(&["b", "d"])).unwrap();
+    let twin = registry.acquire(twin).unwrap();
+    assert!(std::ptr::eq(
+        now.sets().next().unwrap().layout(),
+        twin.sets().next().unwrap().layout()
+    ));
+    assert!(
+        matches!(now.weight(of_a), Err(Error::NoSuchTensor { tensor, .. }) if tensor == "a"),
+        "an ordinal past the layout is still known by name"
+    );
 }
 
 #[test]

@@ -31,6 +31,8 @@ use crate::sync::Mutex;
 /// Dropping it gives the bytes back and leaves no trace.
 pub struct Staged {
     plan: Plan,
+    /// As a first generation would have it: made here, so that a commit need not.
+    layout: Arc<Layout>,
     base: Option<SetHandle>,
     identity: Identity,
     bytes: Bytes,
@@ -163,8 +165,10 @@ impl WeightRegistry {
             Some(revision) => Identity::Declared(revision.into()),
             None => content_identity(&plan, arena.as_slice()),
         };
+        let layout = self.layouts.intern(Layout::own(&plan));
         Ok(Staged {
             plan,
+            layout,
             base,
             identity,
             bytes: Bytes { arena, charge },
@@ -408,6 +412,7 @@ impl WeightRegistry {
                 Ok(bond) => bond,
                 Err(error) => return Err(PublishError::new(error, Some(staged))),
             };
+            let own = Arc::clone(&staged.layout);
             let (node, plan, base) = self.node(record, bond, staged);
             let mut changes = [Change::new(record.handle.slot, expect, node)];
             match self.apply(record, &mut changes, false) {
@@ -421,6 +426,7 @@ impl WeightRegistry {
                     bytes.charge.unsettle();
                     staged = Staged {
                         plan,
+                        layout: own,
                         base,
                         identity: meta.identity,
                         bytes,
@@ -447,12 +453,18 @@ impl WeightRegistry {
         let kind = staged.kind();
         let Staged {
             plan,
+            layout: own,
             base,
             identity,
             bytes,
         } = staged;
-        let layout = Layout::build(&plan, &mut record.ordinals.lock());
-        let layout = self.layouts.intern(layout);
+        let mut ordinals = record.ordinals.lock();
+        let layout = if ordinals.adopt(&own) {
+            own
+        } else {
+            self.layouts.intern(Layout::follow(&plan, &mut ordinals))
+        };
+        drop(ordinals);
         let meta = Meta {
             handle: record.handle,
             kind,
