@@ -18,6 +18,11 @@ fn publish(criterion: &mut Criterion) {
                 .map(|name| (name.clone(), Entry::default()))
                 .collect::<Vec<_>>()
         };
+        // A thousand staged sets at once would measure the allocator.
+        let batch = match tensors {
+            1 => BatchSize::SmallInput,
+            _ => BatchSize::PerIteration,
+        };
         let mut group = criterion.benchmark_group(format!("publish {tensors} tensor(s)"));
 
         let registry = WeightRegistry::builder().build().expect("a registry");
@@ -26,7 +31,7 @@ fn publish(criterion: &mut Criterion) {
             bench.iter_batched(
                 || registry.stage(set_of(tensors)).expect("staged"),
                 |staged| registry.replace_staged(set, staged).expect("replaced"),
-                BatchSize::SmallInput,
+                batch,
             )
         });
 
@@ -35,7 +40,7 @@ fn publish(criterion: &mut Criterion) {
             bench.iter_batched(
                 fresh,
                 |entries| peers.rwlock.write().expect("not poisoned").extend(entries),
-                BatchSize::SmallInput,
+                batch,
             )
         });
         group.bench_function("dashmap, one by one", |bench| {
@@ -46,7 +51,7 @@ fn publish(criterion: &mut Criterion) {
                         peers.dashmap.insert(name, entry);
                     }
                 },
-                BatchSize::SmallInput,
+                batch,
             )
         });
         group.bench_function("papaya, one by one", |bench| {
@@ -58,7 +63,7 @@ fn publish(criterion: &mut Criterion) {
                         map.insert(name, entry);
                     }
                 },
-                BatchSize::SmallInput,
+                batch,
             )
         });
         group.bench_function("ArcSwap<HashMap>, clone and swap", |bench| {
@@ -69,7 +74,7 @@ fn publish(criterion: &mut Criterion) {
                     map.extend(entries);
                     peers.arcswap.store(Arc::new(map));
                 },
-                BatchSize::SmallInput,
+                batch,
             )
         });
         group.finish();

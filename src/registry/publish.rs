@@ -20,7 +20,7 @@ use crate::core::{Bond, Expect, Key, Refusal};
 use crate::error::Error;
 use crate::handle::{Generation, SetHandle};
 use crate::identity::{Identity, content_identity};
-use crate::layout::{Layout, OrdinalTable};
+use crate::layout::{Extents, Layout, OrdinalTable};
 use crate::names::{SetName, Taken};
 use crate::plan::{AdapterPlan, Plan};
 use crate::source::Source;
@@ -31,8 +31,9 @@ use crate::sync::Mutex;
 /// Dropping it gives the bytes back and leaves no trace.
 pub struct Staged {
     plan: Plan,
-    /// As a first generation would have it: made here, so that a commit need not.
+    /// As a first generation would have them: made here, so that a commit need not.
     layout: Arc<Layout>,
+    extents: Extents,
     base: Option<SetHandle>,
     identity: Identity,
     bytes: Bytes,
@@ -167,6 +168,7 @@ impl WeightRegistry {
         };
         let layout = self.layouts.intern(Layout::own(&plan));
         Ok(Staged {
+            extents: plan.extents(&layout),
             plan,
             layout,
             base,
@@ -425,6 +427,11 @@ impl WeightRegistry {
                     };
                     bytes.charge.unsettle();
                     staged = Staged {
+                        extents: if Arc::ptr_eq(&own, &meta.layout) {
+                            meta.extents
+                        } else {
+                            plan.extents(&own)
+                        },
                         plan,
                         layout: own,
                         base,
@@ -453,23 +460,23 @@ impl WeightRegistry {
         let kind = staged.kind();
         let Staged {
             plan,
-            layout: own,
+            mut layout,
+            mut extents,
             base,
             identity,
             bytes,
         } = staged;
         let mut ordinals = record.ordinals.lock();
-        let layout = if ordinals.adopt(&own) {
-            own
-        } else {
-            self.layouts.intern(Layout::follow(&plan, &mut ordinals))
-        };
+        if !ordinals.adopt(&layout) {
+            layout = self.layouts.intern(Layout::follow(&plan, &mut ordinals));
+            extents = plan.extents(&layout);
+        }
         drop(ordinals);
         let meta = Meta {
             handle: record.handle,
             kind,
             record: Arc::clone(record),
-            extents: plan.extents(&layout),
+            extents,
             adapter: plan.adapter().map(AdapterPlan::info),
             layout,
             identity,
