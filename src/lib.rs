@@ -79,11 +79,19 @@ pub use safetensors::Dtype;
 /// The pages of `docs/`, so that they are at hand and their examples stay true.
 pub mod _documentation {
     #[doc = include_str!("../docs/DESIGN.md")]
-    pub mod design {}
+    pub mod design {
+        #[doc = include_str!("../docs/design/names.md")]
+        pub mod names {}
+    }
     #[doc = include_str!("../docs/GUARANTEES.md")]
     pub mod guarantees {}
     #[doc = include_str!("../docs/MEMORY_ORDERING.md")]
-    pub mod memory_ordering {}
+    pub mod memory_ordering {
+        #[doc = include_str!("../docs/ordering/names.md")]
+        pub mod names {}
+        #[doc = include_str!("../docs/ordering/labels.md")]
+        pub mod labels {}
+    }
     #[doc = include_str!("../docs/VERIFICATION.md")]
     pub mod verification {}
     #[doc = include_str!("../CHANGELOG.md")]
