@@ -61,6 +61,17 @@ pub enum Error {
         /// The registry that was asked.
         registry: u32,
     },
+    /// A staged set was offered to another registry than the one whose ledger is charged for it.
+    #[error(
+        "staged in registry {staged_in}, offered to registry {registry}; \
+         its bytes are charged to the first. Stage it where it is to be published"
+    )]
+    StagedElsewhere {
+        /// The registry that staged it.
+        staged_in: u32,
+        /// The registry that was asked to publish it.
+        registry: u32,
+    },
     /// The set is published but its bytes are not in memory.
     #[error("{handle} is not resident")]
     NotResident {
@@ -99,6 +110,12 @@ pub enum Error {
     AdapterWithoutBase {
         /// Where it comes from.
         origin: String,
+    },
+    /// Something was to be bound to a set that is itself bound to a base.
+    #[error("{base} is an adapter; bind to the checkpoint that it stands on")]
+    NotABase {
+        /// What was given as the base.
+        base: SetName,
     },
     /// An adapter was leased together with another base than its own.
     #[error(
@@ -341,6 +358,8 @@ impl Error {
                 | Error::WrongBase { .. }
                 | Error::NotInLease { .. }
                 | Error::AdapterWithoutBase { .. }
+                | Error::NotABase { .. }
+                | Error::StagedElsewhere { .. }
                 | Error::Forked { .. }
         )
     }

@@ -160,38 +160,50 @@ impl Extents {
 
 /// Name to ordinal for one set, over all its generations: append-only, so an ordinal never means
 /// another tensor.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone)]
 pub struct OrdinalTable {
     /// Of the first generation: its own order is the set's. Most sets never have another.
-    first: Option<Arc<Layout>>,
+    first: Arc<Layout>,
     /// Names that came with later generations; their ordinals go on where the first's end.
-    later: HashMap<Arc<str>, u32>,
+    later: Vec<Arc<str>>,
+    ordinals: HashMap<Arc<str>, u32>,
 }
 
 impl OrdinalTable {
-    /// The tensor that an ordinal stands for, whichever generation has it. For messages.
-    pub(crate) fn name(&self, ordinal: u32) -> Option<Arc<str>> {
-        let first = self.first.as_ref().and_then(|first| first.tensor(ordinal));
-        first.map(|info| Arc::clone(&info.name)).or_else(|| {
-            let mut later = self.later.iter();
-            later
-                .find(|&(_, &given)| given == ordinal)
-                .map(|(name, _)| Arc::clone(name))
-        })
+    /// Of a set whose first generation has the layout `first`, which [`Layout::own`] made.
+    pub(crate) fn new(first: Arc<Layout>) -> Self {
+        OrdinalTable {
+            first,
+            later: Vec::new(),
+            ordinals: HashMap::new(),
+        }
     }
 
-    /// Does `own`, whose ordinals follow its plan, fit this set as it is? Always for the first.
-    pub(crate) fn adopt(&mut self, own: &Arc<Layout>) -> bool {
-        Arc::ptr_eq(self.first.get_or_insert_with(|| Arc::clone(own)), own)
+    /// The tensor that an ordinal stands for, whichever generation has it. For messages.
+    pub(crate) fn name(&self, ordinal: u32) -> Option<&str> {
+        self.first.tensor(ordinal).map_or_else(
+            || {
+                let later = (ordinal as usize).checked_sub(self.first.len())?;
+                self.later.get(later).map(|name| &**name)
+            },
+            |info| Some(info.name()),
+        )
+    }
+
+    /// Does `own`, whose ordinals follow its plan, fit this set as it is?
+    pub(crate) fn is_first(&self, own: &Arc<Layout>) -> bool {
+        Arc::ptr_eq(&self.first, own)
     }
 
     fn assign(&mut self, name: &Arc<str>) -> u32 {
-        let first = self.first.as_deref();
-        if let Some(known) = first.and_then(|first| first.ordinal(name)) {
-            return known;
-        }
-        let next = (first.map_or(0, Layout::len) + self.later.len()) as u32;
-        *self.later.entry(Arc::clone(name)).or_insert(next)
+        let known = self.first.ordinal(name);
+        known.unwrap_or_else(|| {
+            let next = (self.first.len() + self.later.len()) as u32;
+            *self.ordinals.entry(Arc::clone(name)).or_insert_with(|| {
+                self.later.push(Arc::clone(name));
+                next
+            })
+        })
     }
 }
 

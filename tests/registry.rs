@@ -687,3 +687,35 @@ fn types_travel_as_documented() {
     copies::<SetHandle>();
     copies::<weighbridge::WeightHandle>();
 }
+
+#[test]
+fn what_was_staged_elsewhere_is_refused_and_comes_back() {
+    let (here, there) = (registry(), registry());
+    let set = here.publish("s", bytes(4, 1)).unwrap();
+    let staged = there.stage(bytes(4, 2)).unwrap();
+    let failed = here.publish_staged("t", staged).unwrap_err();
+    assert!(failed.error().is_misuse(), "{failed}");
+    let staged = failed.into_staged().unwrap();
+    let failed = here.replace_staged(set, staged).unwrap_err();
+    assert!(matches!(failed.error(), Error::StagedElsewhere { .. }));
+    let used = |registry: &WeightRegistry| registry.ledger().reserved;
+    assert_eq!(used(&there), failed.into_staged().unwrap().bytes());
+    assert_eq!(used(&there), 0);
+}
+
+#[test]
+fn only_checkpoints_are_bases() {
+    let registry = registry();
+    let base = registry.publish("base", bytes(4, 1)).unwrap();
+    let adapter = registry.publish("adapter", bytes(4, 2).on(base)).unwrap();
+    // Bound to itself, or to another adapter: refused, and nothing spins.
+    for failed in [
+        registry.replace(adapter, bytes(4, 3).on(adapter)).err(),
+        registry.publish("second", bytes(4, 3).on(adapter)).err(),
+    ] {
+        let Some(Error::NotABase { base }) = failed.map(Error::from) else {
+            panic!("an adapter was taken for a base")
+        };
+        assert_eq!(base.to_string(), "adapter");
+    }
+}

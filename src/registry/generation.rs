@@ -13,7 +13,9 @@ use crate::identity::Identity;
 use crate::layout::{AdapterInfo, Extents, Layout, OrdinalTable};
 use crate::ledger::Charge;
 use crate::names::SetName;
+use crate::plan::Plan;
 use crate::sync::Mutex;
+use crate::sync::swap::Swap;
 
 /// What kind of set this is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -38,8 +40,7 @@ impl std::fmt::Display for SetKind {
 pub(crate) struct SetRecord {
     pub(crate) name: SetName,
     pub(crate) handle: SetHandle,
-    /// Name to ordinal, append-only. Locked by writers of this set only.
-    pub(crate) ordinals: Mutex<OrdinalTable>,
+    ordinals: Ordinals,
     /// The generations that are no longer current and may still be held. Held by writers of this
     /// set while they commit, so that a retire knows all generations before its own.
     pub(crate) going: Mutex<Vec<Going>>,
@@ -53,11 +54,44 @@ pub(crate) struct Going {
     pub(crate) vitals: Arc<Vitals>,
 }
 
+/// Name to ordinal, append-only. Readers need it for messages only, and never wait for a writer.
+struct Ordinals {
+    table: Swap<OrdinalTable>,
+    writer: Mutex<()>,
+}
+
 impl SetRecord {
-    /// The tensor an ordinal of this set stands for. For messages: takes the writers' lock.
+    /// Of a set whose first generation has the layout `first`.
+    pub(crate) fn new(name: SetName, handle: SetHandle, first: Arc<Layout>) -> Self {
+        SetRecord {
+            name,
+            handle,
+            ordinals: Ordinals {
+                table: Swap::new(Arc::new(OrdinalTable::new(first))),
+                writer: Mutex::new(()),
+            },
+            going: Mutex::new(Vec::new()),
+        }
+    }
+
+    /// The tensor an ordinal of this set stands for. For messages; takes no lock.
     pub(crate) fn tensor_name(&self, ordinal: u32) -> String {
-        let name = self.ordinals.lock().name(ordinal);
-        name.map_or_else(|| format!("ordinal {ordinal}"), |name| name.to_string())
+        self.ordinals.table.with(|table| match table.name(ordinal) {
+            Some(name) => name.to_owned(),
+            None => format!("ordinal {ordinal}"),
+        }) // E16
+    }
+
+    /// The layout of a generation that comes from `plan`, whose own layout is `own`. `None`: that.
+    pub(crate) fn layout_for(&self, plan: &Plan, own: &Arc<Layout>) -> Option<Layout> {
+        if self.ordinals.table.with(|table| table.is_first(own)) {
+            return None; // E16: the first layout of a set never changes
+        }
+        let _writer = self.ordinals.writer.lock(); // E16: no name is given two ordinals
+        let mut table = OrdinalTable::clone(&self.ordinals.table.load_full());
+        let layout = Layout::follow(plan, &mut table);
+        self.ordinals.table.store(Arc::new(table)); // E16
+        Some(layout)
     }
 }
 

@@ -79,7 +79,7 @@ impl Lease {
     /// # Errors
     /// [`Error::NotInLease`] if the handle's set is not part of this lease, [`Error::NoSuchTensor`]
     /// if the leased generation lacks the tensor, [`Error::UnreadableTensor`] if its dtype is not
-    /// known. Progress: wait-free.
+    /// known. Progress: wait-free, errors included (those allocate their texts).
     #[inline]
     pub fn weight(&self, weight: WeightHandle) -> Result<Weight<'_>, Error> {
         LeasedSet {

@@ -20,16 +20,17 @@ use crate::core::{Bond, Expect, Key, Refusal};
 use crate::error::Error;
 use crate::handle::{Generation, SetHandle};
 use crate::identity::{Identity, content_identity};
-use crate::layout::{Extents, Layout, OrdinalTable};
+use crate::layout::{Extents, Layout};
 use crate::names::{SetName, Taken};
 use crate::plan::{AdapterPlan, Plan};
 use crate::source::Source;
-use crate::sync::Mutex;
 
 /// A set whose bytes are in memory, charged and identified, and which nobody can see yet.
 ///
 /// Dropping it gives the bytes back and leaves no trace.
 pub struct Staged {
+    /// Whose ledger is charged.
+    registry: u32,
     plan: Plan,
     /// As a first generation would have them: made here, so that a commit need not.
     layout: Arc<Layout>,
@@ -141,8 +142,8 @@ impl WeightRegistry {
     ///
     /// # Errors
     /// [`Error::OverLimit`], [`Error::OutOfMemory`], anything that is wrong with the source, and,
-    /// for an adapter, [`Error::StaleHandle`] or [`Error::AdapterMismatch`] if it does not fit its
-    /// base.
+    /// for an adapter, [`Error::StaleHandle`], or [`Error::NotABase`] or [`Error::AdapterMismatch`]
+    /// if it does not fit its base.
     pub fn stage(&self, source: impl Source) -> Result<Staged, Error> {
         self.check_process()?;
         let plan = source.plan().clone();
@@ -168,6 +169,7 @@ impl WeightRegistry {
         };
         let layout = self.layouts.intern(Layout::own(&plan));
         Ok(Staged {
+            registry: self.id,
             extents: plan.extents(&layout),
             plan,
             layout,
@@ -203,14 +205,14 @@ impl WeightRegistry {
     /// # Errors
     /// [`Error::AlreadyPublished`] with both identities, [`Error::NameBusy`] while another publish
     /// or retire of this name is under way, [`Error::BaseNotCurrent`] if an adapter's base is gone,
-    /// [`Error::Spent`]. The error returns the staged set.
+    /// [`Error::StagedElsewhere`], [`Error::Spent`]. The error returns the staged set.
     pub fn publish_staged(
         &self,
         name: impl Into<SetName>,
         staged: Staged,
     ) -> Result<SetHandle, PublishError> {
         let name = name.into();
-        if let Err(error) = self.check_process().and_then(|()| name.validate()) {
+        if let Err(error) = self.check_staged(&staged).and_then(|()| name.validate()) {
             return Err(PublishError::new(error, Some(staged)));
         }
         let claim = match self.names.claim(&name) {
@@ -234,12 +236,7 @@ impl WeightRegistry {
             slot: key.slot,
             tag: key.tag,
         };
-        let record = Arc::new(SetRecord {
-            name,
-            handle,
-            ordinals: Mutex::new(OrdinalTable::default()),
-            going: Mutex::new(Vec::new()),
-        });
+        let record = Arc::new(SetRecord::new(name, handle, Arc::clone(&staged.layout)));
         match self.commit(&record, Expect::Vacant, staged) {
             Ok(_) => {
                 claim.settle(handle);
@@ -286,7 +283,8 @@ impl WeightRegistry {
     /// # Errors
     /// [`Error::StaleHandle`], [`Error::WrongRegistry`], [`Error::KindMismatch`] if a checkpoint
     /// would follow an adapter or the other way round, [`Error::Dependants`] if adapters are bound
-    /// to the set, [`Error::BaseNotCurrent`]. The error returns the staged set.
+    /// to the set, [`Error::BaseNotCurrent`], [`Error::NotABase`], [`Error::StagedElsewhere`]. The
+    /// error returns the staged set.
     pub fn replace_staged(&self, set: SetHandle, staged: Staged) -> Result<Replaced, PublishError> {
         self.replace_expecting(set, Expect::Tenant(set.tag), staged)
     }
@@ -317,7 +315,7 @@ impl WeightRegistry {
         expect: Expect,
         staged: Staged,
     ) -> Result<Replaced, PublishError> {
-        let record = match self.check_process().and_then(|()| self.record(set)) {
+        let record = match self.check_staged(&staged).and_then(|()| self.record(set)) {
             Ok((record, kind)) if kind == staged.kind() => record,
             Ok((record, kind)) => {
                 let error = Error::KindMismatch {
@@ -427,6 +425,7 @@ impl WeightRegistry {
                     };
                     bytes.charge.unsettle();
                     staged = Staged {
+                        registry: self.id,
                         extents: if Arc::ptr_eq(&own, &meta.layout) {
                             meta.extents
                         } else {
@@ -459,6 +458,7 @@ impl WeightRegistry {
     ) -> (StagedNode, Plan, Option<SetHandle>) {
         let kind = staged.kind();
         let Staged {
+            registry: _,
             plan,
             mut layout,
             mut extents,
@@ -466,12 +466,10 @@ impl WeightRegistry {
             identity,
             bytes,
         } = staged;
-        let mut ordinals = record.ordinals.lock();
-        if !ordinals.adopt(&layout) {
-            layout = self.layouts.intern(Layout::follow(&plan, &mut ordinals));
+        if let Some(other) = record.layout_for(&plan, &layout) {
+            layout = self.layouts.intern(other);
             extents = plan.extents(&layout);
         }
-        drop(ordinals);
         let meta = Meta {
             handle: record.handle,
             kind,
@@ -546,9 +544,27 @@ impl WeightRegistry {
     }
 
     fn check_base(&self, plan: &Plan, base: &Node) -> Result<(), Error> {
-        match (plan.adapter(), base.meta()) {
-            (Some(adapter), Some(meta)) => adapter.check_against(&meta.layout),
-            _ => Ok(()),
+        let Some(base) = base.meta() else {
+            return Ok(());
+        };
+        if base.kind == SetKind::Adapter {
+            return Err(Error::NotABase {
+                base: base.record.name.clone(),
+            });
+        }
+        plan.adapter()
+            .map_or(Ok(()), |adapter| adapter.check_against(&base.layout))
+    }
+
+    fn check_staged(&self, staged: &Staged) -> Result<(), Error> {
+        self.check_process()?;
+        if staged.registry == self.id {
+            Ok(())
+        } else {
+            Err(Error::StagedElsewhere {
+                staged_in: staged.registry,
+                registry: self.id,
+            })
         }
     }
 
