@@ -9,11 +9,21 @@
 
 use std::alloc::{Layout, alloc_zeroed, dealloc};
 use std::ptr::NonNull;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::error::Error;
 
 /// Every tensor starts at a multiple of this.
 pub const ALIGNMENT: usize = 64;
+
+/// Address space that the system refused to unmap, in bytes, over the whole process.
+static STRANDED: AtomicU64 = AtomicU64::new(0);
+
+/// Bytes of address space that the system refused to take back, in the whole process: it was at its
+/// limit of mappings (`vm.max_map_count`). Their pages went back all the same.
+pub fn stranded_bytes() -> u64 {
+    STRANDED.load(Ordering::Relaxed) // E17
+}
 
 const MAP_FROM: usize = 1 << 20;
 const HUGE_FROM: usize = 4 << 20;
@@ -51,9 +61,15 @@ impl Arena {
     /// What the ledger is charged for an arena of `len` bytes: exactly what [`allocate`] takes from
     /// the system.
     ///
+    /// # Errors
+    /// [`Error::OutOfMemory`] if that is more than an address space.
+    ///
     /// [`allocate`]: Self::allocate
-    pub fn charge_for(len: u64) -> u64 {
-        footprint(len).map_or(u64::MAX, |(charged, _)| charged as u64)
+    pub fn charge_for(len: u64) -> Result<u64, Error> {
+        match footprint(len) {
+            Some((charged, _)) => Ok(charged as u64),
+            None => Err(Error::OutOfMemory { bytes: len }),
+        }
     }
 
     /// Zeroed memory of `len` bytes.
@@ -187,14 +203,35 @@ fn advise_huge(base: NonNull<u8>, len: usize) {
 #[cfg(all(unix, not(target_os = "linux")))]
 fn advise_huge(_: NonNull<u8>, _: usize) {}
 
+/// The kernel merges neighbouring mappings, and unmapping one in the middle splits them again. At
+/// its limit of mappings (`vm.max_map_count`) it refuses that; then at least the pages go back.
+///
 /// # Safety
 /// The range belongs to a mapping of ours and nobody uses it any more.
 #[cfg(unix)]
 unsafe fn unmap(base: NonNull<u8>, len: usize) {
-    // SAFETY: the caller's. It can only fail for ranges that are not mappings.
-    let done = unsafe { rustix::mm::munmap(base.as_ptr().cast(), len) };
-    debug_assert!(done.is_ok(), "{done:?}");
+    // SAFETY: the caller's.
+    if unsafe { rustix::mm::munmap(base.as_ptr().cast(), len) }.is_err() {
+        // E17: a statistic.
+        STRANDED.fetch_add(len as u64, Ordering::Relaxed);
+        // SAFETY: the caller's: the contents are nobody's.
+        unsafe { empty(base, len) };
+    }
 }
+
+/// # Safety
+/// As [`unmap`].
+#[cfg(target_os = "linux")]
+unsafe fn empty(base: NonNull<u8>, len: usize) {
+    use rustix::mm::{Advice, madvise};
+    // SAFETY: the caller's. Refused for locked pages only, and we lock none.
+    let _ = unsafe { madvise(base.as_ptr().cast(), len, Advice::LinuxDontNeed) };
+}
+
+/// # Safety
+/// As [`unmap`].
+#[cfg(all(unix, not(target_os = "linux")))]
+unsafe fn empty(_: NonNull<u8>, _: usize) {}
 
 #[cfg(not(unix))]
 fn map(_: usize) -> Option<NonNull<u8>> {
@@ -226,7 +263,7 @@ mod tests {
         ] {
             let mut arena = Arena::allocate(len as u64).unwrap();
             assert_eq!(arena.as_slice().len(), len);
-            assert_eq!(arena.charged(), Arena::charge_for(len as u64));
+            assert_eq!(arena.charged(), Arena::charge_for(len as u64).unwrap());
             assert_eq!(arena.as_slice().as_ptr() as usize % ALIGNMENT, 0);
             assert!(arena.as_slice().iter().all(|&byte| byte == 0), "{len}");
             if len >= HUGE_FROM {
@@ -244,6 +281,10 @@ mod tests {
                 Error::OutOfMemory { bytes: refused } if refused == bytes
             ));
         }
+        assert!(
+            Arena::charge_for(u64::MAX).is_err(),
+            "a ledger without a limit would take it"
+        );
     }
 
     #[cfg(target_os = "linux")]

@@ -46,7 +46,7 @@ pub struct LedgerSnapshot {
     pub limit: u64,
     /// Loads in flight and staged sets.
     pub reserved: u64,
-    /// Current sets.
+    /// Current sets, and sets that are being made current at this instant.
     pub resident: u64,
     /// Superseded sets whose bytes are not back yet.
     pub retired: u64,

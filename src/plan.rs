@@ -384,9 +384,10 @@ impl Plan {
         self.arena_bytes
     }
 
-    /// What the ledger will be charged: what the arena really takes.
+    /// What the ledger will be charged: what the arena really takes. `u64::MAX` if no address space
+    /// has that much.
     pub fn charged_bytes(&self) -> u64 {
-        Arena::charge_for(self.arena_bytes)
+        Arena::charge_for(self.arena_bytes).unwrap_or(u64::MAX)
     }
 
     /// The modules, if this is an adapter.

@@ -719,3 +719,25 @@ fn only_checkpoints_are_bases() {
         assert_eq!(base.to_string(), "adapter");
     }
 }
+
+#[test]
+fn a_refused_replace_leaves_no_names_behind() {
+    let registry = registry();
+    let of = |name: &str| InMemory::new().tensor(name, Dtype::U8, [1], [1]).unwrap();
+    let set = registry.publish("s", of("first")).unwrap();
+    let stale = registry
+        .acquire(set)
+        .unwrap()
+        .set(set)
+        .unwrap()
+        .generation();
+    registry.replace(set, of("first")).unwrap();
+    for attempt in 0..100 {
+        let source = of(&format!("refused-{attempt}"));
+        let failed = registry.replace_if(set, stale, source);
+        assert!(failed.unwrap_err().error().is_conflict());
+    }
+    registry.replace(set, of("second")).unwrap();
+    let lease = registry.acquire(set).unwrap();
+    assert_eq!(lease.set(set).unwrap().layout().ordinals(), 0..2);
+}

@@ -387,7 +387,7 @@ fn reclaimer() {
     model("reclaimer", &["done"], || {
         let queue = Arc::new(Reclaimer::open());
         let worker = Arc::clone(&queue);
-        let worker = thread::spawn(move || worker.run());
+        let worker = thread::spawn(move || worker.run(|| false));
         queue.staff(worker.thread().clone());
         let rig = Arc::new(Rig::with(Arc::clone(&queue)));
         let main = rig.member();
@@ -426,7 +426,7 @@ fn drain_before_free() {
     model("drain_before_free", &["done"], || {
         let queue = Arc::new(Reclaimer::open());
         let worker = Arc::clone(&queue);
-        let worker = thread::spawn(move || worker.run());
+        let worker = thread::spawn(move || worker.run(|| false));
         queue.staff(worker.thread().clone());
         let spine: Spine<u64, Gate> = Spine::new(Arc::clone(&queue));
         let me = spine.register();
@@ -471,7 +471,7 @@ fn reclaimer_close() {
     model("reclaimer_close", &["done"], || {
         let queue = Arc::new(Reclaimer::open());
         let worker = Arc::clone(&queue);
-        let worker = thread::spawn(move || worker.run());
+        let worker = thread::spawn(move || worker.run(|| false));
         queue.staff(worker.thread().clone());
         let rig = Rig::with(Arc::clone(&queue));
         let main = rig.member();

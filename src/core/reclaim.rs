@@ -135,18 +135,34 @@ impl Reclaimer {
         }
     }
 
+    /// Gives the queue work that is none, so that its thread tidies up once more from here on.
+    #[cfg(not(weighbridge_loom))]
+    pub fn nudge(&self) {
+        const ERRAND: &Errand = &Errand {
+            arrive: |_| (),
+            // SAFETY: this errand is only put into the links made below.
+            finish: |link, _| drop(unsafe { Box::from_raw(link.as_ptr()) }),
+        };
+        let link = NonNull::from(Box::leak(Box::new(Link::new(ERRAND))));
+        // SAFETY: the link is its own object, and given up here; we hold the queue.
+        unsafe { self.push(link) };
+    }
+
     fn wake(&self) {
         if let Some(thread) = self.thread.get() {
             thread.unpark();
         }
     }
 
-    /// The reclaimer thread's life: returns when the queue is closed.
-    pub fn run(&self) {
+    /// The reclaimer thread's life: returns when the queue is closed. Before it sleeps, and after
+    /// there was work, it calls `tidy`, which says whether to look for work again.
+    pub fn run(&self, mut tidy: impl FnMut() -> bool) {
+        let mut worked = false;
         let mut waiting = VecDeque::new();
         loop {
             let open = self.take(&mut waiting);
             if let Some(link) = waiting.pop_front() {
+                worked = true;
                 // A long job looks up between its pieces, so that a drain that others wait for is
                 // announced while gigabytes are being unmapped.
                 self.dispose(link, &mut || {
@@ -154,7 +170,7 @@ impl Reclaimer {
                 });
             } else if !open {
                 return;
-            } else {
+            } else if !(std::mem::take(&mut worked) && tidy()) {
                 self.sleep();
             }
         }

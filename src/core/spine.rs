@@ -125,6 +125,12 @@ impl<M: Send + Sync + 'static, S: Storage> Spine<M, S> {
         &self.reclaimer
     }
 
+    /// The epochs, for a thread that only tidies up and must not keep the spine.
+    #[cfg(not(weighbridge_loom))]
+    pub fn epochs(&self) -> Collector {
+        self.collector.clone()
+    }
+
     /// Makes the calling thread a participant of this spine's epochs.
     pub fn register(&self) -> Participant {
         self.collector.register()

@@ -262,7 +262,8 @@ fn the_reclaimer_survives_a_panicking_destructor() {
     }
     let queue = Arc::new(Reclaimer::open());
     let worker = Arc::clone(&queue);
-    let thread = crate::sync::thread::spawn_named("reclaimer", move || worker.run()).unwrap();
+    let thread =
+        crate::sync::thread::spawn_named("reclaimer", move || worker.run(|| false)).unwrap();
     queue.staff(thread.thread().clone());
     let freed = Arc::new(AtomicUsize::new(0));
     let spine: Spine<(), Grumpy> = Spine::new(Arc::clone(&queue));

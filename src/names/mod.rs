@@ -122,7 +122,8 @@ impl<R: Clone> Index<R> {
         }
     }
 
-    /// What `name` means. Takes no lock and does not allocate.
+    /// What `name` means. Takes no lock. Allocates in a thread's very first call (arc-swap registers
+    /// it); the last reader of a table that was replaced meanwhile frees it.
     pub fn lookup(&self, name: NameRef<'_>) -> Option<R> {
         let hash = self.hasher.hash_one(name);
         // E40: sees every projection that happens before this call.

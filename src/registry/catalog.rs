@@ -69,7 +69,7 @@ impl Catalog {
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Stats {
-    /// Sets that are published.
+    /// Names that are taken: sets that are published, and publishes under way.
     pub sets: usize,
     /// Commits so far; also the number of the newest generation.
     pub commits: u64,
@@ -83,6 +83,8 @@ pub struct Stats {
     pub layouts: usize,
     /// Destructors that panicked on the reclaimer's thread.
     pub reclaimer_panics: u64,
+    /// Address space that the system refused to take back, see [`crate::arena::stranded_bytes`].
+    pub stranded_bytes: u64,
 }
 
 pub(super) type Pictures = Picture<Arc<Catalog>>;
@@ -127,7 +129,8 @@ impl WeightRegistry {
         Arc::clone(&shot.content)
     }
 
-    /// Totals. O(1) in sets and tensors, except for the list of generations on their way out.
+    /// Totals. Takes a few short locks; O(different layouts + generations on their way out), never
+    /// O(sets) or O(tensors).
     pub fn stats(&self) -> Stats {
         Stats {
             sets: self.names.len(),
@@ -138,6 +141,7 @@ impl WeightRegistry {
             unlabelled: self.shared.unlabelled.load(Ordering::Relaxed),
             layouts: self.layouts.len(),
             reclaimer_panics: self.spine.reclaimer().panics(),
+            stranded_bytes: crate::arena::stranded_bytes(),
         }
     }
 

@@ -14,8 +14,8 @@ use crate::layout::{AdapterInfo, Extents, Layout, OrdinalTable};
 use crate::ledger::Charge;
 use crate::names::SetName;
 use crate::plan::Plan;
-use crate::sync::Mutex;
 use crate::sync::swap::Swap;
+use crate::sync::{Mutex, MutexGuard};
 
 /// What kind of set this is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -40,7 +40,8 @@ impl std::fmt::Display for SetKind {
 pub(crate) struct SetRecord {
     pub(crate) name: SetName,
     pub(crate) handle: SetHandle,
-    ordinals: Ordinals,
+    /// Name to ordinal, append-only. Readers need it for messages only, and never wait for a writer.
+    ordinals: Swap<OrdinalTable>,
     /// The generations that are no longer current and may still be held. Held by writers of this
     /// set while they commit, so that a retire knows all generations before its own.
     pub(crate) going: Mutex<Vec<Going>>,
@@ -54,10 +55,11 @@ pub(crate) struct Going {
     pub(crate) vitals: Arc<Vitals>,
 }
 
-/// Name to ordinal, append-only. Readers need it for messages only, and never wait for a writer.
-struct Ordinals {
-    table: Swap<OrdinalTable>,
-    writer: Mutex<()>,
+/// The right to give a set its next generation. Other writers of this set wait; readers and other
+/// sets do not care.
+pub(crate) struct Writing<'r> {
+    pub(crate) record: &'r Arc<SetRecord>,
+    pub(crate) going: MutexGuard<'r, Vec<Going>>,
 }
 
 impl SetRecord {
@@ -66,32 +68,46 @@ impl SetRecord {
         SetRecord {
             name,
             handle,
-            ordinals: Ordinals {
-                table: Swap::new(Arc::new(OrdinalTable::new(first))),
-                writer: Mutex::new(()),
-            },
+            ordinals: Swap::new(Arc::new(OrdinalTable::new(first))),
             going: Mutex::new(Vec::new()),
         }
     }
 
     /// The tensor an ordinal of this set stands for. For messages; takes no lock.
     pub(crate) fn tensor_name(&self, ordinal: u32) -> String {
-        self.ordinals.table.with(|table| match table.name(ordinal) {
+        self.ordinals.with(|table| match table.name(ordinal) {
             Some(name) => name.to_owned(),
             None => format!("ordinal {ordinal}"),
         }) // E16
     }
 
-    /// The layout of a generation that comes from `plan`, whose own layout is `own`. `None`: that.
-    pub(crate) fn layout_for(&self, plan: &Plan, own: &Arc<Layout>) -> Option<Layout> {
-        if self.ordinals.table.with(|table| table.is_first(own)) {
-            return None; // E16: the first layout of a set never changes
+    /// Waits for other writers of this set.
+    pub(crate) fn write(self: &Arc<Self>) -> Writing<'_> {
+        Writing {
+            record: self,
+            going: self.going.lock(), // E16
         }
-        let _writer = self.ordinals.writer.lock(); // E16: no name is given two ordinals
-        let mut table = OrdinalTable::clone(&self.ordinals.table.load_full());
-        let layout = Layout::follow(plan, &mut table);
-        self.ordinals.table.store(Arc::new(table)); // E16
-        Some(layout)
+    }
+}
+
+impl Writing<'_> {
+    /// The layout of a generation that comes from `plan`, whose own layout is `own`, and the names
+    /// with it. `None`: `own`, and no new name.
+    pub(crate) fn layout_for(
+        &self,
+        plan: &Plan,
+        own: &Arc<Layout>,
+    ) -> Option<(Layout, OrdinalTable)> {
+        let ordinals = self.record.ordinals.load_full(); // E16
+        (!ordinals.is_first(own)).then(|| {
+            let mut table = OrdinalTable::clone(&ordinals);
+            (Layout::follow(plan, &mut table), table)
+        })
+    }
+
+    /// The generation went through: its new names are the set's.
+    pub(crate) fn keep(&self, ordinals: OrdinalTable) {
+        self.record.ordinals.store(Arc::new(ordinals)); // E16
     }
 }
 
@@ -124,7 +140,7 @@ impl Storage for Bytes {
     fn dismantle(self, step: &mut dyn FnMut()) {
         let Bytes { arena, charge } = self;
         arena.free_in_steps(UNMAP_STEP, step);
-        // The ledger is told only when the memory is really gone.
+        // The ledger is told only when the pages have gone back.
         drop(charge);
     }
 }

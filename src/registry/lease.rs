@@ -28,7 +28,7 @@ use crate::plan::WeightKind;
 ///
 /// Progress: `clone` and `drop` are wait-free, except that the drop of the last lease of a retired
 /// generation hands the bytes to the reclaimer (lock-free); it frees nothing itself unless the
-/// registry is gone.
+/// registry is gone. If the lease is labelled, both are lock-free.
 pub struct Lease {
     holds: Holds,
     number: u64,

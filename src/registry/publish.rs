@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use super::WeightRegistry;
 use super::generation::{
-    Bytes, Change, Going, Meta, Node, SetKind, SetRecord, StagedNode, generation,
+    Bytes, Change, Going, Meta, Node, SetKind, SetRecord, StagedNode, Writing, generation,
 };
 use super::retirement::Retirement;
 use crate::arena::Arena;
@@ -20,7 +20,7 @@ use crate::core::{Bond, Expect, Key, Refusal};
 use crate::error::Error;
 use crate::handle::{Generation, SetHandle};
 use crate::identity::{Identity, content_identity};
-use crate::layout::{Extents, Layout};
+use crate::layout::{Extents, Layout, OrdinalTable};
 use crate::names::{SetName, Taken};
 use crate::plan::{AdapterPlan, Plan};
 use crate::source::Source;
@@ -145,7 +145,7 @@ impl WeightRegistry {
     /// for an adapter, [`Error::StaleHandle`], or [`Error::NotABase`] or [`Error::AdapterMismatch`]
     /// if it does not fit its base.
     pub fn stage(&self, source: impl Source) -> Result<Staged, Error> {
-        self.check_process()?;
+        self.shared.check_process()?;
         let plan = source.plan().clone();
         let base = source.base();
         if let Some(base) = base {
@@ -160,7 +160,8 @@ impl WeightRegistry {
                 origin: plan.origin().to_owned(),
             });
         }
-        let charge = self.shared.ledger.reserve(plan.charged_bytes())?;
+        let bytes = Arena::charge_for(plan.arena_bytes())?;
+        let charge = self.shared.ledger.reserve(bytes)?;
         let mut arena = Arena::allocate(plan.arena_bytes())?;
         source.read_into(arena.as_mut_slice())?;
         let identity = match source.declared() {
@@ -364,11 +365,12 @@ impl WeightRegistry {
     }
 
     fn retire_expecting(&self, set: SetHandle, expect: Expect) -> Result<Retirement, Error> {
-        self.check_process()?;
+        self.shared.check_process()?;
         let (record, _) = self.record(set)?;
         let node = StagedNode::tombstone(set.tag, Arc::clone(self.spine.reclaimer()));
         let mut changes = [Change::new(set.slot, expect, node)];
-        let previous = match self.apply(&record, &mut changes, true) {
+        let applied = self.apply(&mut record.write(), &mut changes, true);
+        let previous = match applied {
             Ok((_, Some(previous))) => previous,
             Ok((_, None)) => unreachable!("a retire superseded nothing"),
             Err(refusal) => return Err(self.refused(refusal, &record, expect)),
@@ -403,6 +405,7 @@ impl WeightRegistry {
         expect: Expect,
         mut staged: Staged,
     ) -> Result<(u64, Option<Retirement>), PublishError> {
+        let mut writing = record.write();
         loop {
             let bond = match staged
                 .base
@@ -413,10 +416,15 @@ impl WeightRegistry {
                 Err(error) => return Err(PublishError::new(error, Some(staged))),
             };
             let own = Arc::clone(&staged.layout);
-            let (node, plan, base) = self.node(record, bond, staged);
+            let (node, plan, base, ordinals) = self.node(&writing, bond, staged);
             let mut changes = [Change::new(record.handle.slot, expect, node)];
-            match self.apply(record, &mut changes, false) {
-                Ok(done) => return Ok(done),
+            match self.apply(&mut writing, &mut changes, false) {
+                Ok(done) => {
+                    if let Some(ordinals) = ordinals {
+                        writing.keep(ordinals);
+                    }
+                    return Ok(done);
+                }
                 Err(refusal) => {
                     let [change] = changes;
                     let parts = change.into_node().and_then(StagedNode::dismantle);
@@ -449,13 +457,14 @@ impl WeightRegistry {
         }
     }
 
-    /// A staged node of `record`'s set.
+    /// A staged node of the set that is being written, and the set's names if it brings new ones.
     fn node(
         &self,
-        record: &Arc<SetRecord>,
+        writing: &Writing<'_>,
         bond: Option<Bond>,
         staged: Staged,
-    ) -> (StagedNode, Plan, Option<SetHandle>) {
+    ) -> (StagedNode, Plan, Option<SetHandle>, Option<OrdinalTable>) {
+        let record = writing.record;
         let kind = staged.kind();
         let Staged {
             registry: _,
@@ -466,9 +475,11 @@ impl WeightRegistry {
             identity,
             bytes,
         } = staged;
-        if let Some(other) = record.layout_for(&plan, &layout) {
+        let mut ordinals = None;
+        if let Some((other, names)) = writing.layout_for(&plan, &layout) {
             layout = self.layouts.intern(other);
             extents = plan.extents(&layout);
+            ordinals = Some(names);
         }
         let meta = Meta {
             handle: record.handle,
@@ -489,6 +500,7 @@ impl WeightRegistry {
             StagedNode::new(record.handle.tag, bond, meta, bytes, reclaimer),
             plan,
             base,
+            ordinals,
         )
     }
 
@@ -496,12 +508,11 @@ impl WeightRegistry {
     /// earlier generations that are still held.
     fn apply(
         &self,
-        record: &Arc<SetRecord>,
+        writing: &mut Writing<'_>,
         changes: &mut [Change],
         whole: bool,
     ) -> Result<(u64, Option<Retirement>), Refusal> {
-        // Other writers of this set wait; readers and other sets do not care.
-        let mut going = record.going.lock();
+        let Writing { record, going } = writing;
         let mut superseded = None;
         let number = self.view().commit(changes, |_, node, bytes| {
             // Before the generation refuses leases: the taker may come at once after that.
@@ -517,6 +528,8 @@ impl WeightRegistry {
         let Some(superseded) = superseded else {
             return Ok((number, None));
         };
+        // We have let go of the epoch: from here on the reclaimer can move it past the commit.
+        self.spine.reclaimer().nudge();
         going.retain(|one| !one.vitals.is_reclaimed());
         going.push(superseded.clone());
         let parts = if whole {
@@ -524,7 +537,6 @@ impl WeightRegistry {
         } else {
             vec![superseded.clone()]
         };
-        drop(going);
         let retirement =
             |parts| Retirement::new(Arc::clone(record), parts, Arc::clone(&self.shared));
         self.remember(retirement(vec![superseded]));
@@ -557,7 +569,7 @@ impl WeightRegistry {
     }
 
     fn check_staged(&self, staged: &Staged) -> Result<(), Error> {
-        self.check_process()?;
+        self.shared.check_process()?;
         if staged.registry == self.id {
             Ok(())
         } else {

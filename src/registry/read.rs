@@ -65,8 +65,10 @@ impl WeightRegistry {
     /// through the lease until it is dropped.
     ///
     /// Progress: lock-free. It retries only when a commit changed one of these very sets meanwhile;
-    /// a writer that stops in the middle of a commit makes it see the old, never wait. It does not
-    /// allocate for up to two sets.
+    /// a writer that stops in the middle of a commit makes it see the old, never wait. For up to two
+    /// sets it allocates nothing itself; a thread's first call registers it, and while writers are
+    /// about, every 128th pin of a thread lets the epoch collector tidy up (a few words per
+    /// superseded generation, never their bytes or metadata).
     ///
     /// # Errors
     /// [`Error::WrongRegistry`]; [`Error::StaleHandle`] if a set was retired;
@@ -133,7 +135,7 @@ impl WeightRegistry {
 
     /// Resolves a tensor's name once. The handle stays good over every later swap of the set.
     ///
-    /// Progress: wait-free.
+    /// Progress: lock-free, as [`acquire`](Self::acquire).
     ///
     /// # Errors
     /// [`Error::WrongRegistry`], [`Error::StaleHandle`]; [`Error::NoSuchTensor`] if the current
@@ -149,7 +151,8 @@ impl WeightRegistry {
     /// A set's handle by name: `registry.lookup("llama")`, or with a namespace
     /// `registry.lookup(("tenant-7", "llama"))`.
     ///
-    /// Progress: lock-free; takes no lock that a writer holds. A handle that a retire overtakes
+    /// Progress: lock-free; takes no lock that a writer holds. Allocates in a thread's first call
+    /// only; frees the shard of names it read if that was replaced meanwhile. A handle that a retire overtakes
     /// resolves to [`Error::StaleHandle`], never to another set.
     pub fn lookup<'n>(&self, name: impl Into<crate::names::NameRef<'n>>) -> Option<SetHandle> {
         self.names.lookup(name.into())

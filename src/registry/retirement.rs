@@ -143,33 +143,34 @@ impl Retirement {
     ///
     /// # Errors
     /// [`Error::NotDrained`] when `timeout` has passed: it counts the leases that are in the way
-    /// and names the labelled ones.
+    /// and names the labelled ones. [`Error::Forked`].
     pub fn drained(&self, timeout: Duration) -> Result<(), Error> {
-        self.wait(timeout, Vitals::wait_drained)
-            .map_err(|holdup| Error::NotDrained(Box::new(holdup)))
+        self.wait(timeout, Vitals::wait_drained, Error::NotDrained)
     }
 
     /// Waits until the bytes are back in the ledger. Blocks the calling thread, nobody else.
     ///
     /// # Errors
     /// [`Error::NotReclaimed`] when `timeout` has passed, with what is in the way.
+    /// [`Error::Forked`].
     pub fn reclaimed(&self, timeout: Duration) -> Result<(), Error> {
-        self.wait(timeout, Vitals::wait_reclaimed)
-            .map_err(|holdup| Error::NotReclaimed(Box::new(holdup)))
+        self.wait(timeout, Vitals::wait_reclaimed, Error::NotReclaimed)
     }
 
     fn wait(
         &self,
         timeout: Duration,
         until: impl Fn(&Vitals, Option<Instant>) -> Result<(), TimedOut>,
-    ) -> Result<(), Holdup> {
+        late: impl FnOnce(Box<Holdup>) -> Error,
+    ) -> Result<(), Error> {
+        self.shared.check_process()?;
         let started = Instant::now();
         // A timeout beyond the clock's end is none.
         let deadline = started.checked_add(timeout);
         self.going
             .iter()
             .try_for_each(|one| until(&one.vitals, deadline))
-            .map_err(|TimedOut| self.holdup(started.elapsed()))
+            .map_err(|TimedOut| late(Box::new(self.holdup(started.elapsed()))))
     }
 
     fn holdup(&self, waited: Duration) -> Holdup {

@@ -1,11 +1,12 @@
 //! The account core: what must outlive the registry as long as one lease or one wait does.
 //!
-//! What lives here: the labels of leases, the ledger, the registry's clock of labels. What does
+//! What lives here: the labels of leases, the ledger, the registry's process and clock. What does
 //! not: anything that reaches a generation.
 
 use std::time::{Duration, Instant};
 
 use super::retirement::Holder;
+use crate::error::Error;
 use crate::labels::{LabelId, Labels};
 use crate::ledger::Ledger;
 use crate::sync::atomic::{AtomicU64, Ordering};
@@ -17,6 +18,7 @@ pub(crate) struct Shared {
     /// Labelled leases that found the slab full and were granted without a label.
     pub(crate) unlabelled: AtomicU64,
     started: Instant,
+    process: u32,
 }
 
 impl Shared {
@@ -26,6 +28,20 @@ impl Shared {
             labels: Labels::new(),
             unlabelled: AtomicU64::new(0),
             started: Instant::now(),
+            process: std::process::id(),
+        }
+    }
+
+    /// A child process has the parent's memory but not its reclaimer.
+    pub(crate) fn check_process(&self) -> Result<(), Error> {
+        let now = std::process::id();
+        if now == self.process {
+            Ok(())
+        } else {
+            Err(Error::Forked {
+                made_in: self.process,
+                now,
+            })
         }
     }
 

@@ -16,4 +16,4 @@ mod mini;
 pub mod swap;
 pub mod thread;
 
-pub use lock::{Condvar, Mutex};
+pub use lock::{Condvar, Mutex, MutexGuard};
