@@ -6,9 +6,9 @@
 
 use std::path::PathBuf;
 
-use crate::handle::{Generation, SetHandle};
+use crate::handle::{Generation, SetHandle, SetKind};
+use crate::holdup::Holdup;
 use crate::names::SetName;
-use crate::registry::{Holdup, SetKind};
 
 /// Everything that can go wrong.
 ///

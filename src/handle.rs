@@ -1,4 +1,4 @@
-//! Handles and generation numbers: plain `Copy` values that name things in a registry.
+//! Handles, kinds of sets and generation numbers: plain `Copy` values that name things in a registry.
 //!
 //! What lives here: the integers and how they print. What does not: resolving them (`core`,
 //! `registry`), and names (`names`).
@@ -68,6 +68,25 @@ impl fmt::Debug for WeightHandle {
 impl fmt::Display for WeightHandle {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Debug::fmt(self, f)
+    }
+}
+
+/// What kind of set this is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum SetKind {
+    /// Weights that stand on their own: a checkpoint, or tensors registered alone.
+    Checkpoint,
+    /// A LoRA adapter, bound to a base set.
+    Adapter,
+}
+
+impl fmt::Display for SetKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            SetKind::Checkpoint => "checkpoint",
+            SetKind::Adapter => "adapter",
+        })
     }
 }
 

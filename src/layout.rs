@@ -9,18 +9,18 @@ use std::ops::Range;
 use std::sync::{Arc, Weak};
 
 use crate::Dtype;
-use crate::plan::{Plan, PlannedTensor, WeightKind};
 use crate::sync::Mutex;
+use crate::tensor::{DtypeName, WeightKind};
 
 /// One tensor of a layout.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct TensorInfo {
-    name: Arc<str>,
-    dtype: crate::plan::DtypeName,
-    shape: Box<[usize]>,
-    byte_len: u64,
-    kind: WeightKind,
-    tie: Option<u32>,
+    pub(crate) name: Arc<str>,
+    pub(crate) dtype: DtypeName,
+    pub(crate) shape: Box<[usize]>,
+    pub(crate) byte_len: u64,
+    pub(crate) kind: WeightKind,
+    pub(crate) tie: Option<u32>,
 }
 
 impl TensorInfo {
@@ -66,9 +66,9 @@ impl TensorInfo {
 /// A LoRA module of a layout: which tensors are its A and B.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct ModulePair {
-    module: Arc<str>,
-    a: u32,
-    b: u32,
+    pub(crate) module: Arc<str>,
+    pub(crate) a: u32,
+    pub(crate) b: u32,
 }
 
 impl ModulePair {
@@ -170,7 +170,7 @@ pub struct OrdinalTable {
 }
 
 impl OrdinalTable {
-    /// Of a set whose first generation has the layout `first`, which [`Layout::own`] made.
+    /// Of a set whose first generation has the layout `first`, which [`Plan::layout`](crate::plan::Plan::layout) made.
     pub(crate) fn new(first: Arc<Layout>) -> Self {
         OrdinalTable {
             first,
@@ -195,7 +195,8 @@ impl OrdinalTable {
         Arc::ptr_eq(&self.first, own)
     }
 
-    fn assign(&mut self, name: &Arc<str>) -> u32 {
+    /// The ordinal of a name, a new one if the set never had it.
+    pub(crate) fn assign(&mut self, name: &Arc<str>) -> u32 {
         let known = self.first.ordinal(name);
         known.unwrap_or_else(|| {
             let next = (self.first.len() + self.later.len()) as u32;
@@ -232,45 +233,15 @@ impl Hash for Layout {
 }
 
 impl Layout {
-    /// The table of `plan`'s tensors, with ordinals in the plan's order: for a set's first
-    /// generation, and every later one that has the same tensors.
-    pub(crate) fn own(plan: &Plan) -> Self {
-        Self::build(plan, (0..plan.tensors().len() as u32).collect())
-    }
-
-    /// The table of `plan`'s tensors, with the ordinals of a set that had other ones before.
-    pub(crate) fn follow(plan: &Plan, ordinals: &mut OrdinalTable) -> Self {
-        let assign = |tensor: &PlannedTensor| ordinals.assign(&tensor.name);
-        Self::build(plan, plan.tensors().iter().map(assign).collect())
-    }
-
-    fn build(plan: &Plan, assigned: Vec<u32>) -> Self {
-        let end = assigned.iter().max().map_or(0, |&last| last as usize + 1);
-        let mut tensors = vec![None; end];
-        let mut by_name = HashMap::with_capacity(assigned.len());
-        for (tensor, &ordinal) in plan.tensors().iter().zip(&assigned) {
-            by_name.insert(Arc::clone(&tensor.name), ordinal);
-            tensors[ordinal as usize] = Some(TensorInfo {
-                name: Arc::clone(&tensor.name),
-                dtype: tensor.dtype.clone(),
-                shape: tensor.shape.clone(),
-                byte_len: tensor.byte_len,
-                kind: tensor.kind,
-                tie: tensor.tie.map(|target| assigned[target]),
-            });
-        }
-        let modules = plan.adapter().map_or(&[][..], |adapter| &adapter.modules);
-        let modules = modules
-            .iter()
-            .map(|module| ModulePair {
-                module: Arc::clone(&module.module),
-                a: assigned[module.a],
-                b: assigned[module.b],
-            })
+    /// Of tensors by ordinal, and modules by name.
+    pub(crate) fn new(tensors: Vec<Option<TensorInfo>>, modules: Vec<ModulePair>) -> Self {
+        let by_name = (0u32..).zip(&tensors);
+        let by_name = by_name
+            .filter_map(|(ordinal, info)| Some((Arc::clone(&info.as_ref()?.name), ordinal)))
             .collect();
         Layout {
             tensors: tensors.into(),
-            modules,
+            modules: modules.into(),
             by_name,
         }
     }

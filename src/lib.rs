@@ -52,6 +52,7 @@ pub mod arena;
 mod core;
 mod error;
 mod handle;
+mod holdup;
 pub mod identity;
 mod labels;
 pub mod layout;
@@ -61,20 +62,22 @@ pub mod plan;
 mod registry;
 pub mod source;
 mod sync;
+pub mod tensor;
 
 pub use error::Error;
-pub use handle::{Generation, SetHandle, WeightHandle};
+pub use handle::{Generation, SetHandle, SetKind, WeightHandle};
+pub use holdup::{Holder, Holdup};
 pub use identity::{CacheKey, Identity};
 pub use layout::Layout;
 pub use ledger::LedgerSnapshot;
 pub use names::{NameRef, SetName};
-pub use plan::{Plan, WeightKind};
+pub use plan::Plan;
 pub use registry::{
-    AdapterModule, AdapterView, Builder, Catalog, CatalogEntry, Holder, Holdup, Lease, LeasedSet,
-    PublishError, Reader, Replaced, Retirement, Scope, SetKind, SetView, Staged, Stats, Weight,
-    WeightRegistry,
+    AdapterModule, AdapterView, Builder, Catalog, CatalogEntry, Lease, LeasedSet, PublishError,
+    Reader, Replaced, Retirement, Scope, SetView, Staged, Stats, Weight, WeightRegistry,
 };
 pub use safetensors::Dtype;
+pub use tensor::WeightKind;
 
 /// The pages of `docs/`, so that they are at hand and their examples stay true.
 pub mod _documentation {

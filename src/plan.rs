@@ -9,89 +9,10 @@ use std::sync::Arc;
 use crate::Dtype;
 use crate::arena::{ALIGNMENT, Arena};
 use crate::error::Error;
-use crate::layout::{AdapterInfo, Extents, Layout, ModuleScale};
-
-/// What part a tensor plays in its set.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-#[non_exhaustive]
-pub enum WeightKind {
-    /// A tensor of a base model.
-    Base,
-    /// The A matrix of a LoRA module, `[rank, in_features]`.
-    LoraA,
-    /// The B matrix of a LoRA module, `[out_features, rank]`.
-    LoraB,
-    /// A second name for another tensor of the same set, such as a tied `lm_head.weight`.
-    TiedAlias,
-    /// A full tensor saved with an adapter, to be used instead of the base's.
-    Replacement,
-}
-
-/// A dtype as its file names it, and its meaning if there is one.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct DtypeName {
-    known: Option<Dtype>,
-    name: Arc<str>,
-}
-
-impl std::hash::Hash for DtypeName {
-    fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
-        // The meaning follows from the name.
-        self.name.hash(state);
-    }
-}
-
-impl DtypeName {
-    /// By the name that safetensors gives it. A name that is not known makes the tensor unreadable,
-    /// not its file.
-    pub fn parse(name: &str) -> Self {
-        use serde::Deserialize;
-        use serde::de::IntoDeserializer;
-        use serde::de::value::{Error as Unknown, StrDeserializer};
-        let name_in: StrDeserializer<'_, Unknown> = name.into_deserializer();
-        DtypeName {
-            known: Dtype::deserialize(name_in).ok(),
-            name: name.into(),
-        }
-    }
-
-    /// Its meaning.
-    pub fn dtype(&self) -> Option<Dtype> {
-        self.known
-    }
-
-    /// Its name.
-    pub fn name(&self) -> &str {
-        &self.name
-    }
-}
-
-impl From<Dtype> for DtypeName {
-    fn from(dtype: Dtype) -> Self {
-        DtypeName {
-            known: Some(dtype),
-            name: dtype.to_string().into(),
-        }
-    }
-}
-
-/// The bytes a tensor of this dtype and shape has.
-///
-/// # Errors
-/// A reason, if the product overflows, or ends within a byte (sub-byte dtypes).
-pub fn byte_len(dtype: Dtype, shape: &[usize]) -> Result<u64, String> {
-    let overflow = || format!("shape {shape:?} x {dtype} is more than 2^64 bits");
-    let mut bits = dtype.bitsize() as u64;
-    for &dim in shape {
-        bits = bits.checked_mul(dim as u64).ok_or_else(overflow)?;
-    }
-    if !bits.is_multiple_of(8) {
-        return Err(format!(
-            "shape {shape:?} x {dtype} ends within a byte ({bits} bits)"
-        ));
-    }
-    Ok(bits / 8)
-}
+use crate::layout::{
+    AdapterInfo, Extents, Layout, ModulePair, ModuleScale, OrdinalTable, TensorInfo,
+};
+use crate::tensor::{DtypeName, WeightKind, byte_len};
 
 /// One tensor of a plan.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -398,6 +319,41 @@ impl Plan {
     /// Where it comes from, for people.
     pub fn origin(&self) -> &str {
         &self.origin
+    }
+
+    /// The table of this plan's tensors, with ordinals in the plan's order: for a set's first
+    /// generation, and every later one that has the same tensors.
+    pub(crate) fn layout(&self) -> Layout {
+        self.layout_by((0..self.tensors.len() as u32).collect())
+    }
+
+    /// The table of this plan's tensors, with the ordinals of a set that had other ones before.
+    pub(crate) fn layout_after(&self, ordinals: &mut OrdinalTable) -> Layout {
+        let assign = |tensor: &PlannedTensor| ordinals.assign(&tensor.name);
+        self.layout_by(self.tensors.iter().map(assign).collect())
+    }
+
+    fn layout_by(&self, assigned: Vec<u32>) -> Layout {
+        let end = assigned.iter().max().map_or(0, |&last| last as usize + 1);
+        let mut tensors = vec![None; end];
+        for (tensor, &ordinal) in self.tensors.iter().zip(&assigned) {
+            tensors[ordinal as usize] = Some(TensorInfo {
+                name: Arc::clone(&tensor.name),
+                dtype: tensor.dtype.clone(),
+                shape: tensor.shape.clone(),
+                byte_len: tensor.byte_len,
+                kind: tensor.kind,
+                tie: tensor.tie.map(|target| assigned[target]),
+            });
+        }
+        let modules = self.adapter.as_ref();
+        let modules = modules.map_or(&[][..], |adapter| &adapter.modules);
+        let pair = |module: &PlannedModule| ModulePair {
+            module: Arc::clone(&module.module),
+            a: assigned[module.a],
+            b: assigned[module.b],
+        };
+        Layout::new(tensors, modules.iter().map(pair).collect())
     }
 
     /// The places of this plan's tensors, by the ordinals of `layout`, which was built from it.

@@ -2,9 +2,10 @@
 //!
 //! Generic over what a generation carries (`M`, metadata that readers see) and what its bytes are
 //! (`S`, storage that only leases see), so that the loom models drive this very code with payloads
-//! of their own. Imports run one way: `view` and `spine` over `slots` and `node`, those over
-//! `vitals` and `reclaim`, those over `state`.
+//! of their own. Imports run one way: `commit` over `view` over `spine`, that over
+//! `slots` and `node`, those over `vitals` and `reclaim`, those over `state`.
 
+mod commit;
 mod node;
 mod picture;
 mod reclaim;

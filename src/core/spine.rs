@@ -1,10 +1,10 @@
-//! The spine of the registry: one commit clock, the slots, and the writers' side.
+//! The spine of the registry: one commit clock, the slots, and what writers do under the lock.
 //!
-//! What lives here: commits of any number of sets (steps W1-W7), superseding (S8, S9), and the
-//! sweep when the registry goes. What does not: what readers do (`view`), the state word (`state`),
+//! What lives here: installing any number of changes (steps W2-W6), dependants, and the sweep when
+//! the registry goes. What does not: what comes before and after (`commit`), what readers do (`view`), the state word (`state`),
 //! names, bytes and errors of the public interface (`registry`).
 //!
-//! Every change of what is current goes through [`View::commit`]: publish, replace, retire (a
+//! Every change of what is current goes through `View::commit`: publish, replace, retire (a
 //! tombstone) and transactions are the same code. The protocol and its proof are in
 //! docs/MEMORY_ORDERING.md.
 
@@ -16,7 +16,6 @@ use crossbeam_utils::CachePadded;
 use super::node::{Node, StagedNode, Storage};
 use super::reclaim::Reclaimer;
 use super::slots::SlotTable;
-use super::view::View;
 use super::{Bond, Key};
 use crate::sync::Mutex;
 use crate::sync::atomic::{AtomicU64, Ordering};
@@ -59,10 +58,10 @@ impl Expect {
 
 /// One set's part of a commit.
 pub struct Change<M: Send + Sync + 'static, S: Storage> {
-    slot: u32,
+    pub(super) slot: u32,
     expect: Expect,
     node: Option<StagedNode<M, S>>,
-    old: *const Node<M, S>,
+    pub(super) old: *const Node<M, S>,
 }
 
 impl<M: Send + Sync + 'static, S: Storage> Change<M, S> {
@@ -104,7 +103,7 @@ pub struct Spine<M: Send + Sync + 'static, S: Storage> {
     pub(super) clock: CachePadded<AtomicU64>,
     pub(super) slots: SlotTable<M, S>,
     commit: Mutex<()>,
-    collector: Collector,
+    pub(super) collector: Collector,
     reclaimer: Arc<Reclaimer>,
 }
 
@@ -134,19 +133,6 @@ impl<M: Send + Sync + 'static, S: Storage> Spine<M, S> {
     /// Makes the calling thread a participant of this spine's epochs.
     pub fn register(&self) -> Participant {
         self.collector.register()
-    }
-
-    /// Opens a view: from here on, everything that is or becomes reachable stays valid.
-    ///
-    /// # Panics
-    /// If `participant` belongs to another spine.
-    #[inline]
-    pub fn view(&self, participant: &Participant) -> View<'_, M, S> {
-        assert!(
-            participant.belongs_to(&self.collector),
-            "a participant of another registry"
-        );
-        View::open(self, participant.pin())
     }
 
     /// A slot for a new tenant: its index and the tag that its generations must carry. `None`: all
@@ -335,58 +321,6 @@ impl<M: Send + Sync + 'static, S: Storage> Spine<M, S> {
 impl<M: Send + Sync + 'static, S: Storage> Drop for Spine<M, S> {
     fn drop(&mut self) {
         self.sweep();
-    }
-}
-
-/// W7: what a commit left behind.
-impl<'s, M: Send + Sync + 'static, S: Storage> View<'s, M, S> {
-    /// Makes all `changes` current at one instant, or none.
-    ///
-    /// `superseded` sees each generation that was current before, with its change's index, after
-    /// the commit and before the generation refuses leases.
-    pub fn commit(
-        &self,
-        changes: &mut [Change<M, S>],
-        mut superseded: impl FnMut(usize, &Node<M, S>, Option<&S>),
-    ) -> Result<u64, Refusal> {
-        // W1: a slot named twice would be its own predecessor.
-        if changes.len() > 1 {
-            let mut slots: Vec<(u32, usize)> = changes
-                .iter()
-                .enumerate()
-                .map(|(index, change)| (change.slot, index))
-                .collect();
-            slots.sort_unstable();
-            if let Some(pair) = slots.windows(2).find(|pair| pair[0].0 == pair[1].0) {
-                return Err(Refusal::Twice { index: pair[1].1 });
-            }
-        }
-        let number = self.spine().install(changes)?;
-        let mut any = false;
-        for (index, change) in changes.iter().enumerate() {
-            let Some(old) = NonNull::new(change.old.cast_mut()) else {
-                continue;
-            };
-            any = true;
-            // SAFETY: valid: only we superseded it, and GRACE is deferred below.
-            let node = unsafe { old.as_ref() };
-            // SAFETY: superseded and not killed yet, so its bytes are still there.
-            superseded(index, node, unsafe { node.storage() });
-            // S8: after the clock (E5).
-            if node.vitals().state().kill() {
-                // SAFETY: `kill` says that we are the taker.
-                unsafe { Node::take(old) };
-            }
-            // SAFETY: S9: the node was unlinked by the clock store before this; who pins later
-            // reads a clock that does not lead to it (docs/MEMORY_ORDERING.md). The closure uses no
-            // thread-local and does not allocate.
-            unsafe { self.guard().defer(move || Node::let_go(old)) };
-        }
-        if any {
-            // An unfinished bag of garbage would wait for its thread's next hundred pins.
-            self.guard().flush();
-        }
-        Ok(number)
     }
 }
 

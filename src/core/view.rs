@@ -1,7 +1,7 @@
 //! A reader's view: a pinned guard and the commit number it reads at.
 //!
 //! What lives here: steps R0-R4 and S1-S3: resolving sets as of one commit, and leasing any number
-//! of them as of one instant. What does not: the writers (`spine`).
+//! of them as of one instant. What does not: the writers (`commit`, `spine`).
 //!
 //! The number belongs to the guard: it is read after the pin, and a new pin means a new number.
 //! That is why the two sit in one type and why nothing else makes either.
@@ -14,7 +14,7 @@ use super::Key;
 use super::node::{Hold, Node, Storage};
 use super::spine::Spine;
 use crate::sync::atomic::Ordering;
-use crate::sync::epoch::Guard;
+use crate::sync::epoch::{Guard, Participant};
 
 /// The leases of one acquire, in the order of its keys. Two sets (base, adapter) need no heap.
 pub type Holds<M, S> = SmallVec<[Hold<M, S>; 2]>;
@@ -35,6 +35,21 @@ pub struct View<'s, M: Send + Sync + 'static, S: Storage> {
     spine: &'s Spine<M, S>,
     guard: Guard,
     number: u64,
+}
+
+impl<M: Send + Sync + 'static, S: Storage> Spine<M, S> {
+    /// Opens a view: from here on, everything that is or becomes reachable stays valid.
+    ///
+    /// # Panics
+    /// If `participant` belongs to another spine.
+    #[inline]
+    pub fn view(&self, participant: &Participant) -> View<'_, M, S> {
+        assert!(
+            participant.belongs_to(&self.collector),
+            "a participant of another registry"
+        );
+        View::open(self, participant.pin())
+    }
 }
 
 impl<'s, M: Send + Sync + 'static, S: Storage> View<'s, M, S> {

@@ -4,10 +4,10 @@
 //! kept. What does not: when a new picture is taken (`core::picture`).
 
 use super::WeightRegistry;
-use super::generation::{SetKind, generation};
+use super::generation::generation;
 use super::retirement::Retirement;
 use crate::core::{Picture, Shot};
-use crate::handle::{Generation, SetHandle};
+use crate::handle::{Generation, SetHandle, SetKind};
 use crate::identity::Identity;
 use crate::ledger::LedgerSnapshot;
 use crate::names::SetName;

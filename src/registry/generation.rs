@@ -8,7 +8,7 @@ use std::sync::Arc;
 use super::shared::Shared;
 use crate::arena::Arena;
 use crate::core::{Storage, Vitals};
-use crate::handle::{Generation, SetHandle};
+use crate::handle::{Generation, SetHandle, SetKind};
 use crate::identity::Identity;
 use crate::layout::{AdapterInfo, Extents, Layout, OrdinalTable};
 use crate::ledger::Charge;
@@ -16,25 +16,6 @@ use crate::names::SetName;
 use crate::plan::Plan;
 use crate::sync::swap::Swap;
 use crate::sync::{Mutex, MutexGuard};
-
-/// What kind of set this is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum SetKind {
-    /// Weights that stand on their own: a checkpoint, or tensors registered alone.
-    Checkpoint,
-    /// A LoRA adapter, bound to a base set.
-    Adapter,
-}
-
-impl std::fmt::Display for SetKind {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            SetKind::Checkpoint => "checkpoint",
-            SetKind::Adapter => "adapter",
-        })
-    }
-}
 
 /// What all generations of a set share, from publish to retire.
 pub(crate) struct SetRecord {
@@ -101,7 +82,7 @@ impl Writing<'_> {
         let ordinals = self.record.ordinals.load_full(); // E16
         (!ordinals.is_first(own)).then(|| {
             let mut table = OrdinalTable::clone(&ordinals);
-            (Layout::follow(plan, &mut table), table)
+            (plan.layout_after(&mut table), table)
         })
     }
 

@@ -7,15 +7,15 @@ use std::fmt;
 
 use smallvec::SmallVec;
 
-use super::generation::{Hold, Holds, Meta, SetKind, generation};
+use super::generation::{Hold, Holds, Meta, generation};
 use crate::Dtype;
 use crate::error::Error;
-use crate::handle::{Generation, SetHandle, WeightHandle};
+use crate::handle::{Generation, SetHandle, SetKind, WeightHandle};
 use crate::identity::{CacheKey, Identity};
 use crate::labels::LabelId;
 use crate::layout::{Layout, TensorInfo};
 use crate::names::SetName;
-use crate::plan::WeightKind;
+use crate::tensor::WeightKind;
 
 /// A hold on the bytes of one generation of each of its sets, all current at one instant.
 ///

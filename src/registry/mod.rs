@@ -17,11 +17,10 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
 
 pub use catalog::{Catalog, CatalogEntry, Stats};
-pub use generation::SetKind;
 pub use lease::{AdapterModule, AdapterView, Lease, LeasedSet, Weight};
 pub use publish::{PublishError, Replaced, Staged};
 pub use read::{Reader, Scope, SetView};
-pub use retirement::{Holder, Holdup, Retirement};
+pub use retirement::Retirement;
 
 use crate::core::Reclaimer;
 use crate::error::Error;

@@ -12,13 +12,13 @@ use std::sync::Arc;
 
 use super::WeightRegistry;
 use super::generation::{
-    Bytes, Change, Going, Meta, Node, SetKind, SetRecord, StagedNode, Writing, generation,
+    Bytes, Change, Going, Meta, Node, SetRecord, StagedNode, Writing, generation,
 };
 use super::retirement::Retirement;
 use crate::arena::Arena;
 use crate::core::{Bond, Expect, Key, Refusal};
 use crate::error::Error;
-use crate::handle::{Generation, SetHandle};
+use crate::handle::{Generation, SetHandle, SetKind};
 use crate::identity::{Identity, content_identity};
 use crate::layout::{Extents, Layout, OrdinalTable};
 use crate::names::{SetName, Taken};
@@ -168,7 +168,7 @@ impl WeightRegistry {
             Some(revision) => Identity::Declared(revision.into()),
             None => content_identity(&plan, arena.as_slice()),
         };
-        let layout = self.layouts.intern(Layout::own(&plan));
+        let layout = self.layouts.intern(plan.layout());
         Ok(Staged {
             registry: self.id,
             extents: plan.extents(&layout),

@@ -4,12 +4,12 @@
 //! pairing rule for adapters. What does not: the snapshot itself (`core::view`), what a lease can
 //! do (`lease`).
 
-use super::generation::{Holds, Meta, Node, SetKind, View, generation};
+use super::generation::{Holds, Meta, Node, View, generation};
 use super::lease::Lease;
 use super::{WeightRegistry, here};
 use crate::core::{Key, Miss};
 use crate::error::Error;
-use crate::handle::{Generation, SetHandle, WeightHandle};
+use crate::handle::{Generation, SetHandle, SetKind, WeightHandle};
 use crate::identity::Identity;
 use crate::layout::Layout;
 use crate::names::SetName;

@@ -5,8 +5,8 @@
 
 use std::time::{Duration, Instant};
 
-use super::retirement::Holder;
 use crate::error::Error;
+use crate::holdup::Holder;
 use crate::labels::{LabelId, Labels};
 use crate::ledger::Ledger;
 use crate::sync::atomic::{AtomicU64, Ordering};

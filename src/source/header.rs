@@ -16,7 +16,8 @@ use serde::de::{Deserializer, Error as _, MapAccess, Visitor};
 use super::file::{SourceFile, malformed};
 use super::json::Distinct;
 use crate::error::Error;
-use crate::plan::{DtypeName, PlannedTensor, byte_len};
+use crate::plan::PlannedTensor;
+use crate::tensor::{DtypeName, byte_len};
 
 /// Largest header that is read. A model with 100,000 tensors needs less than 16 MiB.
 pub(super) const HEADER_CAP: u64 = 16 << 20;

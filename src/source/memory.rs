@@ -13,7 +13,8 @@ use crate::Dtype;
 use crate::error::Error;
 use crate::handle::SetHandle;
 use crate::layout::ModuleScale;
-use crate::plan::{Plan, PlannedTensor, WeightKind, byte_len};
+use crate::plan::{Plan, PlannedTensor};
+use crate::tensor::{WeightKind, byte_len};
 
 /// A set built tensor by tensor.
 ///

@@ -17,7 +17,8 @@ use super::checkpoint::SingleFile;
 use super::file::{malformed, read_small};
 use crate::error::Error;
 use crate::handle::SetHandle;
-use crate::plan::{Plan, WeightKind};
+use crate::plan::Plan;
+use crate::tensor::WeightKind;
 
 const CONFIG: &str = "adapter_config.json";
 const WEIGHTS: &str = "adapter_model.safetensors";
