@@ -191,7 +191,7 @@ impl<M: Send + Sync + 'static, S: Storage> Spine<M, S> {
             let current = self
                 .slots
                 .get(change.slot)
-                .map_or(ptr::null_mut(), |slot| slot.current.load(Ordering::Relaxed));
+                .map_or(ptr::null_mut(), |slot| slot.current.load(Ordering::Relaxed)); // E11
             change.old = current;
             let seen = self.old(change).map(Self::sight);
             if !change.expect.is_met_by(seen) {
@@ -236,7 +236,7 @@ impl<M: Send + Sync + 'static, S: Storage> Spine<M, S> {
             let current = self
                 .slots
                 .get(base.slot)
-                .and_then(|slot| NonNull::new(slot.current.load(Ordering::Relaxed)));
+                .and_then(|slot| NonNull::new(slot.current.load(Ordering::Relaxed))); // E11
             // SAFETY: current, hence not superseded, hence not freed.
             let sight = current.map(|node| Self::sight(unsafe { node.as_ref() }));
             if !staying
@@ -262,7 +262,7 @@ impl<M: Send + Sync + 'static, S: Storage> Spine<M, S> {
             let adjust = |base: Option<Key>, by: fn(u32) -> u32| {
                 if let Some(slot) = base.and_then(|base| self.slots.get(base.slot)) {
                     let count = slot.dependants.load(Ordering::Relaxed);
-                    slot.dependants.store(by(count), Ordering::Relaxed);
+                    slot.dependants.store(by(count), Ordering::Relaxed); // E11
                 }
             };
             adjust(old, |count| count.saturating_sub(1));
