@@ -5,8 +5,8 @@
 //!
 //! Entries are words of atomics in segments that are never freed before the slab, so that a lease
 //! can leave its entry without a lock, an epoch or an allocation, and an observer can read entries
-//! while they come and go. Each entry is a seqlock: its sequence is odd while it is being written,
-//! and says whether it is live.
+//! while they come and go. Each entry is a seqlock: its sequence is odd while it is live, and even
+//! while it is free or being written.
 
 use std::ptr;
 
@@ -41,9 +41,8 @@ const INDEX_BITS: u32 = 16;
 const INDEX_MASK: u64 = (1 << INDEX_BITS) - 1;
 const _: () = assert!((CAPACITY as u64) <= INDEX_MASK);
 
-const WRITING: u64 = 1;
-const LIVE: u64 = 2;
-const STEP: u64 = 4;
+/// Of a sequence: odd numbers are live entries. Each claim and each release adds one.
+const LIVE: u64 = 1;
 
 /// An entry that belongs to a lease.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -153,10 +152,9 @@ impl Labels {
         };
         // E61: Relaxed: only the holder changes the sequence of a live entry.
         let sequence = entry.sequence.load(Ordering::Relaxed);
-        // E61: Release: an observer that sees "free" or later does not mix it with what was there.
-        entry
-            .sequence
-            .store((sequence & !LIVE) + STEP, Ordering::Release);
+        // E61: Relaxed: the words stay what they are; E60 brings this to the next owner before they
+        // change.
+        entry.sequence.store(sequence + 1, Ordering::Relaxed);
         self.push(id.0, entry);
     }
 
@@ -185,8 +183,7 @@ impl Labels {
         };
         // E60, E61: Relaxed: the entry is ours since we took it from the free list.
         let sequence = entry.sequence.load(Ordering::Relaxed);
-        entry.sequence.store(sequence | WRITING, Ordering::Relaxed); // E61: the fence below orders it
-        // E61: Release fence: who sees any word below also sees the odd sequence, or a later one.
+        // E61: Release fence: who sees any word below also sees that the sequence is even, or later.
         fence(Ordering::Release);
         entry.slot.store(record.slot, Ordering::Relaxed); // E61
         entry.birth.store(record.birth, Ordering::Relaxed); // E61
@@ -196,9 +193,7 @@ impl Labels {
             to.store(from, Ordering::Relaxed); // E61
         }
         // E61: Release: who sees this sequence sees the words.
-        entry
-            .sequence
-            .store(sequence + STEP + LIVE, Ordering::Release);
+        entry.sequence.store(sequence + 1, Ordering::Release);
         Some(LabelId(index))
     }
 
@@ -303,7 +298,7 @@ impl Entry {
     fn read(&self) -> Option<Record> {
         // E61: Acquire: the words of this sequence.
         let before = self.sequence.load(Ordering::Acquire);
-        if before & (LIVE | WRITING) != LIVE {
+        if before & LIVE == 0 {
             return None;
         }
         let word = |from: &AtomicU64| from.load(Ordering::Relaxed); // E61

@@ -136,7 +136,6 @@ impl Reclaimer {
     }
 
     /// Gives the queue work that is none, so that its thread tidies up once more from here on.
-    #[cfg(not(weighbridge_loom))]
     pub fn nudge(&self) {
         const ERRAND: &Errand = &Errand {
             arrive: |_| (),
