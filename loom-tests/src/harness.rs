@@ -48,3 +48,15 @@ pub fn model(name: &str, outcomes: &[&str], body: impl Fn() + Send + Sync + 'sta
         "{name}: explored once, which is a test of nothing"
     );
 }
+
+/// All values are those of one commit.
+///
+/// # Panics
+/// If they are mixed.
+pub fn old_or_new(values: &[u64]) {
+    assert!(
+        values.windows(2).all(|pair| pair[0] == pair[1]),
+        "mixed: {values:?}"
+    );
+    saw(if values[0] == 0 { "old" } else { "new" });
+}

@@ -172,6 +172,13 @@ impl Rig {
         self.put(key, Expect::Tenant(key.tag), value)
     }
 
+    /// A new generation for a living `key`, on the base that the same commit makes current.
+    pub fn along(&self, key: Key, base: Key, value: u64) -> Change<Meta, Load> {
+        let bond = Bond { base, birth: None };
+        let node = self.node(key.tag, value, Some(bond));
+        Change::new(key.slot, Expect::Tenant(key.tag), node)
+    }
+
     /// A tombstone for a living `key`.
     pub fn bury(&self, key: Key) -> Change<Meta, Load> {
         let node = StagedNode::tombstone(key.tag, Arc::clone(self.spine.reclaimer()));

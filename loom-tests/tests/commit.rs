@@ -4,16 +4,8 @@
 use std::sync::Arc;
 
 use weighbridge::__loom::sync::epoch::Participant;
-use weighbridge::__loom::{Bond, Change, Expect, Key, Miss, Refusal};
-use weighbridge_loom_tests::{Rig, act, model, play, saw};
-
-fn old_or_new(values: &[u64]) {
-    assert!(
-        values.windows(2).all(|pair| pair[0] == pair[1]),
-        "mixed: {values:?}"
-    );
-    saw(if values[0] == 0 { "old" } else { "new" });
-}
+use weighbridge::__loom::{Change, Expect, Key, Miss, Refusal};
+use weighbridge_loom_tests::{Rig, act, model, old_or_new, play, saw};
 
 #[test]
 fn txn2_acq() {
@@ -522,43 +514,6 @@ fn retire_one_drain() {
                 ]
             },
             |rig, _, _| assert_eq!(rig.freed(), 1, "the bytes do not wait for the registry"),
-        );
-    });
-}
-
-/// An adapter is published while its base is retired: never an adapter on a base that is gone.
-#[test]
-fn bond() {
-    model("bond", &["adapter first", "retire first"], || {
-        play(
-            1,
-            |rig, keys| {
-                let base = keys[0];
-                let adapter = rig.spine.allocate().unwrap();
-                [
-                    act(move |rig, me| {
-                        let bond = Bond { base, birth: 1 };
-                        let node = rig.node(adapter.tag, 5, Some(bond));
-                        let change = Change::new(adapter.slot, Expect::Vacant, node);
-                        match rig.commit(me, &mut [change]) {
-                            Ok(_) => saw("adapter first"),
-                            Err(refusal) => {
-                                assert_eq!(refusal, Refusal::BaseGone { index: 0, bond });
-                            }
-                        }
-                    }),
-                    act(move |rig, me| match rig.commit(me, &mut [rig.bury(base)]) {
-                        Ok(_) => saw("retire first"),
-                        Err(refusal) => {
-                            assert_eq!(refusal, Refusal::Dependants { index: 0, count: 1 });
-                        }
-                    }),
-                ]
-            },
-            |rig, me, keys| {
-                let base = rig.read(me, &keys[..1]).is_ok();
-                assert_eq!(u32::from(base), rig.spine.dependants(keys[0]));
-            },
         );
     });
 }

@@ -5,6 +5,8 @@
 
 use std::ptr::NonNull;
 
+use smallvec::SmallVec;
+
 use super::node::{Node, Storage};
 use super::spine::{Change, Refusal};
 use super::view::View;
@@ -20,18 +22,16 @@ impl<'s, M: Send + Sync + 'static, S: Storage> View<'s, M, S> {
         mut superseded: impl FnMut(usize, &Node<M, S>, Option<&S>),
     ) -> Result<u64, Refusal> {
         // W1: a slot named twice would be its own predecessor.
-        if changes.len() > 1 {
-            let mut slots: Vec<(u32, usize)> = changes
-                .iter()
-                .enumerate()
-                .map(|(index, change)| (change.slot, index))
-                .collect();
-            slots.sort_unstable();
-            if let Some(pair) = slots.windows(2).find(|pair| pair[0].0 == pair[1].0) {
-                return Err(Refusal::Twice { index: pair[1].1 });
-            }
+        let mut order: SmallVec<[(u32, usize); 2]> = changes
+            .iter()
+            .enumerate()
+            .map(|(index, change)| (change.slot, index))
+            .collect();
+        order.sort_unstable();
+        if let Some(pair) = order.windows(2).find(|pair| pair[0].0 == pair[1].0) {
+            return Err(Refusal::Twice { index: pair[1].1 });
         }
-        let number = self.spine().install(changes)?;
+        let number = self.spine().install(changes, &order)?;
         let mut any = false;
         for (index, change) in changes.iter().enumerate() {
             let Some(old) = NonNull::new(change.old.cast_mut()) else {

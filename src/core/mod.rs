@@ -42,6 +42,7 @@ pub struct Key {
 pub struct Bond {
     /// The base set.
     pub base: Key,
-    /// The commit that made the checked generation of the base current.
-    pub birth: u64,
+    /// The commit that made that generation current; `None`: the very commit that makes the adapter
+    /// current makes it current, too.
+    pub birth: Option<u64>,
 }

@@ -62,6 +62,9 @@ pub struct Change<M: Send + Sync + 'static, S: Storage> {
     expect: Expect,
     node: Option<StagedNode<M, S>>,
     pub(super) old: *const Node<M, S>,
+    /// Sets that were bound to the old generation, and are not, or are to the new one, after this
+    /// same commit.
+    released: u32,
 }
 
 impl<M: Send + Sync + 'static, S: Storage> Change<M, S> {
@@ -72,6 +75,7 @@ impl<M: Send + Sync + 'static, S: Storage> Change<M, S> {
             expect,
             node: Some(node),
             old: ptr::null(),
+            released: 0,
         }
     }
 
@@ -94,7 +98,7 @@ pub enum Refusal {
     Twice { index: usize },
     /// Change `index` would supersede a set that `count` living sets are bound to.
     Dependants { index: usize, count: u32 },
-    /// Change `index` is bound to a generation that is not current, or leaves in this commit.
+    /// Change `index` is bound to a generation that will not be current after this commit.
     BaseGone { index: usize, bond: Bond },
 }
 
@@ -160,9 +164,15 @@ impl<M: Send + Sync + 'static, S: Storage> Spine<M, S> {
     }
 
     /// W2-W6. On success every change is current and carries the returned number.
-    pub(super) fn install(&self, changes: &mut [Change<M, S>]) -> Result<u64, Refusal> {
+    ///
+    /// `order`: the slots that are changed, in order, with the index of each one's change.
+    pub(super) fn install(
+        &self,
+        changes: &mut [Change<M, S>],
+        order: &[(u32, usize)],
+    ) -> Result<u64, Refusal> {
         let lock = self.commit.lock(); // E11
-        self.check(changes)?;
+        self.check(changes, order)?;
         // Nothing from here to the clock can fail, allocate, panic or call foreign code; a panic
         // would leave generations that the next commit makes current by accident.
         let armed = AbortOnUnwind;
@@ -184,7 +194,7 @@ impl<M: Send + Sync + 'static, S: Storage> Spine<M, S> {
     }
 
     /// W3. Also notes what each change supersedes.
-    fn check(&self, changes: &mut [Change<M, S>]) -> Result<(), Refusal> {
+    fn check(&self, changes: &mut [Change<M, S>], order: &[(u32, usize)]) -> Result<(), Refusal> {
         for (index, change) in changes.iter_mut().enumerate() {
             // E11: Relaxed: slots are only written under the lock that we hold.
             let current = self
@@ -192,63 +202,71 @@ impl<M: Send + Sync + 'static, S: Storage> Spine<M, S> {
                 .get(change.slot)
                 .map_or(ptr::null_mut(), |slot| slot.current.load(Ordering::Relaxed)); // E11
             change.old = current;
+            change.released = 0;
             let seen = self.old(change).map(Self::sight);
             if !change.expect.is_met_by(seen) {
                 return Err(Refusal::Changed { index, seen });
             }
         }
+        let at = |slot: u32| {
+            let found = order.binary_search_by_key(&slot, |&(slot, _)| slot);
+            found
+                .ok()
+                .and_then(|place| order.get(place))
+                .map(|&(_, index)| index)
+        };
+        for index in 0..changes.len() {
+            // Every set that was bound to a set of this commit and is changed itself is looked at by
+            // `check_bond` below: afterwards it is bound to nothing that leaves.
+            let bound_to = self.old(&changes[index]).and_then(Node::binds);
+            if let Some(base) = bound_to.and_then(|bond| at(bond.base.slot)) {
+                changes[base].released += 1;
+            }
+        }
         for (index, change) in changes.iter().enumerate() {
-            self.check_bonds(index, change, changes)?;
+            self.check_dependants(index, change)?;
+            if let Some(bond) = change.binds() {
+                let with_us = at(bond.base.slot).map(|base| &changes[base]);
+                if !self.will_stand(bond, with_us) {
+                    return Err(Refusal::BaseGone { index, bond });
+                }
+            }
         }
         Ok(())
     }
 
-    /// A set with living dependants is not superseded, and nothing is bound to a set that is gone.
-    fn check_bonds(
-        &self,
-        index: usize,
-        change: &Change<M, S>,
-        changes: &[Change<M, S>],
-    ) -> Result<(), Refusal> {
-        if let Some(slot) = self.slots.get(change.slot) {
-            // E11: Relaxed: only touched under the lock that we hold.
-            let bound = slot.dependants.load(Ordering::Relaxed);
-            if bound != 0 {
-                // Dependants that leave in this same commit do not count.
-                let leaving = changes.iter().filter(|other| {
-                    let stands_here = |bond: Bond| bond.base.slot == change.slot;
-                    self.old(other)
-                        .and_then(Node::binds)
-                        .is_some_and(stands_here)
-                        && !other.binds().is_some_and(stands_here)
-                });
-                let count = bound.saturating_sub(leaving.count() as u32);
-                if count != 0 {
-                    return Err(Refusal::Dependants { index, count });
-                }
-            }
+    /// No set with living dependants is superseded, unless they come along.
+    fn check_dependants(&self, index: usize, change: &Change<M, S>) -> Result<(), Refusal> {
+        let bound = self.slots.get(change.slot).map_or(0, |slot| {
+            slot.dependants.load(Ordering::Relaxed) // E11: only touched under the lock that we hold
+        });
+        match bound.saturating_sub(change.released) {
+            0 => Ok(()),
+            count => Err(Refusal::Dependants { index, count }),
         }
-        if let Some(bond) = change.binds() {
-            let Bond { base, birth } = bond;
-            let staying = !changes.iter().any(|other| other.slot == base.slot);
-            // E11: Relaxed: under the lock.
-            let current = self
-                .slots
-                .get(base.slot)
-                .and_then(|slot| NonNull::new(slot.current.load(Ordering::Relaxed))); // E11
-            // SAFETY: current, hence not superseded, hence not freed.
-            let sight = current.map(|node| Self::sight(unsafe { node.as_ref() }));
-            if !staying
-                || !(Expect::Exactly {
-                    tag: base.tag,
-                    birth,
-                })
-                .is_met_by(sight)
-            {
-                return Err(Refusal::BaseGone { index, bond });
+    }
+
+    /// Will what `bond` stands on be current after this commit? `with_us` is the commit's own change
+    /// of the base, if there is one.
+    fn will_stand(&self, bond: Bond, with_us: Option<&Change<M, S>>) -> bool {
+        match (bond.birth, with_us) {
+            (None, Some(change)) => change.node.as_ref().is_some_and(|node| {
+                let node = node.node();
+                node.tag() == bond.base.tag && node.meta().is_some()
+            }),
+            (Some(birth), None) => {
+                // E11: Relaxed: under the lock.
+                let current = self
+                    .slots
+                    .get(bond.base.slot)
+                    .and_then(|slot| NonNull::new(slot.current.load(Ordering::Relaxed))); // E11
+                // SAFETY: current, hence not superseded, hence not freed.
+                let sight = current.map(|node| Self::sight(unsafe { node.as_ref() }));
+                let tag = bond.base.tag;
+                Expect::Exactly { tag, birth }.is_met_by(sight)
             }
+            _ => false,
         }
-        Ok(())
     }
 
     /// Moves the dependants' counts from the old generation's base to the new one's.

@@ -150,9 +150,15 @@ fn a_refused_commit_touches_nothing_and_returns_its_nodes() {
 fn a_base_outlives_what_stands_on_it() {
     let rig = Rig::new();
     let base = rig.publish(1);
-    let bond = Bond { base, birth: 1 };
+    let bond = Bond {
+        base,
+        birth: Some(1),
+    };
     let adapter = rig.spine.allocate().unwrap();
-    let stale = Bond { base, birth: 9 };
+    let stale = Bond {
+        base,
+        birth: Some(9),
+    };
     let node = rig.node(adapter.tag, 5, Some(stale));
     let refused = rig.commit(&mut [Change::new(adapter.slot, Expect::Vacant, node)]);
     assert_eq!(

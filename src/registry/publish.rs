@@ -551,7 +551,7 @@ impl WeightRegistry {
         self.check_base(plan, node)?;
         Ok(Bond {
             base: key,
-            birth: node.birth(),
+            birth: Some(node.birth()),
         })
     }
 
