@@ -91,8 +91,17 @@ pub enum Error {
         /// What is current.
         current: Generation,
     },
+    /// A set was to change twice at one instant.
+    #[error("{set} is in this transaction already; a set changes once in a transaction")]
+    TwiceInTransaction {
+        /// The set.
+        set: SetName,
+    },
     /// Adapters are bound to this set.
-    #[error("{set} has {count} dependant adapter(s); retire them first")]
+    #[error(
+        "{set} has {count} dependant adapter(s); retire them first, \
+         or replace or retire them in the same transaction"
+    )]
     Dependants {
         /// The set.
         set: SetName,
@@ -359,6 +368,7 @@ impl Error {
                 | Error::NotInLease { .. }
                 | Error::AdapterWithoutBase { .. }
                 | Error::NotABase { .. }
+                | Error::TwiceInTransaction { .. }
                 | Error::StagedElsewhere { .. }
                 | Error::Forked { .. }
         )

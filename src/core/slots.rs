@@ -5,6 +5,7 @@
 
 use std::ptr;
 
+use super::Key;
 use super::node::Node;
 use crate::sync::Mutex;
 use crate::sync::atomic::{AtomicPtr, AtomicU32, Ordering, WithMut};
@@ -37,7 +38,8 @@ impl<M, S> Slot<M, S> {
 }
 
 struct Free {
-    indices: Vec<u32>,
+    /// Slots without a tenant, with the tag of their next one.
+    keys: Vec<Key>,
     next: u32,
 }
 
@@ -61,7 +63,7 @@ impl<M, S> SlotTable<M, S> {
         SlotTable {
             segments: std::array::from_fn(|_| AtomicPtr::new(ptr::null_mut())),
             free: Mutex::new(Free {
-                indices: Vec::new(),
+                keys: Vec::new(),
                 next: 0,
             }),
         }
@@ -82,10 +84,10 @@ impl<M, S> SlotTable<M, S> {
     }
 
     /// A slot that nobody uses: a recycled one, or the next new one. `None`: all are in use.
-    pub(super) fn allocate(&self) -> Option<u32> {
+    pub(super) fn allocate(&self) -> Option<Key> {
         let mut free = self.free.lock();
-        if let Some(index) = free.indices.pop() {
-            return Some(index);
+        if let Some(key) = free.keys.pop() {
+            return Some(key);
         }
         let index = free.next;
         let (segment, length, _) = locate(index);
@@ -97,12 +99,18 @@ impl<M, S> SlotTable<M, S> {
             place.store(Box::leak(slots).as_mut_ptr(), Ordering::Release);
         }
         free.next = index.checked_add(1)?;
-        Some(index)
+        Some(Key {
+            slot: index,
+            tag: 1,
+        })
     }
 
-    /// Gives a slot back for reuse. The caller retired its tenant, or never published in it.
-    pub(super) fn recycle(&self, index: u32) {
-        self.free.lock().indices.push(index);
+    /// Gives a slot back for its next tenant. The caller retired `key`, or never published it. A slot
+    /// whose tags are spent is never handed out again.
+    pub(super) fn recycle(&self, key: Key) {
+        if let Some(tag) = key.tag.checked_add(1) {
+            self.free.lock().keys.push(Key { tag, ..key });
+        }
     }
 
     /// One past the highest slot that was ever allocated.
@@ -125,9 +133,25 @@ impl<M, S> Drop for SlotTable<M, S> {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(weighbridge_loom)))]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_slot_comes_back_with_the_next_tag_until_they_are_spent() {
+        let table = SlotTable::<(), ()>::new();
+        let first = table.allocate().unwrap();
+        assert_eq!((first.slot, first.tag), (0, 1));
+        table.recycle(first);
+        let second = table.allocate().unwrap();
+        assert_eq!((second.slot, second.tag), (0, 2), "never the same handle");
+        table.recycle(Key {
+            tag: u32::MAX,
+            ..second
+        });
+        let third = table.allocate().unwrap();
+        assert_eq!((third.slot, third.tag), (1, 1), "tags are spent");
+    }
 
     #[test]
     fn every_index_has_one_place() {

@@ -141,26 +141,12 @@ impl<M: Send + Sync + 'static, S: Storage> Spine<M, S> {
     /// A slot for a new tenant: its index and the tag that its generations must carry. `None`: all
     /// slots or all their tags are spent.
     pub fn allocate(&self) -> Option<Key> {
-        loop {
-            let slot = self.slots.allocate()?;
-            // E2: Acquire: the tombstone's fields. The slot is ours alone, so its tombstone stays
-            // current and valid until our own commit.
-            let last = self.slots.get(slot)?.current.load(Ordering::Acquire);
-            let tag = match NonNull::new(last) {
-                None => Some(1),
-                // SAFETY: current in a slot, hence not superseded, hence not freed.
-                Some(tombstone) => unsafe { tombstone.as_ref() }.tag().checked_add(1),
-            };
-            // A slot whose tags are spent is never handed out again.
-            if let Some(tag) = tag {
-                return Some(Key { slot, tag });
-            }
-        }
+        self.slots.allocate()
     }
 
     /// Gives a slot back whose tenant was retired, or never published.
     pub fn recycle(&self, key: Key) {
-        self.slots.recycle(key.slot);
+        self.slots.recycle(key);
     }
 
     /// W2-W6. On success every change is current and carries the returned number.

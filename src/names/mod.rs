@@ -152,7 +152,6 @@ impl<R: Clone> Index<R> {
     }
 
     /// Settles many claims and copies each shard once: for bulk registration.
-    #[allow(dead_code, reason = "for transactions over many sets")]
     pub fn settle_many<'i>(&'i self, claims: impl IntoIterator<Item = (Claim<'i, R>, R)>)
     where
         R: 'i,
@@ -210,6 +209,7 @@ pub struct Claim<'i, R: Clone> {
 
 impl<R: Clone> Claim<'_, R> {
     /// The set is current: the name means `record` from here on.
+    #[cfg(any(test, weighbridge_loom))]
     pub fn settle(self, record: R) {
         let index = self.index;
         if let Some(entry) = self.entry(record) {

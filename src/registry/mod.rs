@@ -4,6 +4,7 @@
 //! `lease`, the writing side in `publish` and `retirement`, observers in `catalog`.
 
 mod catalog;
+mod commit;
 mod generation;
 mod here;
 mod lease;
@@ -11,6 +12,8 @@ mod publish;
 mod read;
 mod retirement;
 mod shared;
+mod staged;
+mod transaction;
 
 use std::fmt;
 use std::sync::Arc;
@@ -18,9 +21,11 @@ use std::sync::atomic::AtomicU32;
 
 pub use catalog::{Catalog, CatalogEntry, Stats};
 pub use lease::{AdapterModule, AdapterView, Lease, LeasedSet, Weight};
-pub use publish::{PublishError, Replaced, Staged};
+pub use publish::Replaced;
 pub use read::{Reader, Scope, SetView};
 pub use retirement::Retirement;
+pub use staged::{PublishError, Staged};
+pub use transaction::{Committed, Transaction, TransactionError};
 
 use crate::core::Reclaimer;
 use crate::error::Error;

@@ -1,128 +1,27 @@
 //! The writing side: staging, publishing, replacing, retiring.
 //!
-//! What lives here: how a source becomes a generation, and what each refusal of the core means to a
-//! caller. What does not: the commit (`core::spine`), the bytes' way from disk (`source`), waiting
-//! for the old generation (`retirement`).
+//! What lives here: what a caller does with one set at a time. What does not: the commit (`commit`),
+//! several sets (`transaction`), the bytes' way from disk (`source`), waiting for the old generation
+//! (`retirement`).
 //!
 //! Everything slow happens before the commit: reading, hashing, allocation, names. A commit itself
 //! is a few stores under one lock.
 
-use std::fmt;
 use std::sync::Arc;
 
 use super::WeightRegistry;
-use super::generation::{
-    Bytes, Change, Going, Meta, Node, SetRecord, StagedNode, Writing, generation,
-};
+use super::commit::{Act, check_node};
+use super::generation::{Bytes, Node, SetRecord, generation};
 use super::retirement::Retirement;
+use super::staged::{PublishError, Staged};
 use crate::arena::Arena;
-use crate::core::{Bond, Expect, Key, Refusal};
+use crate::core::{Expect, Key};
 use crate::error::Error;
 use crate::handle::{Generation, SetHandle, SetKind};
 use crate::identity::{Identity, content_identity};
-use crate::layout::{Extents, Layout, OrdinalTable};
-use crate::names::{SetName, Taken};
-use crate::plan::{AdapterPlan, Plan};
+use crate::names::{Claim, SetName, Taken};
+use crate::plan::Plan;
 use crate::source::Source;
-
-/// A set whose bytes are in memory, charged and identified, and which nobody can see yet.
-///
-/// Dropping it gives the bytes back and leaves no trace.
-pub struct Staged {
-    /// Whose ledger is charged.
-    registry: u32,
-    plan: Plan,
-    /// As a first generation would have them: made here, so that a commit need not.
-    layout: Arc<Layout>,
-    extents: Extents,
-    base: Option<SetHandle>,
-    identity: Identity,
-    bytes: Bytes,
-}
-
-impl Staged {
-    /// What the bytes are.
-    pub fn identity(&self) -> &Identity {
-        &self.identity
-    }
-
-    /// The tensors.
-    pub fn plan(&self) -> &Plan {
-        &self.plan
-    }
-
-    /// Bytes that the ledger is charged for it.
-    pub fn bytes(&self) -> u64 {
-        self.bytes.charge.bytes()
-    }
-
-    fn kind(&self) -> SetKind {
-        if self.base.is_some() {
-            SetKind::Adapter
-        } else {
-            SetKind::Checkpoint
-        }
-    }
-}
-
-impl fmt::Debug for Staged {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Staged")
-            .field("origin", &self.plan.origin())
-            .field("identity", &self.identity)
-            .field("bytes", &self.bytes())
-            .finish_non_exhaustive()
-    }
-}
-
-/// A publish or replace that failed: why, and the staged set, if it got that far.
-#[derive(Debug)]
-pub struct PublishError(Box<(Error, Option<Staged>)>);
-
-impl PublishError {
-    fn new(error: Error, staged: Option<Staged>) -> Self {
-        PublishError(Box::new((error, staged)))
-    }
-
-    /// Why it failed.
-    pub fn error(&self) -> &Error {
-        &self.0.0
-    }
-
-    /// The staged set, to be published elsewhere or later; `None` if staging itself failed.
-    pub fn into_staged(self) -> Option<Staged> {
-        self.0.1
-    }
-
-    /// Both.
-    pub fn into_parts(self) -> (Error, Option<Staged>) {
-        *self.0
-    }
-}
-
-impl fmt::Display for PublishError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.0.fmt(f)
-    }
-}
-
-impl std::error::Error for PublishError {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        self.0.0.source()
-    }
-}
-
-impl From<PublishError> for Error {
-    fn from(failed: PublishError) -> Self {
-        failed.0.0
-    }
-}
-
-impl From<Error> for PublishError {
-    fn from(error: Error) -> Self {
-        PublishError::new(error, None)
-    }
-}
 
 /// A replace that went through.
 #[derive(Debug)]
@@ -145,16 +44,27 @@ impl WeightRegistry {
     /// for an adapter, [`Error::StaleHandle`], or [`Error::NotABase`] or [`Error::AdapterMismatch`]
     /// if it does not fit its base.
     pub fn stage(&self, source: impl Source) -> Result<Staged, Error> {
+        self.stage_on(source, |plan, base| {
+            let view = self.view();
+            let node = view
+                .resolve(self.key(base)?)
+                .ok_or(Error::StaleHandle { handle: base })?;
+            check_node(plan, node)
+        })
+    }
+
+    /// [`stage`](Self::stage), with what `fits` says of an adapter and its base.
+    pub(super) fn stage_on(
+        &self,
+        source: impl Source,
+        fits: impl FnOnce(&Plan, SetHandle) -> Result<(), Error>,
+    ) -> Result<Staged, Error> {
         self.shared.check_process()?;
         let plan = source.plan().clone();
         let base = source.base();
         if let Some(base) = base {
             // Before any byte is reserved. Checked again when it is published: the base may change.
-            let view = self.view();
-            let node = view
-                .resolve(self.key(base)?)
-                .ok_or(Error::StaleHandle { handle: base })?;
-            self.check_base(&plan, node)?;
+            fits(&plan, base)?;
         } else if plan.adapter().is_some() {
             return Err(Error::AdapterWithoutBase {
                 origin: plan.origin().to_owned(),
@@ -212,47 +122,68 @@ impl WeightRegistry {
         name: impl Into<SetName>,
         staged: Staged,
     ) -> Result<SetHandle, PublishError> {
-        let name = name.into();
-        if let Err(error) = self.check_staged(&staged).and_then(|()| name.validate()) {
-            return Err(PublishError::new(error, Some(staged)));
+        let reserved = match self.reserve(name.into(), &staged) {
+            Ok(reserved) => reserved,
+            Err(error) => return Err(PublishError::new(error, Some(staged))),
+        };
+        let act = Act::Become(Box::new(staged));
+        match self.commit_one(&reserved.record, Expect::Vacant, act) {
+            Ok(_) => Ok(self.settle([reserved])[0]),
+            Err(failed) => Err(failed),
         }
-        let claim = match self.names.claim(&name) {
-            Ok(claim) => claim,
-            Err(taken) => {
-                let error = match taken {
-                    Taken::Live(handle) => self.taken(&name, handle, &staged.identity.to_string()),
-                    Taken::Claimed => None,
-                };
-                return Err(PublishError::new(
-                    error.unwrap_or(Error::NameBusy { name }),
-                    Some(staged),
-                ));
-            }
-        };
-        let Some(key) = self.spine.allocate() else {
-            return Err(PublishError::new(Error::Spent, Some(staged)));
-        };
+    }
+
+    /// A name and a slot for a set that `staged` is to begin. Given back if they are dropped.
+    pub(super) fn reserve(&self, name: SetName, staged: &Staged) -> Result<Reserved<'_>, Error> {
+        self.check_staged(staged)?;
+        name.validate()?;
+        let claim = self.names.claim(&name).map_err(|taken| {
+            let live = match taken {
+                Taken::Live(handle) => self.taken(&name, handle, &staged.identity.to_string()),
+                Taken::Claimed => None,
+            };
+            live.unwrap_or(Error::NameBusy { name: name.clone() })
+        })?;
+        let key = self.spine.allocate().ok_or(Error::Spent)?;
         let handle = SetHandle {
             registry: self.id,
             slot: key.slot,
             tag: key.tag,
         };
-        let record = Arc::new(SetRecord::new(name, handle, Arc::clone(&staged.layout)));
-        match self.commit(&record, Expect::Vacant, staged) {
-            Ok(_) => {
-                claim.settle(handle);
-                // A retire that found the handle by a scope came before the name was settled, and
-                // left the name to us.
-                if self.view().resolve(key).is_none() {
-                    self.unlink(&record);
-                }
-                Ok(handle)
-            }
-            Err(failed) => {
-                self.spine.recycle(key);
-                Err(failed)
+        Ok(Reserved {
+            registry: self,
+            record: Arc::new(SetRecord::new(name, handle, Arc::clone(&staged.layout))),
+            key,
+            claim: Some(claim),
+        })
+    }
+
+    /// The sets that were reserved are current: their names mean them from here on.
+    pub(super) fn settle<'r>(
+        &'r self,
+        reserved: impl IntoIterator<Item = Reserved<'r>>,
+    ) -> Vec<SetHandle> {
+        let mut records = Vec::new();
+        let claims: Vec<_> = reserved
+            .into_iter()
+            .filter_map(|mut reserved| {
+                records.push(Arc::clone(&reserved.record));
+                Some((reserved.claim.take()?, reserved.record.handle))
+            })
+            .collect();
+        self.names.settle_many(claims);
+        for record in &records {
+            // A retire that found the handle by a scope came before the name was settled, and left
+            // the name to us.
+            let Key { slot, tag } = Key {
+                slot: record.handle.slot,
+                tag: record.handle.tag,
+            };
+            if self.view().resolve(Key { slot, tag }).is_none() {
+                self.unlink(record);
             }
         }
+        records.iter().map(|record| record.handle).collect()
     }
 
     /// Reads `source` and makes it the next generation of `set`. Running requests keep the one they
@@ -316,19 +247,12 @@ impl WeightRegistry {
         expect: Expect,
         staged: Staged,
     ) -> Result<Replaced, PublishError> {
-        let record = match self.check_staged(&staged).and_then(|()| self.record(set)) {
-            Ok((record, kind)) if kind == staged.kind() => record,
-            Ok((record, kind)) => {
-                let error = Error::KindMismatch {
-                    set: record.name.clone(),
-                    current: kind,
-                    offered: staged.kind(),
-                };
-                return Err(PublishError::new(error, Some(staged)));
-            }
+        let record = match self.check_replace(set, &staged) {
+            Ok(record) => record,
             Err(error) => return Err(PublishError::new(error, Some(staged))),
         };
-        let (number, previous) = self.commit(&record, expect, staged)?;
+        let act = Act::Become(Box::new(staged));
+        let (number, previous) = self.commit_one(&record, expect, act)?;
         match previous {
             Some(previous) => Ok(Replaced {
                 generation: Generation(number),
@@ -367,20 +291,22 @@ impl WeightRegistry {
     fn retire_expecting(&self, set: SetHandle, expect: Expect) -> Result<Retirement, Error> {
         self.shared.check_process()?;
         let (record, _) = self.record(set)?;
-        let node = StagedNode::tombstone(set.tag, Arc::clone(self.spine.reclaimer()));
-        let mut changes = [Change::new(set.slot, expect, node)];
-        let applied = self.apply(&mut record.write(), &mut changes, true);
-        let previous = match applied {
+        let previous = match self.commit_one(&record, expect, Act::Retire) {
             Ok((_, Some(previous))) => previous,
             Ok((_, None)) => unreachable!("a retire superseded nothing"),
-            Err(refusal) => return Err(self.refused(refusal, &record, expect)),
+            Err(failed) => return Err(failed.into()),
         };
-        self.unlink(&record);
-        self.spine.recycle(Key {
-            slot: set.slot,
-            tag: set.tag,
-        });
+        self.free_name(&record);
         Ok(previous)
+    }
+
+    /// The set is retired: its name and slot are free.
+    pub(super) fn free_name(&self, record: &SetRecord) {
+        self.unlink(record);
+        self.spine.recycle(Key {
+            slot: record.handle.slot,
+            tag: record.handle.tag,
+        });
     }
 
     fn unlink(&self, record: &SetRecord) {
@@ -388,184 +314,32 @@ impl WeightRegistry {
             .unlink(&record.name, |&handle| handle == record.handle);
     }
 
+    /// The record of a set that `staged` may follow.
+    pub(super) fn check_replace(
+        &self,
+        set: SetHandle,
+        staged: &Staged,
+    ) -> Result<Arc<SetRecord>, Error> {
+        self.check_staged(staged)?;
+        let (record, kind) = self.record(set)?;
+        if kind == staged.kind() {
+            return Ok(record);
+        }
+        Err(Error::KindMismatch {
+            set: record.name.clone(),
+            current: kind,
+            offered: staged.kind(),
+        })
+    }
+
     /// The record and kind of a set that is current now.
-    fn record(&self, set: SetHandle) -> Result<(Arc<SetRecord>, SetKind), Error> {
+    pub(super) fn record(&self, set: SetHandle) -> Result<(Arc<SetRecord>, SetKind), Error> {
         let view = self.view();
         let node = view.resolve(self.key(set)?);
         let meta = node
             .and_then(Node::meta)
             .ok_or(Error::StaleHandle { handle: set })?;
         Ok((Arc::clone(&meta.record), meta.kind))
-    }
-
-    /// Turns a staged set into the next generation of `record`'s set.
-    fn commit(
-        &self,
-        record: &Arc<SetRecord>,
-        expect: Expect,
-        mut staged: Staged,
-    ) -> Result<(u64, Option<Retirement>), PublishError> {
-        let mut writing = record.write();
-        loop {
-            let bond = match staged
-                .base
-                .map(|base| self.bond(&staged.plan, base))
-                .transpose()
-            {
-                Ok(bond) => bond,
-                Err(error) => return Err(PublishError::new(error, Some(staged))),
-            };
-            let own = Arc::clone(&staged.layout);
-            let (node, plan, base, ordinals) = self.node(&writing, bond, staged);
-            let mut changes = [Change::new(record.handle.slot, expect, node)];
-            match self.apply(&mut writing, &mut changes, false) {
-                Ok(done) => {
-                    if let Some(ordinals) = ordinals {
-                        writing.keep(ordinals);
-                    }
-                    return Ok(done);
-                }
-                Err(refusal) => {
-                    let [change] = changes;
-                    let parts = change.into_node().and_then(StagedNode::dismantle);
-                    let Some((meta, bytes)) = parts else {
-                        unreachable!("a refused change keeps its node")
-                    };
-                    bytes.charge.unsettle();
-                    staged = Staged {
-                        registry: self.id,
-                        extents: if Arc::ptr_eq(&own, &meta.layout) {
-                            meta.extents
-                        } else {
-                            plan.extents(&own)
-                        },
-                        plan,
-                        layout: own,
-                        base,
-                        identity: meta.identity,
-                        bytes,
-                    };
-                    if let Refusal::BaseGone { .. } = refusal {
-                        // The base got a new generation since it was checked. Check against that
-                        // one; if it is gone altogether, `bond` says so.
-                        continue;
-                    }
-                    let error = self.refused(refusal, record, expect);
-                    return Err(PublishError::new(error, Some(staged)));
-                }
-            }
-        }
-    }
-
-    /// A staged node of the set that is being written, and the set's names if it brings new ones.
-    fn node(
-        &self,
-        writing: &Writing<'_>,
-        bond: Option<Bond>,
-        staged: Staged,
-    ) -> (StagedNode, Plan, Option<SetHandle>, Option<OrdinalTable>) {
-        let record = writing.record;
-        let kind = staged.kind();
-        let Staged {
-            registry: _,
-            plan,
-            mut layout,
-            mut extents,
-            base,
-            identity,
-            bytes,
-        } = staged;
-        let mut ordinals = None;
-        if let Some((other, names)) = writing.layout_for(&plan, &layout) {
-            layout = self.layouts.intern(other);
-            extents = plan.extents(&layout);
-            ordinals = Some(names);
-        }
-        let meta = Meta {
-            handle: record.handle,
-            kind,
-            record: Arc::clone(record),
-            extents,
-            adapter: plan.adapter().map(AdapterPlan::info),
-            layout,
-            identity,
-            base,
-            bytes: bytes.charge.bytes(),
-            shared: Arc::clone(&self.shared),
-        };
-        // Before the commit: afterwards somebody may already have superseded it.
-        bytes.charge.settle();
-        let reclaimer = Arc::clone(self.spine.reclaimer());
-        (
-            StagedNode::new(record.handle.tag, bond, meta, bytes, reclaimer),
-            plan,
-            base,
-            ordinals,
-        )
-    }
-
-    /// One set's change, committed: its number and what it superseded. `whole`: together with all
-    /// earlier generations that are still held.
-    fn apply(
-        &self,
-        writing: &mut Writing<'_>,
-        changes: &mut [Change],
-        whole: bool,
-    ) -> Result<(u64, Option<Retirement>), Refusal> {
-        let Writing { record, going } = writing;
-        let mut superseded = None;
-        let number = self.view().commit(changes, |_, node, bytes| {
-            // Before the generation refuses leases: the taker may come at once after that.
-            if let (Some(_), Some(bytes)) = (node.meta(), bytes) {
-                bytes.charge.retire();
-                superseded = Some(Going {
-                    generation: generation(node),
-                    bytes: bytes.charge.bytes(),
-                    vitals: Arc::clone(node.vitals()),
-                });
-            }
-        })?;
-        let Some(superseded) = superseded else {
-            return Ok((number, None));
-        };
-        // We have let go of the epoch: from here on the reclaimer can move it past the commit.
-        self.spine.reclaimer().nudge();
-        going.retain(|one| !one.vitals.is_reclaimed());
-        going.push(superseded.clone());
-        let parts = if whole {
-            going.clone()
-        } else {
-            vec![superseded.clone()]
-        };
-        let retirement =
-            |parts| Retirement::new(Arc::clone(record), parts, Arc::clone(&self.shared));
-        self.remember(retirement(vec![superseded]));
-        Ok((number, Some(retirement(parts))))
-    }
-
-    /// Binds an adapter to the generation of its base that is current now, if it fits.
-    fn bond(&self, plan: &Plan, base: SetHandle) -> Result<Bond, Error> {
-        let key = self.key(base)?;
-        let view = self.view();
-        let node = view.resolve(key).ok_or(Error::BaseNotCurrent { base })?;
-        self.check_base(plan, node)?;
-        Ok(Bond {
-            base: key,
-            birth: Some(node.birth()),
-        })
-    }
-
-    fn check_base(&self, plan: &Plan, base: &Node) -> Result<(), Error> {
-        let Some(base) = base.meta() else {
-            return Ok(());
-        };
-        if base.kind == SetKind::Adapter {
-            return Err(Error::NotABase {
-                base: base.record.name.clone(),
-            });
-        }
-        plan.adapter()
-            .map_or(Ok(()), |adapter| adapter.check_against(&base.layout))
     }
 
     fn check_staged(&self, staged: &Staged) -> Result<(), Error> {
@@ -591,38 +365,20 @@ impl WeightRegistry {
             offered: offered.to_owned(),
         })
     }
+}
 
-    #[cold]
-    fn refused(&self, refusal: Refusal, record: &SetRecord, expect: Expect) -> Error {
-        match refusal {
-            Refusal::Dependants { count, .. } => Error::Dependants {
-                set: record.name.clone(),
-                count,
-            },
-            Refusal::BaseGone { bond, .. } => Error::BaseNotCurrent {
-                base: SetHandle {
-                    registry: self.id,
-                    slot: bond.base.slot,
-                    tag: bond.base.tag,
-                },
-            },
-            Refusal::Changed {
-                seen: Some(seen), ..
-            } if !seen.retired && seen.tag == record.handle.tag => {
-                let expected = match expect {
-                    Expect::Exactly { birth, .. } => birth,
-                    Expect::Tenant(_) | Expect::Vacant => 0,
-                };
-                Error::Conflict {
-                    set: record.name.clone(),
-                    expected: Generation(expected),
-                    current: Generation(seen.birth),
-                }
-            }
-            Refusal::Changed { .. } => Error::StaleHandle {
-                handle: record.handle,
-            },
-            Refusal::Twice { .. } => unreachable!("a commit of one set names no slot twice"),
+/// A name and a slot for a set that is not there yet.
+pub(super) struct Reserved<'r> {
+    registry: &'r WeightRegistry,
+    pub(super) record: Arc<SetRecord>,
+    key: Key,
+    claim: Option<Claim<'r, SetHandle>>,
+}
+
+impl Drop for Reserved<'_> {
+    fn drop(&mut self) {
+        if self.claim.is_some() {
+            self.registry.spine.recycle(self.key);
         }
     }
 }
