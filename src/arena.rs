@@ -115,6 +115,11 @@ impl Arena {
         unsafe { std::slice::from_raw_parts_mut(self.base.as_ptr(), self.len) }
     }
 
+    /// Where the bytes are, for a caller that shares them out itself.
+    pub(crate) fn as_ptr(&self) -> NonNull<u8> {
+        self.base
+    }
+
     /// Gives the memory back, large mappings in pieces of `step` bytes: unmapping everything at
     /// once stalls other threads of the process that touch their memory maps. Calls `between`
     /// between the pieces.

@@ -73,9 +73,9 @@ pub use ledger::LedgerSnapshot;
 pub use names::{NameRef, SetName};
 pub use plan::Plan;
 pub use registry::{
-    AdapterModule, AdapterView, Builder, Catalog, CatalogEntry, Committed, Lease, LeasedSet,
-    PublishError, Reader, Replaced, Retirement, Scope, SetView, Staged, Stats, Transaction,
-    TransactionError, Weight, WeightRegistry,
+    AdapterModule, AdapterView, Builder, Catalog, CatalogEntry, Committed, Filling, Lease,
+    LeasedSet, PublishError, Reader, Replaced, Retirement, Scope, SetView, Staged, Stats,
+    TensorWriter, Transaction, TransactionError, Weight, WeightRegistry,
 };
 pub use safetensors::Dtype;
 pub use tensor::WeightKind;

@@ -5,6 +5,7 @@
 
 mod catalog;
 mod commit;
+mod filling;
 mod generation;
 mod here;
 mod lease;
@@ -20,6 +21,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
 
 pub use catalog::{Catalog, CatalogEntry, Stats};
+pub use filling::{Filling, TensorWriter};
 pub use lease::{AdapterModule, AdapterView, Lease, LeasedSet, Weight};
 pub use publish::Replaced;
 pub use read::{Reader, Scope, SetView};

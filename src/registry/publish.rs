@@ -13,12 +13,11 @@ use super::WeightRegistry;
 use super::commit::{Act, check_node};
 use super::generation::{Bytes, Node, SetRecord, generation};
 use super::retirement::Retirement;
-use super::staged::{PublishError, Staged};
+use super::staged::{PublishError, Room, Staged};
 use crate::arena::Arena;
 use crate::core::{Expect, Key};
 use crate::error::Error;
 use crate::handle::{Generation, SetHandle, SetKind};
-use crate::identity::{Identity, content_identity};
 use crate::names::{Claim, SetName, Taken};
 use crate::plan::Plan;
 use crate::source::Source;
@@ -44,13 +43,16 @@ impl WeightRegistry {
     /// for an adapter, [`Error::StaleHandle`], or [`Error::NotABase`] or [`Error::AdapterMismatch`]
     /// if it does not fit its base.
     pub fn stage(&self, source: impl Source) -> Result<Staged, Error> {
-        self.stage_on(source, |plan, base| {
-            let view = self.view();
-            let node = view
-                .resolve(self.key(base)?)
-                .ok_or(Error::StaleHandle { handle: base })?;
-            check_node(plan, node)
-        })
+        self.stage_on(source, |plan, base| self.fits_current(plan, base))
+    }
+
+    /// Does it fit the base that is current now?
+    pub(super) fn fits_current(&self, plan: &Plan, base: SetHandle) -> Result<(), Error> {
+        let view = self.view();
+        let node = view
+            .resolve(self.key(base)?)
+            .ok_or(Error::StaleHandle { handle: base })?;
+        check_node(plan, node)
     }
 
     /// [`stage`](Self::stage), with what `fits` says of an adapter and its base.
@@ -59,9 +61,19 @@ impl WeightRegistry {
         source: impl Source,
         fits: impl FnOnce(&Plan, SetHandle) -> Result<(), Error>,
     ) -> Result<Staged, Error> {
+        let mut room = self.room(source.plan().clone(), source.base(), fits)?;
+        source.read_into(room.bytes.arena.as_mut_slice())?;
+        Ok(room.fill(source.declared()))
+    }
+
+    /// Memory for what `plan` describes, reserved before it is allocated.
+    pub(super) fn room(
+        &self,
+        plan: Plan,
+        base: Option<SetHandle>,
+        fits: impl FnOnce(&Plan, SetHandle) -> Result<(), Error>,
+    ) -> Result<Room, Error> {
         self.shared.check_process()?;
-        let plan = source.plan().clone();
-        let base = source.base();
         if let Some(base) = base {
             // Before any byte is reserved. Checked again when it is published: the base may change.
             fits(&plan, base)?;
@@ -72,20 +84,12 @@ impl WeightRegistry {
         }
         let bytes = Arena::charge_for(plan.arena_bytes())?;
         let charge = self.shared.ledger.reserve(bytes)?;
-        let mut arena = Arena::allocate(plan.arena_bytes())?;
-        source.read_into(arena.as_mut_slice())?;
-        let identity = match source.declared() {
-            Some(revision) => Identity::Declared(revision.into()),
-            None => content_identity(&plan, arena.as_slice()),
-        };
-        let layout = self.layouts.intern(plan.layout());
-        Ok(Staged {
+        let arena = Arena::allocate(plan.arena_bytes())?;
+        Ok(Room {
             registry: self.id,
-            extents: plan.extents(&layout),
+            layout: self.layouts.intern(plan.layout()),
             plan,
-            layout,
             base,
-            identity,
             bytes: Bytes { arena, charge },
         })
     }

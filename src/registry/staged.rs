@@ -1,7 +1,7 @@
 //! What is in memory and not published yet, and how it comes back when a publish fails.
 //!
-//! What lives here: [`Staged`], [`PublishError`]. What does not: staging (`publish`), making it
-//! current (`commit`).
+//! What lives here: [`Staged`], the room it is filled in, [`PublishError`]. What does not: filling it
+//! (`publish`, `filling`), making it current (`commit`).
 
 use std::fmt;
 use std::sync::Arc;
@@ -9,9 +9,44 @@ use std::sync::Arc;
 use super::generation::Bytes;
 use crate::error::Error;
 use crate::handle::{SetHandle, SetKind};
-use crate::identity::Identity;
+use crate::identity::{Identity, content_identity};
 use crate::layout::{Extents, Layout};
 use crate::plan::Plan;
+
+/// Memory for a set, charged and laid out, with nothing in it yet.
+pub(super) struct Room {
+    pub(super) registry: u32,
+    pub(super) plan: Plan,
+    pub(super) layout: Arc<Layout>,
+    pub(super) base: Option<SetHandle>,
+    pub(super) bytes: Bytes,
+}
+
+impl Room {
+    /// What it is now that everything is in it: `declared`, or by its contents.
+    pub(super) fn fill(self, declared: Option<&str>) -> Staged {
+        let Room {
+            registry,
+            plan,
+            layout,
+            base,
+            bytes,
+        } = self;
+        let identity = match declared {
+            Some(revision) => Identity::Declared(revision.into()),
+            None => content_identity(&plan, bytes.arena.as_slice()),
+        };
+        Staged {
+            registry,
+            extents: plan.extents(&layout),
+            plan,
+            layout,
+            base,
+            identity,
+            bytes,
+        }
+    }
+}
 
 /// A set whose bytes are in memory, charged and identified, and which nobody can see yet.
 ///

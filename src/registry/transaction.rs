@@ -8,7 +8,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use super::WeightRegistry;
-use super::commit::{Act, Step, check_base, check_node};
+use super::commit::{Act, Step, check_base};
 use super::generation::SetRecord;
 use super::publish::Reserved;
 use super::retirement::Retirement;
@@ -135,13 +135,7 @@ impl Transaction<'_> {
                     check_base(plan, record, staged.kind(), &staged.layout)
                 }
                 Some((_, Act::Retire)) => Err(Error::BaseNotCurrent { base }),
-                None => {
-                    let view = self.registry.view();
-                    let node = view
-                        .resolve(self.registry.key(base)?)
-                        .ok_or(Error::StaleHandle { handle: base })?;
-                    check_node(plan, node)
-                }
+                None => self.registry.fits_current(plan, base),
             }
         })
     }
