@@ -99,14 +99,52 @@ pub enum Error {
     },
     /// Adapters are bound to this set.
     #[error(
-        "{set} has {count} dependant adapter(s); retire them first, \
-         or replace or retire them in the same transaction"
+        "{set} has dependant adapters: {}. Retire them first, \
+         or replace, rebind or retire them in the same transaction",
+        some(dependants)
     )]
     Dependants {
         /// The set.
         set: SetName,
-        /// How many living sets are bound to it.
-        count: u32,
+        /// The living adapters that are bound to it, by name.
+        dependants: Vec<SetName>,
+    },
+    /// Tensors of other sets are this set's.
+    #[error(
+        "{set} has aliases in {}. Retire those first, in the same transaction, \
+         or use retire_cascade",
+        some(aliases)
+    )]
+    AliasedBy {
+        /// The set that has the bytes.
+        set: SetName,
+        /// The living sets that share them, by name.
+        aliases: Vec<SetName>,
+    },
+    /// A tensor is not, or no longer, what its alias says it is.
+    #[error("alias {alias:?} of {set}, tensor {tensor:?}: {reason}")]
+    AliasMismatch {
+        /// The alias.
+        alias: String,
+        /// The set that it is an alias into.
+        set: SetName,
+        /// The tensor there.
+        tensor: String,
+        /// What does not fit, with both sides.
+        reason: String,
+    },
+    /// The generation is not kept for a rollback.
+    #[error(
+        "{set} keeps no {}; kept: {kept:?}. See keep_previous",
+        wanted(generation)
+    )]
+    NotKept {
+        /// The set.
+        set: SetName,
+        /// What was asked for; `None`: any.
+        generation: Option<Generation>,
+        /// What is kept, oldest first.
+        kept: Vec<Generation>,
     },
     /// An adapter's base was retired before the adapter could be published.
     #[error("{base}, the base this adapter is bound to, is not current; publish the base first")]
@@ -289,6 +327,23 @@ pub enum Error {
     },
 }
 
+/// The first few of a list that may be long.
+fn some(names: &[SetName]) -> String {
+    const SHOWN: usize = 5;
+    let mut text: Vec<String> = names.iter().take(SHOWN).map(ToString::to_string).collect();
+    if names.len() > SHOWN {
+        text.push(format!("and {} more", names.len() - SHOWN));
+    }
+    text.join(", ")
+}
+
+fn wanted(generation: &Option<Generation>) -> String {
+    generation.map_or_else(
+        || "earlier generation".to_owned(),
+        |number| format!("generation {number}"),
+    )
+}
+
 fn other(leased: &Option<SetName>) -> String {
     leased
         .as_ref()
@@ -306,7 +361,10 @@ impl Error {
     pub fn is_not_found(&self) -> bool {
         matches!(
             self,
-            Error::StaleHandle { .. } | Error::NoSuchTensor { .. } | Error::BaseNotCurrent { .. }
+            Error::StaleHandle { .. }
+                | Error::NoSuchTensor { .. }
+                | Error::BaseNotCurrent { .. }
+                | Error::NotKept { .. }
         )
     }
 
@@ -318,6 +376,8 @@ impl Error {
                 | Error::NameBusy { .. }
                 | Error::Conflict { .. }
                 | Error::Dependants { .. }
+                | Error::AliasedBy { .. }
+                | Error::AliasMismatch { .. }
                 | Error::Superseded { .. }
                 | Error::KindMismatch { .. }
         )

@@ -81,6 +81,16 @@ pub enum SetKind {
     Adapter,
 }
 
+impl SetKind {
+    /// Whoever is bound to a base is an adapter.
+    pub(crate) fn of(base: Option<SetHandle>) -> Self {
+        match base {
+            Some(_) => SetKind::Adapter,
+            None => SetKind::Checkpoint,
+        }
+    }
+}
+
 impl fmt::Display for SetKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {

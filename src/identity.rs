@@ -6,7 +6,8 @@
 use std::fmt;
 use std::sync::Arc;
 
-use crate::plan::Plan;
+use crate::layout::ModuleScale;
+use crate::plan::{Plan, PlannedTensor};
 
 /// What a generation is.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -14,6 +15,13 @@ use crate::plan::Plan;
 pub enum Identity {
     /// The registry read every byte: BLAKE3 over names, dtypes, shapes and contents, and, for an
     /// adapter, the resolved rank and scaling of each module. Equal on every host.
+    ///
+    /// The format, version 1: the tag `weighbridge content v1`; the number of tensors; per tensor in
+    /// bytewise order of names: name, dtype name, rank, dimensions, BLAKE3 of its bytes (a tie or an
+    /// alias under its own name with its target's digest, so that it makes no difference whether a
+    /// tied head is stored or declared); for an adapter then the number of modules and per module in
+    /// order of names: module name, rank (u32), scaling (f64 bits). Numbers are little-endian u64
+    /// unless noted, texts are preceded by their length.
     Content([u8; 32]),
     /// The caller vouches for the contents by a revision of its own.
     Declared(Arc<str>),
@@ -43,51 +51,101 @@ fn hash_number(hasher: &mut blake3::Hasher, number: u64) {
     hasher.update(&number.to_le_bytes());
 }
 
-/// The content identity of `plan`'s tensors as they lie in `arena`.
-///
-/// The format, version 1: the tag `weighbridge content v1`; the number of tensors; per tensor in
-/// bytewise order of names: name, dtype name, rank, dimensions, BLAKE3 of its bytes (a tie under
-/// its own name with its target's digest, so that it makes no difference whether a tied head is
-/// stored or declared); for an adapter then the number of modules and per module in order of names:
-/// module name, rank (u32), scaling (f64 bits). Numbers are little-endian u64 unless noted, texts
-/// are preceded by their length.
+/// One tensor, as the content identity sees it.
+pub(crate) struct Seen<'t> {
+    pub(crate) name: &'t str,
+    pub(crate) dtype: &'t str,
+    pub(crate) shape: &'t [usize],
+    pub(crate) digest: Digest,
+}
+
+/// BLAKE3 of a tensor's bytes.
+pub(crate) type Digest = [u8; 32];
+
+/// The digest of one tensor's bytes.
+pub(crate) fn digest(bytes: &[u8]) -> Digest {
+    *blake3::hash(bytes).as_bytes()
+}
+
+/// The digests of `plan`'s tensors as they lie in `arena`, in the plan's order; a tie has its
+/// target's.
 ///
 /// # Panics
 /// If `arena` is shorter than the plan says.
-pub fn content_identity(plan: &Plan, arena: &[u8]) -> Identity {
-    let mut hasher = blake3::Hasher::new();
-    hasher.update(CONTENT_TAG);
-    let digests: Vec<Option<blake3::Hash>> = plan
-        .tensors()
-        .iter()
-        .map(|tensor| {
-            tensor
-                .tie
-                .is_none()
-                .then(|| blake3::hash(&arena[tensor.range()]))
-        })
-        .collect();
-    hash_number(&mut hasher, plan.tensors().len() as u64);
+pub(crate) fn digests(plan: &Plan, arena: &[u8]) -> Vec<Digest> {
+    let own = |tensor: &PlannedTensor| match tensor.tie {
+        None => digest(&arena[tensor.range()]),
+        Some(_) => Digest::default(),
+    };
+    let mut digests: Vec<Digest> = plan.tensors().iter().map(own).collect();
     for (index, tensor) in plan.tensors().iter().enumerate() {
-        hash_text(&mut hasher, tensor.name());
-        hash_text(&mut hasher, tensor.dtype().name());
-        hash_number(&mut hasher, tensor.shape().len() as u64);
-        for &dim in tensor.shape() {
-            hash_number(&mut hasher, dim as u64);
-        }
-        if let Some(digest) = digests[tensor.tie.unwrap_or(index)] {
-            hasher.update(digest.as_bytes());
+        if let Some(target) = tensor.tie {
+            digests[index] = digests[target];
         }
     }
-    if let Some(adapter) = plan.adapter() {
-        hash_number(&mut hasher, adapter.len() as u64);
-        for (module, scale) in adapter.modules() {
+    digests
+}
+
+/// The content identity of a set's tensors, in bytewise order of names, and an adapter's modules.
+/// The format is written down at [`Identity::Content`].
+pub(crate) fn identity_of<'t>(
+    tensors: impl ExactSizeIterator<Item = Seen<'t>>,
+    modules: Option<impl ExactSizeIterator<Item = (&'t str, ModuleScale)>>,
+) -> Identity {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(CONTENT_TAG);
+    hash_number(&mut hasher, tensors.len() as u64);
+    for tensor in tensors {
+        hash_text(&mut hasher, tensor.name);
+        hash_text(&mut hasher, tensor.dtype);
+        hash_number(&mut hasher, tensor.shape.len() as u64);
+        for &dim in tensor.shape {
+            hash_number(&mut hasher, dim as u64);
+        }
+        hasher.update(&tensor.digest);
+    }
+    if let Some(modules) = modules {
+        hash_number(&mut hasher, modules.len() as u64);
+        for (module, scale) in modules {
             hash_text(&mut hasher, module);
             hasher.update(&scale.rank.to_le_bytes());
             hasher.update(&scale.scaling.to_bits().to_le_bytes());
         }
     }
     Identity::Content(*hasher.finalize().as_bytes())
+}
+
+/// The content identity of `plan`'s tensors as they lie in `arena`: the format is that of version 1,
+/// as it is written down at [`Identity::Content`].
+///
+/// # Panics
+/// If `arena` is shorter than the plan says.
+pub fn content_identity(plan: &Plan, arena: &[u8]) -> Identity {
+    let digests = digests(plan, arena);
+    let seen = plan.tensors().iter().zip(digests);
+    let seen = seen.map(|(tensor, digest)| Seen {
+        name: tensor.name(),
+        dtype: tensor.dtype().name(),
+        shape: tensor.shape(),
+        digest,
+    });
+    identity_of(seen, plan.adapter().map(|adapter| adapter.modules()))
+}
+
+/// The identity of a set that is vouched for and has aliases into sets that are not: the caller's
+/// revision, and what the aliases are.
+pub(crate) fn declared_with_aliases<'t>(
+    revision: &str,
+    aliases: impl ExactSizeIterator<Item = Seen<'t>>,
+) -> Identity {
+    let none: Option<std::iter::Empty<(&str, ModuleScale)>> = None;
+    match identity_of(aliases, none) {
+        Identity::Content(digest) => {
+            let hex: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
+            Identity::Declared(format!("{revision}+aliases:{hex}").into())
+        }
+        declared @ Identity::Declared(_) => declared,
+    }
 }
 
 /// A key for what was computed with a lease's weights: KV and prefix caches.

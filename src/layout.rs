@@ -133,11 +133,25 @@ impl AdapterInfo {
     }
 }
 
-/// Where one generation's tensors are in its arena, by ordinal.
+/// Where one generation's tensors are, by ordinal: in its own arena, or, for an alias, in that of
+/// another set.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Extents(Box<[u64]>);
 
+/// A tensor's place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Place {
+    /// `None`: the generation's own arena. Otherwise which of those that are lent to it.
+    pub(crate) lender: Option<u8>,
+    /// Where it starts there.
+    pub(crate) offset: u64,
+}
+
 const NOWHERE: u64 = u64::MAX;
+/// The lender is above these bits, counted from one: 64 PiB in each arena.
+const OFFSET_BITS: u32 = 56;
+/// Most other sets that one set's aliases can be in. (`NOWHERE` has 255.)
+pub(crate) const LENDERS: usize = 254;
 
 impl Extents {
     pub(crate) fn none(len: usize) -> Self {
@@ -148,13 +162,33 @@ impl Extents {
         self.0[ordinal as usize] = offset;
     }
 
-    /// The offset of a tensor, if this generation has it.
+    /// An alias, in the arena of lender `lender`.
+    pub(crate) fn lend(&mut self, ordinal: u32, lender: u8, offset: u64) {
+        self.0[ordinal as usize] = (u64::from(lender) + 1) << OFFSET_BITS | offset;
+    }
+
+    /// The place of a tensor, if this generation has it.
     #[inline]
-    pub fn offset(&self, ordinal: u32) -> Option<u64> {
-        self.0
-            .get(ordinal as usize)
-            .copied()
-            .filter(|&offset| offset != NOWHERE)
+    pub fn place(&self, ordinal: u32) -> Option<Place> {
+        let packed = *self.0.get(ordinal as usize)?;
+        if packed == NOWHERE {
+            return None;
+        }
+        Some(Place {
+            lender: ((packed >> OFFSET_BITS) as u8).checked_sub(1),
+            offset: packed & ((1 << OFFSET_BITS) - 1),
+        })
+    }
+
+    /// The same places by other ordinals: `moved[old]` is the new one.
+    fn moved(&self, moved: &[Option<u32>], len: usize) -> Self {
+        let mut extents = Extents::none(len);
+        for (&packed, new) in self.0.iter().zip(moved) {
+            if let Some(new) = *new {
+                extents.0[new as usize] = packed;
+            }
+        }
+        extents
     }
 }
 
@@ -244,6 +278,48 @@ impl Layout {
             modules: modules.into(),
             by_name,
         }
+    }
+
+    /// The same with further tensors, whose ordinals go on where these end.
+    pub(crate) fn and(self, more: impl IntoIterator<Item = TensorInfo>) -> Self {
+        let mut tensors = self.tensors.into_vec();
+        tensors.extend(more.into_iter().map(Some));
+        Layout::new(tensors, self.modules.into_vec())
+    }
+
+    /// The same tensors with the ordinals of a set that had other ones before, and their places.
+    pub(crate) fn after(
+        &self,
+        ordinals: &mut OrdinalTable,
+        extents: &Extents,
+    ) -> (Layout, Extents) {
+        let moved: Vec<Option<u32>> = self
+            .tensors
+            .iter()
+            .map(|info| Some(ordinals.assign(&info.as_ref()?.name)))
+            .collect();
+        let to = |old: u32| moved[old as usize].unwrap_or(old);
+        let end = moved
+            .iter()
+            .flatten()
+            .max()
+            .map_or(0, |&last| last as usize + 1);
+        let mut tensors = vec![None; end];
+        for (info, new) in self.tensors.iter().zip(&moved) {
+            if let (Some(info), Some(new)) = (info, *new) {
+                tensors[new as usize] = Some(TensorInfo {
+                    tie: info.tie.map(to),
+                    ..info.clone()
+                });
+            }
+        }
+        let pair = |pair: &ModulePair| ModulePair {
+            module: Arc::clone(&pair.module),
+            a: to(pair.a),
+            b: to(pair.b),
+        };
+        let layout = Layout::new(tensors, self.modules.iter().map(pair).collect());
+        (layout, extents.moved(&moved, end))
     }
 
     /// How many tensors.

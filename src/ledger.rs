@@ -4,9 +4,12 @@
 //! bytes are (`arena`), when they are freed (`core::reclaim`).
 //!
 //! Every byte is in exactly one state: reserved (a load is in flight, or a set is staged), resident
-//! (current), retired (superseded and still held, or on its way back). The sum never passes the
-//! limit at any instant: it is checked and taken under one lock. The lock is held for a few
-//! additions, on cold paths only; no lease touches it.
+//! (of a current generation), kept (of an earlier one, for a rollback), retired (superseded and still
+//! held, or on its way back). The sum never passes the limit at any instant: it is checked and taken
+//! under one lock. The lock is held for a few additions, on cold paths only; no lease touches it.
+//!
+//! Bytes may belong to several generations of a set at once (a rollback and a rebind make no new
+//! ones). They are charged once, and their state is the strongest of their uses.
 
 use std::sync::Arc;
 
@@ -20,7 +23,7 @@ pub struct Ledger(Arc<Mutex<Accounts>>);
 #[derive(Debug, Clone, Copy)]
 struct Accounts {
     limit: u64,
-    totals: [u64; 3],
+    totals: [u64; 4],
     peak: u64,
 }
 
@@ -28,7 +31,8 @@ struct Accounts {
 enum State {
     Reserved = 0,
     Resident = 1,
-    Retired = 2,
+    Kept = 2,
+    Retired = 3,
 }
 
 impl Accounts {
@@ -48,7 +52,9 @@ pub struct LedgerSnapshot {
     pub reserved: u64,
     /// Current sets, and sets that are being made current at this instant.
     pub resident: u64,
-    /// Superseded sets whose bytes are not back yet.
+    /// Earlier generations that are kept for a rollback.
+    pub kept: u64,
+    /// Superseded generations whose bytes are not back yet.
     pub retired: u64,
     /// The highest total there ever was. It is kept inside the lock, so it cannot miss a peak.
     pub peak: u64,
@@ -57,7 +63,7 @@ pub struct LedgerSnapshot {
 impl LedgerSnapshot {
     /// All bytes that are accounted for.
     pub fn total(&self) -> u64 {
-        self.reserved + self.resident + self.retired
+        self.reserved + self.resident + self.kept + self.retired
     }
 }
 
@@ -66,7 +72,7 @@ impl Ledger {
     pub fn new(limit: u64) -> Self {
         Ledger(Arc::new(Mutex::new(Accounts {
             limit,
-            totals: [0; 3],
+            totals: [0; 4],
             peak: 0,
         })))
     }
@@ -88,21 +94,27 @@ impl Ledger {
         accounts.totals[State::Reserved as usize] += bytes;
         accounts.peak = accounts.peak.max(in_use + bytes);
         drop(accounts);
+        let standing = Standing {
+            bytes,
+            current: 0,
+            kept: 0,
+            superseded: false,
+        };
         Ok(Charge {
             ledger: self.clone(),
-            bytes,
-            state: Mutex::new(State::Reserved),
+            standing: Mutex::new(standing),
         })
     }
 
     /// The accounts at one instant.
     pub fn snapshot(&self) -> LedgerSnapshot {
         let accounts = *self.0.lock(); // E14
-        let [reserved, resident, retired] = accounts.totals;
+        let [reserved, resident, kept, retired] = accounts.totals;
         LedgerSnapshot {
             limit: accounts.limit,
             reserved,
             resident,
+            kept,
             retired,
             peak: accounts.peak,
         }
@@ -114,44 +126,112 @@ impl Ledger {
 #[derive(Debug)]
 pub struct Charge {
     ledger: Ledger,
+    standing: Mutex<Standing>,
+}
+
+/// What the bytes are used for.
+#[derive(Debug, Clone, Copy)]
+struct Standing {
     bytes: u64,
-    state: Mutex<State>,
+    /// Current generations that have them.
+    current: u32,
+    /// Earlier generations that are kept and have them.
+    kept: u32,
+    /// A generation that had them was current, and is not any more.
+    superseded: bool,
+}
+
+impl Standing {
+    fn state(&self) -> State {
+        match self {
+            Standing { current: 1.., .. } => State::Resident,
+            Standing { kept: 1.., .. } => State::Kept,
+            Standing {
+                superseded: true, ..
+            } => State::Retired,
+            _ => State::Reserved,
+        }
+    }
 }
 
 impl Charge {
     /// How many.
     pub fn bytes(&self) -> u64 {
-        self.bytes
+        self.standing.lock().bytes // E14
     }
 
-    /// The set became current.
+    /// A generation that has them becomes current.
     pub(crate) fn settle(&self) {
-        self.turn(State::Resident);
+        self.turn(|now| now.current += 1);
     }
 
-    /// The set is no longer current, its bytes are still there.
-    pub(crate) fn retire(&self) {
-        self.turn(State::Retired);
-    }
-
-    /// The set was not published after all.
+    /// It did not after all.
     pub(crate) fn unsettle(&self) {
-        self.turn(State::Reserved);
+        self.turn(|now| now.current -= 1);
     }
 
-    fn turn(&self, to: State) {
-        let mut state = self.state.lock(); // E14: always before the accounts
+    /// A generation that has them is no longer current.
+    pub(crate) fn retire(&self) {
+        self.turn(|now| {
+            now.current -= 1;
+            now.superseded = true;
+        });
+    }
+
+    /// An earlier generation that has them is kept.
+    pub(crate) fn keep(&self) {
+        self.turn(|now| now.kept += 1);
+    }
+
+    /// It is no longer.
+    pub(crate) fn forget(&self) {
+        self.turn(|now| now.kept -= 1);
+    }
+
+    /// The memory behind it was given back: from here on it is a reservation for something else,
+    /// together with `more`. At no instant can anybody else have any of these bytes.
+    pub(crate) fn reuse(self, more: Charge) -> Charge {
+        let more = {
+            let mut more = more.standing.lock(); // E14: nobody else has it
+            // Not in the accounts for the moment, but still in their totals: added again below.
+            std::mem::take(&mut more.bytes)
+        };
+        let mut standing = self.standing.lock(); // E14
+        let before = *standing;
+        *standing = Standing {
+            bytes: before.bytes + more,
+            current: 0,
+            kept: 0,
+            superseded: false,
+        };
         let mut accounts = self.ledger.0.lock(); // E14
-        accounts.totals[*state as usize] -= self.bytes;
-        accounts.totals[to as usize] += self.bytes;
-        *state = to;
+        accounts.totals[before.state() as usize] -= before.bytes;
+        // `more` is in this total already: it is a reservation, too.
+        accounts.totals[State::Reserved as usize] += before.bytes;
+        drop(accounts);
+        drop(standing);
+        self
+    }
+
+    /// Gives back what is more than `bytes`.
+    pub(crate) fn shrink_to(&self, bytes: u64) {
+        self.turn(|now| now.bytes = now.bytes.min(bytes));
+    }
+
+    fn turn(&self, change: impl FnOnce(&mut Standing)) {
+        let mut standing = self.standing.lock(); // E14: always before the accounts
+        let before = *standing;
+        change(&mut standing);
+        let mut accounts = self.ledger.0.lock(); // E14
+        accounts.totals[before.state() as usize] -= before.bytes;
+        accounts.totals[standing.state() as usize] += standing.bytes;
     }
 }
 
 impl Drop for Charge {
     fn drop(&mut self) {
-        let state = *self.state.lock(); // E14
-        self.ledger.0.lock().totals[state as usize] -= self.bytes; // E14
+        let standing = *self.standing.lock(); // E14
+        self.ledger.0.lock().totals[standing.state() as usize] -= standing.bytes; // E14
     }
 }
 
@@ -187,6 +267,55 @@ mod tests {
         drop(b);
         let now = ledger.snapshot();
         assert_eq!((now.total(), now.peak), (0, 100));
+    }
+
+    #[test]
+    fn the_state_is_the_strongest_of_the_uses() {
+        let ledger = Ledger::new(100);
+        let states = || {
+            let now = ledger.snapshot();
+            (now.reserved, now.resident, now.kept, now.retired)
+        };
+        let charge = ledger.reserve(10).unwrap();
+        assert_eq!(states(), (10, 0, 0, 0));
+        charge.settle();
+        charge.unsettle();
+        assert_eq!(states(), (10, 0, 0, 0), "refused: a reservation again");
+        charge.settle();
+        charge.keep();
+        charge.retire();
+        assert_eq!(states(), (0, 0, 10, 0));
+        charge.settle();
+        charge.forget();
+        assert_eq!(states(), (0, 10, 0, 0), "rolled back to");
+        charge.settle();
+        charge.retire();
+        assert_eq!(states(), (0, 10, 0, 0), "rebound: the new one has them");
+        charge.retire();
+        assert_eq!(states(), (0, 0, 0, 10));
+        charge.settle();
+        charge.unsettle();
+        assert_eq!(states(), (0, 0, 0, 10), "refused: as it was");
+        drop(charge);
+        assert_eq!(states(), (0, 0, 0, 0));
+    }
+
+    #[test]
+    fn a_charge_that_is_used_again_never_lets_go_of_its_bytes() {
+        let ledger = Ledger::new(100);
+        let old = ledger.reserve(60).unwrap();
+        old.settle();
+        old.retire();
+        let more = ledger.reserve(30).unwrap();
+        let both = old.reuse(more);
+        let now = ledger.snapshot();
+        assert_eq!((now.reserved, now.total(), both.bytes()), (90, 90, 90));
+        both.shrink_to(70);
+        assert_eq!(ledger.snapshot().total(), 70);
+        both.shrink_to(80);
+        assert_eq!(both.bytes(), 70, "it only shrinks");
+        drop(both);
+        assert_eq!((ledger.snapshot().total(), ledger.snapshot().peak), (0, 90));
     }
 
     #[test]

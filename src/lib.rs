@@ -73,8 +73,8 @@ pub use ledger::LedgerSnapshot;
 pub use names::{NameRef, SetName};
 pub use plan::Plan;
 pub use registry::{
-    AdapterModule, AdapterView, Builder, Catalog, CatalogEntry, Committed, Filling, Lease,
-    LeasedSet, PublishError, Reader, Replaced, Retirement, Scope, SetView, Staged, Stats,
+    AdapterModule, AdapterView, Builder, Catalog, CatalogEntry, Committed, Filling, KeptGeneration,
+    Lease, LeasedSet, PublishError, Reader, Replaced, Retirement, Scope, SetView, Staged, Stats,
     TensorWriter, Transaction, TransactionError, Weight, WeightRegistry,
 };
 pub use safetensors::Dtype;

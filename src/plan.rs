@@ -9,9 +9,8 @@ use std::sync::Arc;
 use crate::Dtype;
 use crate::arena::{ALIGNMENT, Arena};
 use crate::error::Error;
-use crate::layout::{
-    AdapterInfo, Extents, Layout, ModulePair, ModuleScale, OrdinalTable, TensorInfo,
-};
+use crate::handle::WeightHandle;
+use crate::layout::{AdapterInfo, Extents, Layout, ModulePair, ModuleScale, TensorInfo};
 use crate::tensor::{DtypeName, WeightKind, byte_len};
 
 /// One tensor of a plan.
@@ -99,9 +98,6 @@ pub struct PlannedModule {
 #[derive(Debug, Clone, PartialEq)]
 pub struct AdapterPlan {
     pub(crate) modules: Vec<PlannedModule>,
-    /// For each: `in_features`, `out_features` as A and B have them.
-    features: Vec<(usize, usize)>,
-    origin: Arc<str>,
 }
 
 impl AdapterPlan {
@@ -116,38 +112,10 @@ impl AdapterPlan {
     }
 
     /// Module name, rank, alpha and scaling, by module name.
-    pub fn modules(&self) -> impl Iterator<Item = (&str, ModuleScale)> {
+    pub fn modules(&self) -> impl ExactSizeIterator<Item = (&str, ModuleScale)> {
         self.modules
             .iter()
             .map(|module| (&*module.module, module.scale))
-    }
-
-    /// Does every module fit the base's module of that name?
-    ///
-    /// # Errors
-    /// [`Error::AdapterMismatch`] with both sides.
-    pub fn check_against(&self, base: &Layout) -> Result<(), Error> {
-        for (module, &(inputs, outputs)) in self.modules.iter().zip(&self.features) {
-            let mismatch = |reason| Error::AdapterMismatch {
-                origin: self.origin.to_string(),
-                module: module.module.to_string(),
-                reason,
-            };
-            let Some((base_outputs, base_inputs)) = base.module_features(&module.module) else {
-                return Err(mismatch(
-                    "the base has no dense weight for this module; \
-                     is this adapter meant for another base?"
-                        .to_owned(),
-                ));
-            };
-            if (inputs, outputs) != (base_inputs, base_outputs) {
-                return Err(mismatch(format!(
-                    "A and B map {inputs} features to {outputs}, \
-                     the base's module maps {base_inputs} to {base_outputs}"
-                )));
-            }
-        }
-        Ok(())
     }
 
     /// What the generation keeps of it. `layout` was built from the same plan.
@@ -156,13 +124,62 @@ impl AdapterPlan {
     }
 }
 
+/// Does every LoRA module of `adapter` fit the base's module of that name?
+pub(crate) fn check_fit(origin: &str, adapter: &Layout, base: &Layout) -> Result<(), Error> {
+    for pair in adapter.modules() {
+        let mismatch = |reason| Error::AdapterMismatch {
+            origin: origin.to_owned(),
+            module: pair.module().to_owned(),
+            reason,
+        };
+        let Some((base_outputs, base_inputs)) = base.module_features(pair.module()) else {
+            return Err(mismatch(
+                "the base has no dense weight for this module; \
+                 is this adapter meant for another base?"
+                    .to_owned(),
+            ));
+        };
+        let shape = |ordinal| adapter.tensor(ordinal).map_or(&[][..], |info| info.shape());
+        let (a, b) = (shape(pair.a()), shape(pair.b()));
+        if let (&[_, inputs], &[outputs, _]) = (a, b)
+            && (inputs, outputs) != (base_inputs, base_outputs)
+        {
+            return Err(mismatch(format!(
+                "A and B map {inputs} features to {outputs}, \
+                 the base's module maps {base_inputs} to {base_outputs}"
+            )));
+        }
+    }
+    Ok(())
+}
+
 /// What a set will be: its tensors, to the byte.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Plan {
     tensors: Vec<PlannedTensor>,
     arena_bytes: u64,
     adapter: Option<AdapterPlan>,
+    aliases: Vec<PlannedAlias>,
     origin: Arc<str>,
+}
+
+/// A tensor that is another set's.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PlannedAlias {
+    pub(crate) name: Arc<str>,
+    pub(crate) target: WeightHandle,
+}
+
+impl PlannedAlias {
+    /// Its name in this set.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// What it is.
+    pub fn target(&self) -> WeightHandle {
+        self.target
+    }
 }
 
 impl Plan {
@@ -239,6 +256,7 @@ impl Plan {
             tensors,
             arena_bytes: end,
             adapter: None,
+            aliases: Vec::new(),
             origin: origin.into(),
         })
     }
@@ -252,13 +270,10 @@ impl Plan {
         mut modules: Vec<(String, usize, usize, ModuleScale)>,
     ) -> Result<Self, Error> {
         modules.sort_by(|a, b| a.0.cmp(&b.0));
-        let mut features = Vec::with_capacity(modules.len());
         for (module, a, b, scale) in &modules {
             let rank = scale.rank as usize;
             match (&*self.tensors[*a].shape, &*self.tensors[*b].shape) {
-                (&[a_rank, inputs], &[outputs, b_rank]) if a_rank == rank && b_rank == rank => {
-                    features.push((inputs, outputs));
-                }
+                (&[a_rank, _], &[_, b_rank]) if a_rank == rank && b_rank == rank => {}
                 (a_shape, b_shape) => {
                     return Err(Error::AdapterMismatch {
                         origin: self.origin.to_string(),
@@ -280,12 +295,34 @@ impl Plan {
                 scale,
             })
             .collect();
-        self.adapter = Some(AdapterPlan {
-            modules,
-            features,
-            origin: Arc::clone(&self.origin),
+        self.adapter = Some(AdapterPlan { modules });
+        Ok(self)
+    }
+
+    /// The same, with one more name, for a tensor of another set: same bytes, charged once, to the
+    /// other set. It has the dtype and shape of its target, which is bound when the set is published
+    /// (its current generation then) and bound again in the commit that replaces the target.
+    ///
+    /// # Errors
+    /// [`Error::InvalidTensor`] if the name is taken.
+    pub fn with_alias(mut self, name: &str, target: WeightHandle) -> Result<Self, Error> {
+        let taken = self.aliases.iter().any(|alias| *alias.name == *name);
+        if taken || self.position(name).is_some() {
+            return Err(Error::InvalidTensor {
+                tensor: name.to_owned(),
+                reason: "is there twice".to_owned(),
+            });
+        }
+        self.aliases.push(PlannedAlias {
+            name: name.into(),
+            target,
         });
         Ok(self)
+    }
+
+    /// The names that stand for tensors of other sets.
+    pub fn aliases(&self) -> &[PlannedAlias] {
+        &self.aliases
     }
 
     /// The tensors in canonical order: by name, bytewise.
@@ -321,48 +358,32 @@ impl Plan {
         &self.origin
     }
 
-    /// The table of this plan's tensors, with ordinals in the plan's order: for a set's first
-    /// generation, and every later one that has the same tensors.
+    /// The table of this plan's tensors, with ordinals in the plan's order.
     pub(crate) fn layout(&self) -> Layout {
-        self.layout_by((0..self.tensors.len() as u32).collect())
-    }
-
-    /// The table of this plan's tensors, with the ordinals of a set that had other ones before.
-    pub(crate) fn layout_after(&self, ordinals: &mut OrdinalTable) -> Layout {
-        let assign = |tensor: &PlannedTensor| ordinals.assign(&tensor.name);
-        self.layout_by(self.tensors.iter().map(assign).collect())
-    }
-
-    fn layout_by(&self, assigned: Vec<u32>) -> Layout {
-        let end = assigned.iter().max().map_or(0, |&last| last as usize + 1);
-        let mut tensors = vec![None; end];
-        for (tensor, &ordinal) in self.tensors.iter().zip(&assigned) {
-            tensors[ordinal as usize] = Some(TensorInfo {
-                name: Arc::clone(&tensor.name),
-                dtype: tensor.dtype.clone(),
-                shape: tensor.shape.clone(),
-                byte_len: tensor.byte_len,
-                kind: tensor.kind,
-                tie: tensor.tie.map(|target| assigned[target]),
-            });
-        }
+        let info = |tensor: &PlannedTensor| TensorInfo {
+            name: Arc::clone(&tensor.name),
+            dtype: tensor.dtype.clone(),
+            shape: tensor.shape.clone(),
+            byte_len: tensor.byte_len,
+            kind: tensor.kind,
+            tie: tensor.tie.map(|target| target as u32),
+        };
         let modules = self.adapter.as_ref();
         let modules = modules.map_or(&[][..], |adapter| &adapter.modules);
         let pair = |module: &PlannedModule| ModulePair {
             module: Arc::clone(&module.module),
-            a: assigned[module.a],
-            b: assigned[module.b],
+            a: module.a as u32,
+            b: module.b as u32,
         };
+        let tensors = self.tensors.iter().map(info).map(Some).collect();
         Layout::new(tensors, modules.iter().map(pair).collect())
     }
 
-    /// The places of this plan's tensors, by the ordinals of `layout`, which was built from it.
-    pub(crate) fn extents(&self, layout: &Layout) -> Extents {
-        let mut extents = Extents::none(layout.ordinals().end as usize);
-        for tensor in &self.tensors {
-            if let Some(ordinal) = layout.ordinal(&tensor.name) {
-                extents.set(ordinal, tensor.offset);
-            }
+    /// The places of this plan's tensors, by the ordinals of [`layout`](Self::layout); `len` of them.
+    pub(crate) fn extents(&self, len: usize) -> Extents {
+        let mut extents = Extents::none(len);
+        for (ordinal, tensor) in (0..).zip(&self.tensors) {
+            extents.set(ordinal, tensor.offset);
         }
         extents
     }

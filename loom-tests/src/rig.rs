@@ -159,7 +159,8 @@ impl Rig {
             gone,
             tally: Arc::clone(&self.tally),
         };
-        StagedNode::new(tag, bond, meta, load, Arc::clone(self.spine.reclaimer()))
+        let binds = bond.into_iter().collect();
+        StagedNode::new(tag, binds, meta, load, Arc::clone(self.spine.reclaimer()))
     }
 
     /// A new generation for `key`.

@@ -18,7 +18,7 @@ mod vitals;
 #[cfg(all(test, not(weighbridge_loom)))]
 mod tests;
 
-pub use node::{Hold, Node, StagedNode, Storage};
+pub use node::{Hold, Node, StagedNode, Storage, discard};
 pub use picture::{Picture, Shot};
 pub use reclaim::Reclaimer;
 #[cfg(any(test, weighbridge_loom))]
@@ -36,13 +36,13 @@ pub struct Key {
     pub tag: u32,
 }
 
-/// What an adapter's generation stands on: one generation of its base set, the one whose module
-/// table it was checked against.
+/// What a generation stands on: one generation of another set. For an adapter the one whose module
+/// table it was checked against, for an alias the one whose bytes it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Bond {
-    /// The base set.
+    /// The other set.
     pub base: Key,
-    /// The commit that made that generation current; `None`: the very commit that makes the adapter
+    /// The commit that made that generation current; `None`: the very commit that makes this one
     /// current makes it current, too.
     pub birth: Option<u64>,
 }

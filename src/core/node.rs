@@ -35,9 +35,17 @@ impl<S: Storage> Parcel<S> {
         finish: Self::finish,
     };
 
+    fn pack(storage: S, vitals: Arc<Vitals>) -> NonNull<Self> {
+        NonNull::from(Box::leak(Box::new(Parcel {
+            link: Link::new(Self::ERRAND),
+            vitals,
+            storage,
+        })))
+    }
+
     unsafe fn arrive(link: NonNull<Link>) {
-        // SAFETY: this errand is only put into links of parcels (`StagedNode::new`), and the queue
-        // owns the parcel now.
+        // SAFETY: this errand is only put into links of parcels (`pack`), and the queue owns the
+        // parcel now.
         let parcel = unsafe { link.cast::<Self>().as_ref() };
         parcel.vitals.announce();
     }
@@ -50,7 +58,7 @@ impl<S: Storage> Parcel<S> {
                 self.0.set_reclaimed();
             }
         }
-        // SAFETY: as in `arrive`; made by `Box::into_raw` in `StagedNode::new`, freed only here.
+        // SAFETY: as in `arrive`; made by `pack`, freed only here.
         let parcel = unsafe { Box::from_raw(link.cast::<Self>().as_ptr()) };
         let Parcel {
             vitals, storage, ..
@@ -60,6 +68,13 @@ impl<S: Storage> Parcel<S> {
     }
 }
 
+/// Frees storage that no node has, where all frees happen, and says so through `vitals`.
+pub fn discard<S: Storage>(queue: &Reclaimer, storage: S, vitals: Arc<Vitals>) {
+    let parcel = Parcel::pack(storage, vitals);
+    // SAFETY: the parcel was just made and is given up; `queue` is borrowed for the call.
+    unsafe { queue.push(parcel.cast()) };
+}
+
 /// One generation of one set, or a tombstone. Immutable once published, except the state word.
 #[repr(C)]
 pub struct Node<M, S> {
@@ -67,7 +82,7 @@ pub struct Node<M, S> {
     birth: Plain<u64>,
     prev: Plain<*const Node<M, S>>,
     tag: u32,
-    binds: Option<Bond>,
+    binds: Box<[Bond]>,
     meta: Option<M>,
     parcel: Option<NonNull<Parcel<S>>>,
     vitals: Arc<Vitals>,
@@ -98,15 +113,21 @@ impl<M, S> Node<M, S> {
         self.tag
     }
 
-    /// The set this one is bound to (an adapter's base).
-    pub fn binds(&self) -> Option<Bond> {
-        self.binds
+    /// The sets this one is bound to (an adapter's base, what an alias names), each once.
+    pub fn binds(&self) -> &[Bond] {
+        &self.binds
     }
 
     /// `None`: a tombstone.
     #[inline]
     pub fn meta(&self) -> Option<&M> {
         self.meta.as_ref()
+    }
+
+    /// No bytes, hence no leases: a tombstone, or a generation that waits for its bytes.
+    #[inline]
+    pub fn is_hollow(&self) -> bool {
+        self.parcel.is_none()
     }
 
     /// The state word and the waits.
@@ -154,6 +175,9 @@ impl<M: Send + Sync + 'static, S: Storage> Node<M, S> {
             // SAFETY: {DEAD, 0} is entered once and is final, so the parcel is ours alone (E4); the
             // queue is held by `reclaimer`.
             unsafe { reclaimer.push(parcel.cast()) };
+        } else if this.meta.is_some() {
+            // Hollow, so it was never leased and the taker is a writer, who may lock.
+            this.vitals.set_reclaimed();
         }
         if this.vitals.state().taken() {
             // SAFETY: the epoch was first, we are second: nobody can reach the node (E6).
@@ -181,31 +205,27 @@ pub struct StagedNode<M: Send + Sync + 'static, S: Storage>(Option<Box<Node<M, S
 
 impl<M: Send + Sync + 'static, S: Storage> StagedNode<M, S> {
     /// A generation. Everything is allocated here: publishing cannot fail for want of memory.
-    pub fn new(
-        tag: u32,
-        binds: Option<Bond>,
-        meta: M,
-        storage: S,
-        reclaimer: Arc<Reclaimer>,
-    ) -> Self {
+    pub fn new(tag: u32, binds: Vec<Bond>, meta: M, storage: S, reclaimer: Arc<Reclaimer>) -> Self {
         let vitals = Arc::new(Vitals::new());
-        let parcel = Box::new(Parcel {
-            link: Link::new(Parcel::<S>::ERRAND),
-            vitals: Arc::clone(&vitals),
-            storage,
-        });
-        let parcel = Some(NonNull::from(Box::leak(parcel)));
+        let parcel = Some(Parcel::pack(storage, Arc::clone(&vitals)));
         Self::assemble(tag, binds, Some(meta), parcel, vitals, reclaimer)
+    }
+
+    /// A generation that is there and has no bytes: it can be resolved and not leased.
+    pub fn hollow(tag: u32, binds: Vec<Bond>, meta: M, reclaimer: Arc<Reclaimer>) -> Self {
+        let vitals = Arc::new(Vitals::new());
+        Self::assemble(tag, binds, Some(meta), None, vitals, reclaimer)
     }
 
     /// The generation that says "retired": no bytes, no metadata.
     pub fn tombstone(tag: u32, reclaimer: Arc<Reclaimer>) -> Self {
-        Self::assemble(tag, None, None, None, Arc::new(Vitals::new()), reclaimer)
+        let vitals = Arc::new(Vitals::new());
+        Self::assemble(tag, Vec::new(), None, None, vitals, reclaimer)
     }
 
     fn assemble(
         tag: u32,
-        binds: Option<Bond>,
+        binds: Vec<Bond>,
         meta: Option<M>,
         parcel: Option<NonNull<Parcel<S>>>,
         vitals: Arc<Vitals>,
@@ -216,7 +236,7 @@ impl<M: Send + Sync + 'static, S: Storage> StagedNode<M, S> {
             birth: Plain::new(0),
             prev: Plain::new(std::ptr::null()),
             tag,
-            binds,
+            binds: binds.into(),
             meta,
             parcel,
             vitals,
@@ -234,7 +254,7 @@ impl<M: Send + Sync + 'static, S: Storage> StagedNode<M, S> {
     pub fn dismantle(mut self) -> Option<(M, S)> {
         let mut node = self.0.take()?;
         let parcel = node.parcel.take()?;
-        // SAFETY: never published, so nobody else knows the parcel; made by `Box::leak`.
+        // SAFETY: never published, so nobody else knows the parcel; made by `Parcel::pack`.
         let parcel = unsafe { Box::from_raw(parcel.as_ptr()) };
         Some((node.meta.take()?, parcel.storage))
     }
@@ -255,7 +275,7 @@ impl<M: Send + Sync + 'static, S: Storage> StagedNode<M, S> {
 impl<M: Send + Sync + 'static, S: Storage> Drop for StagedNode<M, S> {
     fn drop(&mut self) {
         if let Some(parcel) = self.0.as_mut().and_then(|node| node.parcel.take()) {
-            // SAFETY: never published, so nobody else knows the parcel; made by `Box::leak`.
+            // SAFETY: never published, so nobody else knows the parcel; made by `Parcel::pack`.
             let parcel = unsafe { Box::from_raw(parcel.as_ptr()) };
             parcel.storage.dismantle(&mut || {});
         }

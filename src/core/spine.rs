@@ -84,8 +84,8 @@ impl<M: Send + Sync + 'static, S: Storage> Change<M, S> {
         self.node
     }
 
-    fn binds(&self) -> Option<Bond> {
-        self.node.as_ref().and_then(|node| node.node().binds())
+    fn binds(&self) -> &[Bond] {
+        self.node.as_ref().map_or(&[], |node| node.node().binds())
     }
 }
 
@@ -202,16 +202,19 @@ impl<M: Send + Sync + 'static, S: Storage> Spine<M, S> {
                 .map(|&(_, index)| index)
         };
         for index in 0..changes.len() {
-            // Every set that was bound to a set of this commit and is changed itself is looked at by
-            // `check_bond` below: afterwards it is bound to nothing that leaves.
-            let bound_to = self.old(&changes[index]).and_then(Node::binds);
-            if let Some(base) = bound_to.and_then(|bond| at(bond.base.slot)) {
-                changes[base].released += 1;
+            // Every set that was bound to a set of this commit and is changed itself is looked at
+            // below: afterwards it is bound to nothing that leaves.
+            let old = changes[index].old;
+            // SAFETY: as in `old`. (Not called: it would borrow all of `changes`.)
+            for bond in unsafe { old.as_ref() }.map_or(&[][..], Node::binds) {
+                if let Some(base) = at(bond.base.slot) {
+                    changes[base].released += 1;
+                }
             }
         }
         for (index, change) in changes.iter().enumerate() {
             self.check_dependants(index, change)?;
-            if let Some(bond) = change.binds() {
+            for &bond in change.binds() {
                 let with_us = at(bond.base.slot).map(|base| &changes[base]);
                 if !self.will_stand(bond, with_us) {
                     return Err(Refusal::BaseGone { index, bond });
@@ -255,21 +258,20 @@ impl<M: Send + Sync + 'static, S: Storage> Spine<M, S> {
         }
     }
 
-    /// Moves the dependants' counts from the old generation's base to the new one's.
+    /// Moves the dependants' counts from what the old generation stands on to what the new one does.
     fn bind(&self, change: &Change<M, S>) {
-        let base = |bond: Bond| bond.base;
-        let (old, new) = (self.old(change).and_then(Node::binds), change.binds());
-        let (old, new) = (old.map(base), new.map(base));
-        if old != new {
-            // E11: Relaxed, load and store: only touched under the lock that we hold.
-            let adjust = |base: Option<Key>, by: fn(u32) -> u32| {
-                if let Some(slot) = base.and_then(|base| self.slots.get(base.slot)) {
-                    let count = slot.dependants.load(Ordering::Relaxed);
-                    slot.dependants.store(by(count), Ordering::Relaxed); // E11
-                }
-            };
-            adjust(old, |count| count.saturating_sub(1));
-            adjust(new, |count| count.saturating_add(1));
+        // E11: Relaxed, load and store: only touched under the lock that we hold.
+        let adjust = |bond: &Bond, by: fn(u32) -> u32| {
+            if let Some(slot) = self.slots.get(bond.base.slot) {
+                let count = slot.dependants.load(Ordering::Relaxed);
+                slot.dependants.store(by(count), Ordering::Relaxed); // E11
+            }
+        };
+        for bond in self.old(change).map_or(&[][..], Node::binds) {
+            adjust(bond, |count| count.saturating_sub(1));
+        }
+        for bond in change.binds() {
+            adjust(bond, |count| count.saturating_add(1));
         }
     }
 

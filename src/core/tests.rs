@@ -34,7 +34,8 @@ impl Rig {
 
     fn node(&self, tag: u32, meta: u64, bond: Option<Bond>) -> StagedNode<u64, Load> {
         let load = Load(Arc::clone(&self.freed));
-        StagedNode::new(tag, bond, meta, load, Arc::clone(self.spine.reclaimer()))
+        let binds = bond.into_iter().collect();
+        StagedNode::new(tag, binds, meta, load, Arc::clone(self.spine.reclaimer()))
     }
 
     fn put(&self, key: Key, expect: Expect, meta: u64) -> Change<u64, Load> {
@@ -278,7 +279,7 @@ fn the_reclaimer_survives_a_panicking_destructor() {
     for round in 0..4 {
         let key = spine.allocate().unwrap();
         let load = Grumpy(Arc::clone(&freed), round == 1);
-        let node = StagedNode::new(key.tag, None, (), load, Arc::clone(&queue));
+        let node = StagedNode::new(key.tag, Vec::new(), (), load, Arc::clone(&queue));
         let view = spine.view(&me);
         view.commit(
             &mut [Change::new(key.slot, Expect::Vacant, node)],

@@ -24,7 +24,7 @@ pub type Holds<M, S> = SmallVec<[Hold<M, S>; 2]>;
 pub enum Miss {
     /// Key `index` names nothing at this instant: retired, or never there.
     Absent { index: usize },
-    /// Key `index` is current and refuses leases: its bytes are not resident.
+    /// Key `index` is current and has no bytes, or refuses leases: it is not resident.
     NotResident { index: usize },
     /// Key `index` was superseded after this view's number (only [`View::acquire_here`]).
     Superseded { index: usize },
@@ -180,8 +180,12 @@ impl<'s, M: Send + Sync + 'static, S: Storage> View<'s, M, S> {
         for index in 0..count {
             let node = self.find(key(index)).ok_or(Miss::Absent { index })?;
             // SAFETY: as in `current`.
-            let vitals = unsafe { node.as_ref() }.vitals();
-            vitals
+            let this = unsafe { node.as_ref() };
+            if this.is_hollow() {
+                // An answer as of this view's number: no bytes ever come to this generation.
+                return Err(Miss::NotResident { index });
+            }
+            this.vitals()
                 .state()
                 .try_hold()
                 .map_err(|_| Miss::Superseded { index })?;

@@ -47,7 +47,7 @@ impl Vitals {
     }
 
     /// The bytes are back in the ledger. Wakes whoever waits for it.
-    pub(super) fn set_reclaimed(&self) {
+    pub fn set_reclaimed(&self) {
         *self.reclaimed.lock() = true; // E10
         self.changed.notify_all();
     }

@@ -112,10 +112,10 @@ impl WeightRegistry {
                         handle: meta.handle,
                         kind: meta.kind,
                         generation: generation(node),
-                        identity: meta.identity.clone(),
-                        tensors: meta.layout.len(),
+                        identity: meta.facts.identity.clone(),
+                        tensors: meta.facts.layout.len(),
                         bytes: meta.bytes,
-                        base: meta.base,
+                        base: meta.facts.base,
                     });
                 }
             });

@@ -1,21 +1,23 @@
-//! Steps to a commit: from staged sets to generations, from a refusal back to staged sets.
+//! Steps to a commit: from what a caller wants to generations, and from a refusal back.
 //!
 //! What lives here: the one way by which anything becomes or ceases to be current, for one set or
 //! many, and what each refusal of the core means to a caller. What does not: the commit's protocol
-//! (`core::commit`), names (`publish`, `transaction`).
+//! (`core::commit`), what a generation stands on (`bind`), names (`publish`, `transaction`).
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::WeightRegistry;
-use super::generation::{Change, Going, Meta, Node, SetRecord, StagedNode, Writing, generation};
+use super::bind::{Along, Footing};
+use super::generation::{Bytes, Change, Content, Facts, Hold, Meta, StagedNode, generation};
+use super::record::{Going, Kept, SetRecord, Writing};
 use super::retirement::Retirement;
 use super::staged::{PublishError, Staged};
-use crate::core::{Bond, Expect, Refusal};
+use crate::core::{Expect, Refusal};
 use crate::error::Error;
-use crate::handle::{Generation, SetHandle, SetKind};
-use crate::layout::{Layout, OrdinalTable};
-use crate::plan::{AdapterPlan, Plan};
+use crate::handle::{Generation, SetHandle};
+use crate::layout::{Extents, Layout, OrdinalTable};
+use crate::plan::Plan;
 
 /// What becomes of one set.
 pub(super) struct Step {
@@ -29,7 +31,7 @@ impl Step {
     pub(super) fn into_staged(self) -> Option<Staged> {
         match self.act {
             Act::Become(staged) => Some(*staged),
-            Act::Retire => None,
+            _ => None,
         }
     }
 }
@@ -37,6 +39,12 @@ impl Step {
 pub(super) enum Act {
     /// This is its next generation.
     Become(Box<Staged>),
+    /// One that was kept is again, under a new number: this one, or the latest.
+    Restore(Option<Generation>),
+    /// The current one is again, standing on what is current then; an adapter on this base.
+    Rebind(Option<SetHandle>),
+    /// It stays and has no bytes until its next generation.
+    Vacate,
     /// It goes.
     Retire,
 }
@@ -55,84 +63,88 @@ pub(super) struct Undone {
     pub(super) steps: Vec<Step>,
 }
 
-/// What is needed to turn a refused node back into a staged set.
-struct Remains {
-    plan: Plan,
-    own: Arc<Layout>,
-    base: Option<SetHandle>,
-    ordinals: Option<OrdinalTable>,
+/// One attempt at a commit that did not go through.
+struct Failed {
+    why: Why,
+    steps: Vec<Step>,
+}
+
+enum Why {
+    Error(usize, Error),
+    Refused(Refusal),
+}
+
+/// What a step's generation is made of, where that is there already.
+#[derive(Default)]
+struct There {
+    facts: Option<Facts>,
+    bytes: Option<Bytes>,
+    /// Which of the kept ones it is.
+    restored: Option<Generation>,
+}
+
+/// What is needed to turn a refused node back into the step that it came from.
+enum Remains {
+    /// A staged set, and its own table if its set has another.
+    Staged {
+        plan: Plan,
+        own: Option<(Arc<Layout>, Extents)>,
+    },
+    Act {
+        act: Act,
+        restored: Option<Generation>,
+    },
+}
+
+/// A node and what comes with it.
+struct Made {
+    node: StagedNode,
+    remains: Remains,
+    names: Option<OrdinalTable>,
+    /// Until the commit is over: see [`Footing::leases`].
+    leases: Vec<Hold>,
 }
 
 impl WeightRegistry {
     /// Takes all `steps` at one instant, or none. No two may be about one set.
+    ///
+    /// Sets whose tensors are aliases of a set that gets a new generation are bound to it in the same
+    /// commit, whether or not they are among the steps.
     pub(super) fn commit(&self, mut steps: Vec<Step>) -> Result<Done, Box<Undone>> {
-        let records: Vec<Arc<SetRecord>> =
-            steps.iter().map(|step| Arc::clone(&step.record)).collect();
-        let mut writings = write_all(&records);
+        let asked = steps.len();
         loop {
-            let bonds = match self.bonds(&steps) {
-                Ok(bonds) => bonds,
-                Err((index, error)) => {
-                    return Err(Box::new(Undone {
-                        error,
-                        index,
-                        steps,
-                    }));
-                }
-            };
-            let mut remains = Vec::with_capacity(steps.len());
-            let mut expected = Vec::with_capacity(steps.len());
-            let mut changes = Vec::with_capacity(steps.len());
-            for ((step, writing), bond) in steps.into_iter().zip(&writings).zip(bonds) {
-                let (node, left) = match step.act {
-                    Act::Become(staged) => {
-                        let (node, left) = self.node(writing, bond, *staged);
-                        (node, Some(left))
-                    }
-                    Act::Retire => {
-                        let reclaimer = Arc::clone(self.spine.reclaimer());
-                        let tag = writing.record.handle.tag;
-                        (StagedNode::tombstone(tag, reclaimer), None)
-                    }
-                };
-                changes.push(Change::new(writing.record.handle.slot, step.expect, node));
-                expected.push(step.expect);
-                remains.push(left);
-            }
-            let refusal = match self.apply(&mut writings, &mut changes, &remains) {
-                Ok(done) => {
-                    for (writing, left) in writings.iter().zip(remains) {
-                        if let Some(ordinals) = left.and_then(|left| left.ordinals) {
-                            writing.keep(ordinals);
-                        }
-                    }
+            let failed = match self.attempt(steps) {
+                Ok(mut done) => {
+                    done.previous.truncate(asked);
                     return Ok(done);
                 }
-                Err(refusal) => refusal,
+                Err(failed) => *failed,
             };
-            steps = records
-                .iter()
-                .zip(expected)
-                .zip(changes.into_iter().zip(remains))
-                .map(|((record, expect), (change, left))| Step {
-                    record: Arc::clone(record),
-                    expect,
-                    act: left.map_or(Act::Retire, |left| {
-                        Act::Become(Box::new(self.unstage(change, left)))
-                    }),
-                })
-                .collect();
-            if let Refusal::BaseGone { bond, .. } = refusal
-                && bond.birth.is_some()
-            {
-                // The base got a new generation since it was checked. Check against that one; if it
-                // is gone altogether, `bonds` says so.
-                continue;
-            }
-            let (index, error) = self.refused(refusal, &steps);
+            steps = failed.steps;
+            let (index, error) = match failed.why {
+                // What it stands on got a new generation since it was looked at. Look at that one; if
+                // it is gone altogether, the next attempt says so.
+                Why::Refused(Refusal::BaseGone { bond, .. }) if bond.birth.is_some() => continue,
+                Why::Refused(Refusal::Dependants { index, .. }) => {
+                    let followers = self.followers(&steps);
+                    if !followers.is_empty() {
+                        steps.extend(followers);
+                        continue;
+                    }
+                    match self.blocked(&steps[index].record, &steps) {
+                        Some(error) => (index, error),
+                        // They are gone by now.
+                        None => continue,
+                    }
+                }
+                Why::Refused(refusal) => self.refused(refusal, &steps),
+                Why::Error(index, error) => (index, error),
+            };
+            steps.truncate(asked);
             return Err(Box::new(Undone {
                 error,
-                index,
+                // A set that came along by itself: blame what it follows.
+                index: index.min(asked.saturating_sub(1)),
                 steps,
             }));
         }
@@ -159,166 +171,328 @@ impl WeightRegistry {
         }
     }
 
-    /// A staged node of the set that is being written, and what is needed to take it back.
-    fn node(
+    fn attempt(&self, steps: Vec<Step>) -> Result<Done, Box<Failed>> {
+        let records: Vec<Arc<SetRecord>> =
+            steps.iter().map(|step| Arc::clone(&step.record)).collect();
+        let mut writings = write_all(&records);
+        let prepared = self.there(&steps, &writings).and_then(|there| {
+            let footings = self.footings(&steps, &there)?;
+            Ok((there, footings))
+        });
+        let (there, footings) = match prepared {
+            Ok(prepared) => prepared,
+            Err((index, error)) => {
+                let why = Why::Error(index, error);
+                return Err(Box::new(Failed { why, steps }));
+            }
+        };
+        let mut expected = Vec::with_capacity(steps.len());
+        let mut remains = Vec::with_capacity(steps.len());
+        let mut names = Vec::with_capacity(steps.len());
+        let mut leases = Vec::new();
+        let mut changes = Vec::with_capacity(steps.len());
+        for (((step, there), footing), writing) in
+            steps.into_iter().zip(there).zip(footings).zip(&writings)
+        {
+            let made = self.node(writing, step.act, there, footing);
+            changes.push(Change::new(
+                writing.record.handle.slot,
+                step.expect,
+                made.node,
+            ));
+            expected.push(step.expect);
+            remains.push(made.remains);
+            names.push(made.names);
+            leases.extend(made.leases);
+        }
+        match self.apply(&mut writings, &mut changes, &remains) {
+            Ok(done) => {
+                for (writing, names) in writings.iter().zip(names) {
+                    if let Some(names) = names {
+                        writing.keep_names(names);
+                    }
+                }
+                Ok(done)
+            }
+            Err(refusal) => {
+                let steps = records
+                    .iter()
+                    .zip(expected)
+                    .zip(changes.into_iter().zip(remains))
+                    .map(|((record, expect), (change, remains))| Step {
+                        record: Arc::clone(record),
+                        expect,
+                        act: self.unmake(change, remains),
+                    })
+                    .collect();
+                // After the shares in their bytes.
+                drop(leases);
+                let why = Why::Refused(refusal);
+                Err(Box::new(Failed { why, steps }))
+            }
+        }
+    }
+
+    /// What is there already of the generations that `steps` make. Their sets are being written by us,
+    /// so it does not change any more.
+    fn there(
         &self,
-        writing: &Writing<'_>,
-        bond: Option<Bond>,
-        staged: Staged,
-    ) -> (StagedNode, Remains) {
+        steps: &[Step],
+        writings: &[Writing<'_>],
+    ) -> Result<Vec<There>, (usize, Error)> {
+        let each = steps.iter().zip(writings).enumerate();
+        each.map(|(index, (step, writing))| {
+            self.there_of(step, writing).map_err(|error| (index, error))
+        })
+        .collect()
+    }
+
+    fn there_of(&self, step: &Step, writing: &Writing<'_>) -> Result<There, Error> {
+        let of = |content: Content, restored| There {
+            facts: Some(content.facts),
+            bytes: Some(content.bytes),
+            restored,
+        };
+        match &step.act {
+            Act::Become(_) | Act::Retire => Ok(There::default()),
+            Act::Restore(wanted) => {
+                let kept = writing.history.find(*wanted);
+                let Some((kept, content)) = kept.and_then(|kept| Some((kept, kept.content()?)))
+                else {
+                    return Err(Error::NotKept {
+                        set: step.record.name.clone(),
+                        generation: *wanted,
+                        kept: writing.history.kept.iter().map(Kept::generation).collect(),
+                    });
+                };
+                Ok(of(content.clone(), Some(kept.generation())))
+            }
+            Act::Rebind(base) => {
+                let mut content = self.current(step.record.handle)?;
+                if base.is_some() {
+                    content.facts.base = *base;
+                }
+                Ok(of(content, None))
+            }
+            Act::Vacate => Ok(There {
+                bytes: None,
+                ..of(self.current(step.record.handle)?, None)
+            }),
+        }
+    }
+
+    /// What the current generation of a set is made of. For a writer of that set: it stays current.
+    fn current(&self, set: SetHandle) -> Result<Content, Error> {
+        let hold = self.hold(set)?;
+        Ok(Content {
+            facts: hold.meta().facts.clone(),
+            bytes: hold.storage().clone(),
+        })
+    }
+
+    /// What each step's generation is going to stand on, if that fits.
+    fn footings(&self, steps: &[Step], there: &[There]) -> Result<Vec<Footing>, (usize, Error)> {
+        let facts = |index: usize| match &steps[index].act {
+            Act::Become(staged) => Some(&staged.content.facts),
+            _ => there[index].facts.as_ref(),
+        };
+        let bytes = |index: usize| match &steps[index].act {
+            Act::Become(staged) => Some(&staged.content.bytes),
+            _ => there[index].bytes.as_ref(),
+        };
+        let along: HashMap<SetHandle, Along<'_>> = match steps {
+            [_] => HashMap::new(),
+            _ => (0..steps.len())
+                .map(|index| {
+                    let along = Along {
+                        record: &steps[index].record,
+                        facts: facts(index),
+                        bytes: bytes(index),
+                    };
+                    (steps[index].record.handle, along)
+                })
+                .collect(),
+        };
+        let footing = |index: usize| match facts(index) {
+            None => Ok(Footing::default()),
+            Some(facts) => self
+                .footing(facts, Some(steps[index].record.handle), &along)
+                .map_err(|error| (index, error)),
+        };
+        (0..steps.len()).map(footing).collect()
+    }
+
+    /// A node of the set that is being written, and what is needed to take it back.
+    fn node(&self, writing: &Writing<'_>, act: Act, there: There, footing: Footing) -> Made {
         let record = writing.record;
-        let kind = staged.kind();
-        let Staged {
-            registry: _,
-            plan,
-            layout: own,
-            mut extents,
-            base,
-            identity,
-            bytes,
-        } = staged;
-        let mut layout = Arc::clone(&own);
-        let mut ordinals = None;
-        if let Some((other, names)) = writing.layout_for(&plan, &own) {
-            layout = self.layouts.intern(other);
-            extents = plan.extents(&layout);
-            ordinals = Some(names);
+        let reclaimer = Arc::clone(self.spine.reclaimer());
+        let restored = there.restored;
+        let (mut facts, mut bytes, source) = match (act, there.facts) {
+            (Act::Become(staged), _) => {
+                let Staged { plan, content, .. } = *staged;
+                (content.facts, Some(content.bytes), Ok(plan))
+            }
+            (act, Some(facts)) => (facts, there.bytes, Err(act)),
+            (act, None) => {
+                return Made {
+                    node: StagedNode::tombstone(record.handle.tag, reclaimer),
+                    remains: Remains::Act { act, restored },
+                    names: None,
+                    leases: Vec::new(),
+                };
+            }
+        };
+        let (mut own, mut names) = (None, None);
+        if let Some((layout, extents, table)) = writing.layout_for(&facts.layout, &facts.extents) {
+            let layout = std::mem::replace(&mut facts.layout, self.layouts.intern(layout));
+            own = Some((layout, std::mem::replace(&mut facts.extents, extents)));
+            names = Some(table);
+        }
+        if let (Some(bound), Some(aliases)) = (footing.aliases, facts.aliases.clone()) {
+            let places = &mut facts.extents;
+            aliases.targets.place(&bound, &facts.layout, places);
+            facts.identity = aliases.identity(&facts, &bound.digests);
+            if let Some(bytes) = &mut bytes {
+                bytes.lent = bound.lent;
+            }
         }
         let meta = Meta {
             handle: record.handle,
-            kind,
+            kind: facts.kind(),
             record: Arc::clone(record),
-            extents,
-            adapter: plan.adapter().map(AdapterPlan::info),
-            layout,
-            identity,
-            base,
-            bytes: bytes.charge.bytes(),
+            facts,
+            bytes: bytes.as_ref().map_or(0, |bytes| bytes.own.charge.bytes()),
             shared: Arc::clone(&self.shared),
         };
-        // Before the commit: afterwards somebody may already have superseded it.
-        bytes.charge.settle();
-        let reclaimer = Arc::clone(self.spine.reclaimer());
-        let node = StagedNode::new(record.handle.tag, bond, meta, bytes, reclaimer);
-        let remains = Remains {
-            plan,
-            own,
-            base,
-            ordinals,
+        let (tag, bonds) = (record.handle.tag, footing.bonds);
+        let node = match bytes {
+            Some(bytes) => {
+                // Before the commit: afterwards somebody may already have superseded it.
+                bytes.own.charge.settle();
+                StagedNode::new(tag, bonds, meta, bytes, reclaimer)
+            }
+            None => StagedNode::hollow(tag, bonds, meta, reclaimer),
         };
-        (node, remains)
+        let remains = match source {
+            Ok(plan) => Remains::Staged { plan, own },
+            Err(act) => Remains::Act { act, restored },
+        };
+        Made {
+            node,
+            remains,
+            names,
+            leases: footing.leases,
+        }
     }
 
     /// The way back of [`node`](Self::node).
-    fn unstage(&self, change: Change, remains: Remains) -> Staged {
+    fn unmake(&self, change: Change, remains: Remains) -> Act {
         let parts = change.into_node().and_then(StagedNode::dismantle);
-        let Some((meta, bytes)) = parts else {
-            unreachable!("a refused change keeps its node")
-        };
-        bytes.charge.unsettle();
-        let Remains {
-            plan, own, base, ..
-        } = remains;
-        Staged {
-            registry: self.id,
-            extents: if Arc::ptr_eq(&own, &meta.layout) {
-                meta.extents
-            } else {
-                plan.extents(&own)
-            },
-            plan,
-            layout: own,
-            base,
-            identity: meta.identity,
-            bytes,
+        if let Some((_, bytes)) = &parts {
+            bytes.own.charge.unsettle();
+        }
+        match (remains, parts) {
+            (Remains::Act { act, .. }, _) => act,
+            (Remains::Staged { plan, own }, Some((meta, mut bytes))) => {
+                let mut facts = meta.facts;
+                if let Some((layout, extents)) = own {
+                    facts.layout = layout;
+                    facts.extents = extents;
+                }
+                bytes.lent = Box::default();
+                Act::Become(Box::new(Staged {
+                    registry: self.id,
+                    plan,
+                    content: Content { facts, bytes },
+                }))
+            }
+            (Remains::Staged { .. }, None) => unreachable!("a refused change keeps its node"),
         }
     }
 
     /// Commits, and tells what was superseded: of a set that goes, together with all its earlier
-    /// generations that are still held.
+    /// generations that are still held or kept.
     fn apply(
         &self,
         writings: &mut [Writing<'_>],
         changes: &mut [Change],
-        remains: &[Option<Remains>],
+        remains: &[Remains],
     ) -> Result<Done, Refusal> {
         let mut superseded: Vec<Option<Going>> = changes.iter().map(|_| None).collect();
+        let mut kept: Vec<Option<Kept>> = changes.iter().map(|_| None).collect();
         let number = self.view().commit(changes, |index, node, bytes| {
             // Before the generation refuses leases: the taker may come at once after that.
-            if let (Some(_), Some(bytes)) = (node.meta(), bytes) {
-                bytes.charge.retire();
-                superseded[index] = Some(Going {
-                    generation: generation(node),
-                    bytes: bytes.charge.bytes(),
-                    vitals: Arc::clone(node.vitals()),
-                });
+            let Some(meta) = node.meta() else { return };
+            superseded[index] = Some(Going {
+                generation: generation(node),
+                bytes: meta.bytes,
+                vitals: Arc::clone(node.vitals()),
+            });
+            let Some(bytes) = bytes else { return };
+            let keeps = match &remains[index] {
+                Remains::Staged { .. } => writings[index].history.keep > 0,
+                Remains::Act { act, .. } => match act {
+                    Act::Restore(_) => writings[index].history.keep > 0,
+                    Act::Vacate => true,
+                    // The same bytes again, or none.
+                    Act::Rebind(_) | Act::Become(_) | Act::Retire => false,
+                },
+            };
+            if keeps {
+                let content = Content {
+                    facts: meta.facts.clone(),
+                    bytes: bytes.clone(),
+                };
+                kept[index] = Some(Kept::new(generation(node), content));
             }
+            bytes.own.charge.retire();
         })?;
+        let queue = self.spine.reclaimer();
         if superseded.iter().any(Option::is_some) {
             // We have let go of the epoch: from here on the reclaimer can move it past the commit.
-            self.spine.reclaimer().nudge();
+            queue.nudge();
         }
         let mut previous = Vec::with_capacity(superseded.len());
-        for ((superseded, writing), left) in superseded.into_iter().zip(writings).zip(remains) {
-            previous.push(superseded.map(|going| self.note(writing, going, left.is_none())));
+        for (index, (superseded, kept)) in superseded.into_iter().zip(kept).enumerate() {
+            let Writing { record, history } = &mut writings[index];
+            let retirement =
+                |parts| Retirement::new(Arc::clone(record), parts, Arc::clone(&self.shared));
+            let one = superseded.map(|going| {
+                history.note(going.clone());
+                retirement(vec![going])
+            });
+            if let Some(one) = &one {
+                self.remember(one.clone());
+            }
+            // Of a set that goes, or whose memory is wanted, all generations matter.
+            let mut whole = false;
+            match &remains[index] {
+                Remains::Act { act, restored } => match act {
+                    Act::Vacate => {
+                        history.vacated = kept;
+                        whole = true;
+                    }
+                    Act::Retire => {
+                        history.clear(queue);
+                        whole = true;
+                    }
+                    Act::Become(_) | Act::Restore(_) | Act::Rebind(_) => {
+                        if let Some(restored) = restored {
+                            history.remove(*restored, queue);
+                            history.fill_place(queue);
+                        }
+                        history.extend(kept, queue);
+                    }
+                },
+                Remains::Staged { .. } => {
+                    history.fill_place(queue);
+                    history.extend(kept, queue);
+                }
+            }
+            let whole = whole.then(|| retirement(history.going.clone()));
+            previous.push(one.map(|one| whole.unwrap_or(one)));
         }
         Ok(Done { number, previous })
-    }
-
-    /// Enters a superseded generation in the books. `whole`: the set goes, too.
-    fn note(&self, writing: &mut Writing<'_>, superseded: Going, whole: bool) -> Retirement {
-        let Writing { record, going } = writing;
-        going.retain(|one| !one.vitals.is_reclaimed());
-        going.push(superseded.clone());
-        let retirement =
-            |parts| Retirement::new(Arc::clone(record), parts, Arc::clone(&self.shared));
-        let whole = whole.then(|| retirement(going.clone()));
-        let one = retirement(vec![superseded]);
-        self.remember(one.clone());
-        whole.unwrap_or(one)
-    }
-
-    /// What each step's generation is going to stand on, if that fits.
-    fn bonds(&self, steps: &[Step]) -> Result<Vec<Option<Bond>>, (usize, Error)> {
-        let along: HashMap<SetHandle, &Step> = match steps {
-            [_] => HashMap::new(),
-            _ => steps
-                .iter()
-                .map(|step| (step.record.handle, step))
-                .collect(),
-        };
-        let bond = |(index, step): (usize, &Step)| match &step.act {
-            Act::Retire => Ok(None),
-            Act::Become(staged) => staged
-                .base
-                .map(|base| self.bond(&staged.plan, base, along.get(&base).copied()))
-                .transpose()
-                .map_err(|error| (index, error)),
-        };
-        steps.iter().enumerate().map(bond).collect()
-    }
-
-    /// Binds an adapter to the generation of its base that will be current with it: the one that
-    /// comes along, or else the one that is current now.
-    fn bond(&self, plan: &Plan, base: SetHandle, along: Option<&Step>) -> Result<Bond, Error> {
-        let key = self.key(base)?;
-        if let Some(along) = along {
-            let Act::Become(staged) = &along.act else {
-                return Err(Error::BaseNotCurrent { base });
-            };
-            check_base(plan, &along.record, staged.kind(), &staged.layout)?;
-            return Ok(Bond {
-                base: key,
-                birth: None,
-            });
-        }
-        let view = self.view();
-        let node = view.resolve(key).ok_or(Error::BaseNotCurrent { base })?;
-        check_node(plan, node)?;
-        Ok(Bond {
-            base: key,
-            birth: Some(node.birth()),
-        })
     }
 
     #[cold]
@@ -329,10 +503,6 @@ impl WeightRegistry {
         | Refusal::BaseGone { index, .. }) = refusal;
         let Step { record, expect, .. } = &steps[index];
         let error = match refusal {
-            Refusal::Dependants { count, .. } => Error::Dependants {
-                set: record.name.clone(),
-                count,
-            },
             Refusal::BaseGone { bond, .. } => Error::BaseNotCurrent {
                 base: SetHandle {
                     registry: self.id,
@@ -353,9 +523,11 @@ impl WeightRegistry {
                     current: Generation(seen.birth),
                 }
             }
-            Refusal::Changed { .. } | Refusal::Twice { .. } => Error::StaleHandle {
-                handle: record.handle,
-            },
+            Refusal::Changed { .. } | Refusal::Twice { .. } | Refusal::Dependants { .. } => {
+                Error::StaleHandle {
+                    handle: record.handle,
+                }
+            }
         };
         (index, error)
     }
@@ -371,27 +543,4 @@ fn write_all(records: &[Arc<SetRecord>]) -> Vec<Writing<'_>> {
         writings[index] = Some(records[index].write());
     }
     writings.into_iter().flatten().collect()
-}
-
-/// Does what `plan` describes fit a base of this kind and layout?
-pub(super) fn check_base(
-    plan: &Plan,
-    base: &SetRecord,
-    kind: SetKind,
-    layout: &Layout,
-) -> Result<(), Error> {
-    if kind == SetKind::Adapter {
-        return Err(Error::NotABase {
-            base: base.name.clone(),
-        });
-    }
-    plan.adapter()
-        .map_or(Ok(()), |adapter| adapter.check_against(layout))
-}
-
-/// The same for the base's current generation.
-pub(super) fn check_node(plan: &Plan, base: &Node) -> Result<(), Error> {
-    base.meta().map_or(Ok(()), |base| {
-        check_base(plan, &base.record, base.kind, &base.layout)
-    })
 }

@@ -8,7 +8,7 @@ use std::fmt;
 use std::ptr;
 
 use super::WeightRegistry;
-use super::staged::{Room, Staged};
+use super::staged::{Furnished, Staged};
 use crate::error::Error;
 use crate::handle::SetHandle;
 use crate::plan::{Plan, PlannedTensor};
@@ -43,7 +43,7 @@ use crate::sync::Mutex;
 /// # Ok::<(), weighbridge::Error>(())
 /// ```
 pub struct Filling {
-    room: Room,
+    furnished: Furnished,
     /// By tensor, in the plan's order.
     progress: Box<[Mutex<Progress>]>,
 }
@@ -69,11 +69,15 @@ impl WeightRegistry {
     /// [`Error::OverLimit`], [`Error::OutOfMemory`], and for an adapter as
     /// [`stage`](WeightRegistry::stage).
     pub fn fill(&self, plan: Plan, base: Option<SetHandle>) -> Result<Filling, Error> {
-        let room = self.room(plan, base, |plan, base| self.fits_current(plan, base))?;
-        let progress = room.plan.tensors().iter();
+        let room = self.room(plan, base, |origin, adapter, base| {
+            self.fits_current(origin, adapter, base)
+        })?;
+        let charge = self.shared.ledger.reserve(room.charged()?)?;
+        let furnished = room.furnish(charge)?;
+        let progress = furnished.room.plan.tensors().iter();
         Ok(Filling {
             progress: progress.map(|_| Mutex::default()).collect(),
-            room,
+            furnished,
         })
     }
 }
@@ -81,7 +85,7 @@ impl WeightRegistry {
 impl Filling {
     /// The tensors to be written.
     pub fn plan(&self) -> &Plan {
-        &self.room.plan
+        &self.furnished.room.plan
     }
 
     /// The right to write `tensor`, from where the last writer of it stopped.
@@ -94,7 +98,7 @@ impl Filling {
             tensor: tensor.to_owned(),
             reason,
         };
-        let plan = &self.room.plan;
+        let plan = &self.furnished.room.plan;
         let index = plan
             .position(tensor)
             .ok_or_else(|| refuse(format!("{} has no such tensor", plan.origin())))?;
@@ -134,12 +138,18 @@ impl Filling {
     fn seal_as(self, declared: Option<&str>) -> Result<Staged, (Error, Box<Self>)> {
         match self.missing() {
             Some(error) => Err((error, Box::new(self))),
-            None => Ok(self.room.fill(declared)),
+            None => Ok(self.furnished.fill(declared)),
         }
     }
 
     fn missing(&self) -> Option<Error> {
-        let tensors = self.room.plan.tensors().iter().zip(&self.progress);
+        let tensors = self
+            .furnished
+            .room
+            .plan
+            .tensors()
+            .iter()
+            .zip(&self.progress);
         tensors
             .filter(|(tensor, _)| tensor.tie.is_none())
             .find_map(|(tensor, progress)| {
@@ -156,7 +166,7 @@ impl Filling {
 
 impl TensorWriter<'_> {
     fn tensor(&self) -> &PlannedTensor {
-        &self.filling.room.plan.tensors()[self.index]
+        &self.filling.furnished.room.plan.tensors()[self.index]
     }
 
     /// Bytes of the tensor that are still missing.
@@ -181,8 +191,10 @@ impl TensorWriter<'_> {
             });
         }
         let start = self.tensor().range().start + self.written;
-        let arena = &self.filling.room.bytes.arena;
-        debug_assert!(start + bytes.len() <= self.filling.room.plan.arena_bytes() as usize);
+        let arena = &self.filling.furnished.body.arena;
+        debug_assert!(
+            start + bytes.len() <= self.filling.furnished.room.plan.arena_bytes() as usize
+        );
         // SAFETY: `start..start + bytes.len()` lies in this tensor's place, hence in the arena; places
         // of different tensors do not overlap (`Plan::new`; ties have no writer), and `taken` makes us
         // the only writer of this one (E18). Nobody reads the arena before `seal`, which consumes the
@@ -210,7 +222,7 @@ impl Drop for TensorWriter<'_> {
 impl fmt::Debug for Filling {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Filling")
-            .field("origin", &self.room.plan.origin())
+            .field("origin", &self.furnished.room.plan.origin())
             .field("missing", &self.missing().map(|error| error.to_string()))
             .finish_non_exhaustive()
     }

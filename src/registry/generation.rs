@@ -1,95 +1,46 @@
 //! What one generation carries: metadata that a scope may read, bytes that only a lease may.
 //!
-//! What lives here: the two payload types of the core, and the set's record that all its
-//! generations share. What does not: how generations are made (`publish`) and read (`lease`).
+//! What lives here: the two payload types of the core, and what they are made of. What does not: what
+//! a set's generations share (`record`), how they are made (`commit`) and read (`lease`).
 
 use std::sync::Arc;
 
+use super::alias::Aliases;
+use super::record::SetRecord;
 use super::shared::Shared;
 use crate::arena::Arena;
-use crate::core::{Storage, Vitals};
+use crate::core::Storage;
 use crate::handle::{Generation, SetHandle, SetKind};
 use crate::identity::Identity;
-use crate::layout::{AdapterInfo, Extents, Layout, OrdinalTable};
+use crate::layout::{AdapterInfo, Extents, Layout, Place};
 use crate::ledger::Charge;
-use crate::names::SetName;
-use crate::plan::Plan;
-use crate::sync::swap::Swap;
-use crate::sync::{Mutex, MutexGuard};
 
-/// What all generations of a set share, from publish to retire.
-pub(crate) struct SetRecord {
-    pub(crate) name: SetName,
-    pub(crate) handle: SetHandle,
-    /// Name to ordinal, append-only. Readers need it for messages only, and never wait for a writer.
-    ordinals: Swap<OrdinalTable>,
-    /// The generations that are no longer current and may still be held. Held by writers of this
-    /// set while they commit, so that a retire knows all generations before its own.
-    pub(crate) going: Mutex<Vec<Going>>,
-}
-
-/// A generation that is no longer current.
+/// What is known of a generation: everything but its bytes, its number and its set.
 #[derive(Clone)]
-pub(crate) struct Going {
-    pub(crate) generation: Generation,
-    pub(crate) bytes: u64,
-    pub(crate) vitals: Arc<Vitals>,
+pub(crate) struct Facts {
+    /// Where it comes from, for people.
+    pub(crate) origin: Arc<str>,
+    pub(crate) layout: Arc<Layout>,
+    pub(crate) extents: Extents,
+    pub(crate) identity: Identity,
+    pub(crate) adapter: Option<AdapterInfo>,
+    /// The base an adapter is bound to.
+    pub(crate) base: Option<SetHandle>,
+    /// The tensors that are other sets'.
+    pub(crate) aliases: Option<Arc<Aliases>>,
 }
 
-/// The right to give a set its next generation. Other writers of this set wait; readers and other
-/// sets do not care.
-pub(crate) struct Writing<'r> {
-    pub(crate) record: &'r Arc<SetRecord>,
-    pub(crate) going: MutexGuard<'r, Vec<Going>>,
-}
-
-impl SetRecord {
-    /// Of a set whose first generation has the layout `first`.
-    pub(crate) fn new(name: SetName, handle: SetHandle, first: Arc<Layout>) -> Self {
-        SetRecord {
-            name,
-            handle,
-            ordinals: Swap::new(Arc::new(OrdinalTable::new(first))),
-            going: Mutex::new(Vec::new()),
-        }
-    }
-
-    /// The tensor an ordinal of this set stands for. For messages; takes no lock.
-    pub(crate) fn tensor_name(&self, ordinal: u32) -> String {
-        self.ordinals.with(|table| match table.name(ordinal) {
-            Some(name) => name.to_owned(),
-            None => format!("ordinal {ordinal}"),
-        }) // E16
-    }
-
-    /// Waits for other writers of this set.
-    pub(crate) fn write(self: &Arc<Self>) -> Writing<'_> {
-        Writing {
-            record: self,
-            going: self.going.lock(), // E16
-        }
+impl Facts {
+    pub(crate) fn kind(&self) -> SetKind {
+        SetKind::of(self.base)
     }
 }
 
-impl Writing<'_> {
-    /// The layout of a generation that comes from `plan`, whose own layout is `own`, and the names
-    /// with it. `None`: `own`, and no new name.
-    pub(crate) fn layout_for(
-        &self,
-        plan: &Plan,
-        own: &Arc<Layout>,
-    ) -> Option<(Layout, OrdinalTable)> {
-        let ordinals = self.record.ordinals.load_full(); // E16
-        (!ordinals.is_first(own)).then(|| {
-            let mut table = OrdinalTable::clone(&ordinals);
-            (plan.layout_after(&mut table), table)
-        })
-    }
-
-    /// The generation went through: its new names are the set's.
-    pub(crate) fn keep(&self, ordinals: OrdinalTable) {
-        self.record.ordinals.store(Arc::new(ordinals)); // E16
-    }
+/// What a generation is made of. Generations that differ in their number only share the bytes.
+#[derive(Clone)]
+pub(crate) struct Content {
+    pub(crate) facts: Facts,
+    pub(crate) bytes: Bytes,
 }
 
 /// The metadata of a generation (`M` of the core).
@@ -97,32 +48,79 @@ pub(crate) struct Meta {
     pub(crate) handle: SetHandle,
     pub(crate) kind: SetKind,
     pub(crate) record: Arc<SetRecord>,
-    pub(crate) layout: Arc<Layout>,
-    pub(crate) extents: Extents,
-    pub(crate) identity: Identity,
-    pub(crate) adapter: Option<AdapterInfo>,
-    /// The base an adapter is bound to.
-    pub(crate) base: Option<SetHandle>,
+    pub(crate) facts: Facts,
     pub(crate) bytes: u64,
     /// The account core: labels, ledger. One `Arc` per generation, none per lease.
     pub(crate) shared: Arc<Shared>,
 }
 
-/// The bytes of a generation (`S` of the core): the arena and what the ledger was charged for it.
-pub(crate) struct Bytes {
+/// Memory, and what the ledger was charged for it.
+pub(crate) struct Body {
+    // Freed first: the ledger is told only when the pages have gone back.
     pub(crate) arena: Arena,
     pub(crate) charge: Charge,
+}
+
+/// The bytes of a generation (`S` of the core).
+///
+/// A body is freed with the last generation that has it. Whoever drops one drops its share by
+/// [`Storage::dismantle`], on the reclaimer's thread, or in a place that may free (a staged set).
+#[derive(Clone)]
+pub(crate) struct Bytes {
+    /// Its own: charged to it, and shared with the generations that it was rolled back or rebound to.
+    pub(crate) own: Arc<Body>,
+    /// What its aliases are in: charged to the sets that they belong to.
+    pub(crate) lent: Box<[Arc<Body>]>,
+}
+
+impl Bytes {
+    pub(crate) fn new(body: Body) -> Self {
+        Bytes {
+            own: Arc::new(body),
+            lent: Box::default(),
+        }
+    }
+
+    /// `len` bytes from `place` on. `None`: they are not there.
+    #[inline]
+    pub(crate) fn get(&self, place: Place, len: usize) -> Option<&[u8]> {
+        let body = match place.lender {
+            None => &self.own,
+            Some(lender) => self.lent.get(usize::from(lender))?,
+        };
+        let start = place.offset as usize;
+        body.arena.as_slice().get(start..start + len)
+    }
 }
 
 /// Unmapping gigabytes in one go stalls other threads of the process too.
 const UNMAP_STEP: usize = 64 << 20;
 
+impl Body {
+    /// Frees the memory, then tells the ledger.
+    fn dismantle(self, step: &mut dyn FnMut()) {
+        let Body { arena, charge } = self;
+        arena.free_in_steps(UNMAP_STEP, step);
+        drop(charge);
+    }
+
+    /// Frees the memory and keeps the charge.
+    pub(crate) fn into_charge(self) -> Charge {
+        let Body { arena, charge } = self;
+        arena.free_in_steps(UNMAP_STEP, &mut || {});
+        charge
+    }
+}
+
 impl Storage for Bytes {
     fn dismantle(self, step: &mut dyn FnMut()) {
-        let Bytes { arena, charge } = self;
-        arena.free_in_steps(UNMAP_STEP, step);
-        // The ledger is told only when the pages have gone back.
-        drop(charge);
+        let Bytes { own, lent } = self;
+        for body in std::iter::once(own).chain(lent) {
+            // `into_inner` gives the body to exactly one of those who let go of it.
+            if let Some(body) = Arc::into_inner(body) {
+                body.dismantle(step);
+            }
+        }
     }
 }
 

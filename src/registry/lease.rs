@@ -112,7 +112,7 @@ impl Lease {
     /// A key for KV and prefix caches: the identities of all sets of this lease, in order. Equal
     /// keys mean equal weights, also on another host if the identities are content or declared.
     pub fn cache_key(&self) -> CacheKey {
-        CacheKey::of(self.holds.iter().map(|hold| &hold.meta().identity))
+        CacheKey::of(self.holds.iter().map(|hold| &hold.meta().facts.identity))
     }
 }
 
@@ -187,12 +187,12 @@ impl<'l> LeasedSet<'l> {
 
     /// What the leased generation is.
     pub fn identity(&self) -> &'l Identity {
-        &self.meta().identity
+        &self.meta().facts.identity
     }
 
     /// The table of its tensors.
     pub fn layout(&self) -> &'l Layout {
-        &self.meta().layout
+        &self.meta().facts.layout
     }
 
     /// Bytes that the ledger is charged for it.
@@ -202,20 +202,19 @@ impl<'l> LeasedSet<'l> {
 
     /// The base an adapter is bound to.
     pub fn base(&self) -> Option<SetHandle> {
-        self.meta().base
+        self.meta().facts.base
     }
 
     #[inline]
     fn weight(&self, ordinal: u32) -> Result<Weight<'l>, Error> {
         let meta = self.meta();
-        let Some(info) = meta.layout.tensor(ordinal) else {
+        let Some(info) = meta.facts.layout.tensor(ordinal) else {
             return Err(self.no_such_tensor(meta.record.tensor_name(ordinal)));
         };
-        let (Some(dtype), Some(offset)) = (info.dtype(), meta.extents.offset(ordinal)) else {
+        let (Some(dtype), Some(place)) = (info.dtype(), meta.facts.extents.place(ordinal)) else {
             return Err(self.unreadable(info));
         };
-        let (start, len) = (offset as usize, info.byte_len() as usize);
-        match self.hold.storage().arena.as_slice().get(start..start + len) {
+        match self.hold.storage().get(place, info.byte_len() as usize) {
             Some(bytes) => Ok(Weight { info, dtype, bytes }),
             None => Err(self.unreadable(info)),
         }
@@ -244,7 +243,7 @@ impl<'l> LeasedSet<'l> {
     /// # Errors
     /// As [`Lease::weight`].
     pub fn get(&self, tensor: &str) -> Result<Weight<'l>, Error> {
-        match self.meta().layout.ordinal(tensor) {
+        match self.meta().facts.layout.ordinal(tensor) {
             Some(ordinal) => self.weight(ordinal),
             None => Err(self.no_such_tensor(tensor.to_owned())),
         }
@@ -254,6 +253,7 @@ impl<'l> LeasedSet<'l> {
     pub fn iter(&self) -> impl Iterator<Item = Result<Weight<'l>, Error>> + use<'l> {
         let this = *self;
         this.meta()
+            .facts
             .layout
             .ordinals()
             .map(move |ordinal| this.weight(ordinal))
@@ -262,6 +262,7 @@ impl<'l> LeasedSet<'l> {
     /// The adapter's modules; `None` for a checkpoint.
     pub fn adapter(&self) -> Option<AdapterView<'l>> {
         self.meta()
+            .facts
             .adapter
             .as_ref()
             .map(|_| AdapterView { set: *self })
@@ -287,7 +288,7 @@ pub struct AdapterView<'l> {
 impl<'l> AdapterView<'l> {
     /// How many modules the adapter changes.
     pub fn len(&self) -> usize {
-        self.set.meta().layout.modules().len()
+        self.set.meta().facts.layout.modules().len()
     }
 
     /// No module at all?
@@ -301,8 +302,9 @@ impl<'l> AdapterView<'l> {
     /// As [`Lease::weight`]; [`Error::NoSuchTensor`] if `index` is out of range.
     pub fn module(&self, index: usize) -> Result<AdapterModule<'l>, Error> {
         let meta = self.set.meta();
-        let pair = meta.layout.modules().get(index);
+        let pair = meta.facts.layout.modules().get(index);
         let scale = meta
+            .facts
             .adapter
             .as_ref()
             .and_then(|adapter| adapter.scales().get(index));
@@ -327,7 +329,7 @@ impl<'l> AdapterView<'l> {
 
     /// Where `module` is in that order. Resolve it once per generation, not per layer.
     pub fn position(&self, module: &str) -> Option<usize> {
-        self.set.meta().layout.module_position(module)
+        self.set.meta().facts.layout.module_position(module)
     }
 }
 

@@ -3,17 +3,23 @@
 //! What lives here: [`WeightRegistry`], its builder, its end. The reading side is in `read` and
 //! `lease`, the writing side in `publish` and `retirement`, observers in `catalog`.
 
+mod alias;
+mod bind;
 mod catalog;
 mod commit;
+mod dependants;
 mod filling;
 mod generation;
 mod here;
 mod lease;
 mod publish;
 mod read;
+mod record;
 mod retirement;
+mod rollback;
 mod shared;
 mod staged;
+mod swap;
 mod transaction;
 
 use std::fmt;
@@ -26,6 +32,7 @@ pub use lease::{AdapterModule, AdapterView, Lease, LeasedSet, Weight};
 pub use publish::Replaced;
 pub use read::{Reader, Scope, SetView};
 pub use retirement::Retirement;
+pub use rollback::KeptGeneration;
 pub use staged::{PublishError, Staged};
 pub use transaction::{Committed, Transaction, TransactionError};
 
@@ -60,6 +67,8 @@ pub struct WeightRegistry {
     shared: Arc<Shared>,
     pictures: catalog::Pictures,
     going: Mutex<Vec<Retirement>>,
+    /// How many superseded generations a new set keeps.
+    keep: usize,
     /// Tells the threads' tables of participants that this registry is gone.
     alive: Arc<()>,
     reclaimer: Option<JoinHandle<()>>,
@@ -70,6 +79,7 @@ pub struct WeightRegistry {
 #[must_use]
 pub struct Builder {
     limit: u64,
+    keep: usize,
 }
 
 impl Builder {
@@ -77,6 +87,13 @@ impl Builder {
     /// current, or retired but still held, take more. Without it there is no limit.
     pub fn limit_bytes(mut self, bytes: u64) -> Self {
         self.limit = bytes;
+        self
+    }
+
+    /// How many superseded generations each new set keeps for a rollback, see
+    /// [`WeightRegistry::keep_previous`]. None unless you say so.
+    pub fn keep_previous(mut self, n: usize) -> Self {
+        self.keep = n;
         self
     }
 
@@ -121,6 +138,7 @@ impl Builder {
             shared: Arc::new(Shared::new(Ledger::new(self.limit))),
             pictures: catalog::first_picture(),
             going: Mutex::new(Vec::new()),
+            keep: self.keep,
             alive: Arc::new(()),
             reclaimer: Some(reclaimer),
         })
@@ -130,12 +148,16 @@ impl Builder {
 impl WeightRegistry {
     /// Options for a new registry.
     pub fn builder() -> Builder {
-        Builder { limit: u64::MAX }
+        Builder {
+            limit: u64::MAX,
+            keep: 0,
+        }
     }
 }
 
 impl Drop for WeightRegistry {
     fn drop(&mut self) {
+        self.let_go_of_kept();
         self.spine.sweep();
         self.spine.reclaimer().close();
         if let Some(thread) = self.reclaimer.take()

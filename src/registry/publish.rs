@@ -7,17 +7,20 @@
 //! Everything slow happens before the commit: reading, hashing, allocation, names. A commit itself
 //! is a few stores under one lock.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::WeightRegistry;
-use super::commit::{Act, check_node};
-use super::generation::{Bytes, Node, SetRecord, generation};
+use super::bind::{Footing, check_node};
+use super::commit::Act;
+use super::generation::{Node, generation};
+use super::record::SetRecord;
 use super::retirement::Retirement;
-use super::staged::{PublishError, Room, Staged};
-use crate::arena::Arena;
+use super::staged::{Furnished, PublishError, Room, Staged};
 use crate::core::{Expect, Key};
 use crate::error::Error;
 use crate::handle::{Generation, SetHandle, SetKind};
+use crate::layout::Layout;
 use crate::names::{Claim, SetName, Taken};
 use crate::plan::Plan;
 use crate::source::Source;
@@ -43,54 +46,77 @@ impl WeightRegistry {
     /// for an adapter, [`Error::StaleHandle`], or [`Error::NotABase`] or [`Error::AdapterMismatch`]
     /// if it does not fit its base.
     pub fn stage(&self, source: impl Source) -> Result<Staged, Error> {
-        self.stage_on(source, |plan, base| self.fits_current(plan, base))
+        self.stage_on(source, |origin, adapter, base| {
+            self.fits_current(origin, adapter, base)
+        })
     }
 
-    /// Does it fit the base that is current now?
-    pub(super) fn fits_current(&self, plan: &Plan, base: SetHandle) -> Result<(), Error> {
+    /// Does an adapter with these modules fit the base that is current now?
+    pub(super) fn fits_current(
+        &self,
+        origin: &str,
+        adapter: &Layout,
+        base: SetHandle,
+    ) -> Result<(), Error> {
         let view = self.view();
         let node = view
             .resolve(self.key(base)?)
             .ok_or(Error::StaleHandle { handle: base })?;
-        check_node(plan, node)
+        check_node(origin, adapter, node)
     }
 
     /// [`stage`](Self::stage), with what `fits` says of an adapter and its base.
     pub(super) fn stage_on(
         &self,
         source: impl Source,
-        fits: impl FnOnce(&Plan, SetHandle) -> Result<(), Error>,
+        fits: impl FnOnce(&str, &Layout, SetHandle) -> Result<(), Error>,
     ) -> Result<Staged, Error> {
-        let mut room = self.room(source.plan().clone(), source.base(), fits)?;
-        source.read_into(room.bytes.arena.as_mut_slice())?;
-        Ok(room.fill(source.declared()))
+        let room = self.room(source.plan().clone(), source.base(), fits)?;
+        let charge = self.shared.ledger.reserve(room.charged()?)?;
+        self.read(room.furnish(charge)?, &source)
     }
 
-    /// Memory for what `plan` describes, reserved before it is allocated.
+    /// Fills the room from `source`.
+    pub(super) fn read(
+        &self,
+        mut furnished: Furnished,
+        source: &impl Source,
+    ) -> Result<Staged, Error> {
+        source.read_into(furnished.body.arena.as_mut_slice())?;
+        Ok(furnished.fill(source.declared()))
+    }
+
+    /// What a set that `plan` describes will be, checked before any byte is reserved.
     pub(super) fn room(
         &self,
         plan: Plan,
         base: Option<SetHandle>,
-        fits: impl FnOnce(&Plan, SetHandle) -> Result<(), Error>,
+        fits: impl FnOnce(&str, &Layout, SetHandle) -> Result<(), Error>,
     ) -> Result<Room, Error> {
         self.shared.check_process()?;
-        if let Some(base) = base {
-            // Before any byte is reserved. Checked again when it is published: the base may change.
-            fits(&plan, base)?;
-        } else if plan.adapter().is_some() {
+        if base.is_none() && plan.adapter().is_some() {
             return Err(Error::AdapterWithoutBase {
                 origin: plan.origin().to_owned(),
             });
         }
-        let bytes = Arena::charge_for(plan.arena_bytes())?;
-        let charge = self.shared.ledger.reserve(bytes)?;
-        let arena = Arena::allocate(plan.arena_bytes())?;
+        let (targets, layout) = self.targets(&plan)?;
+        if let Some(base) = base {
+            // Checked again when it is published: the base may change.
+            fits(plan.origin(), &layout, base)?;
+        }
+        let mut footing = Footing::default();
+        if !targets.0.is_empty() {
+            self.lend(&mut footing, &targets, &layout, None, &HashMap::new())?;
+        }
+        let layout = self.layouts.intern(layout);
         Ok(Room {
             registry: self.id,
-            layout: self.layouts.intern(plan.layout()),
+            aliased: footing.aliases.map_or_else(Vec::new, |bound| bound.digests),
+            extents: plan.extents(layout.ordinals().end as usize),
+            layout,
             plan,
+            targets,
             base,
-            bytes: Bytes { arena, charge },
         })
     }
 
@@ -143,7 +169,7 @@ impl WeightRegistry {
         name.validate()?;
         let claim = self.names.claim(&name).map_err(|taken| {
             let live = match taken {
-                Taken::Live(handle) => self.taken(&name, handle, &staged.identity.to_string()),
+                Taken::Live(handle) => self.taken(&name, handle, &staged.identity().to_string()),
                 Taken::Claimed => None,
             };
             live.unwrap_or(Error::NameBusy { name: name.clone() })
@@ -156,7 +182,12 @@ impl WeightRegistry {
         };
         Ok(Reserved {
             registry: self,
-            record: Arc::new(SetRecord::new(name, handle, Arc::clone(&staged.layout))),
+            record: Arc::new(SetRecord::new(
+                name,
+                handle,
+                Arc::clone(&staged.content.facts.layout),
+                self.keep,
+            )),
             key,
             claim: Some(claim),
         })
@@ -219,8 +250,9 @@ impl WeightRegistry {
     /// # Errors
     /// [`Error::StaleHandle`], [`Error::WrongRegistry`], [`Error::KindMismatch`] if a checkpoint
     /// would follow an adapter or the other way round, [`Error::Dependants`] if adapters are bound
-    /// to the set, [`Error::BaseNotCurrent`], [`Error::NotABase`], [`Error::StagedElsewhere`]. The
-    /// error returns the staged set.
+    /// to the set, [`Error::AliasMismatch`] if a tensor is another set's and would no longer be what it
+    /// is there, [`Error::BaseNotCurrent`], [`Error::NotABase`], [`Error::StagedElsewhere`]. The error
+    /// returns the staged set.
     pub fn replace_staged(&self, set: SetHandle, staged: Staged) -> Result<Replaced, PublishError> {
         self.replace_expecting(set, Expect::Tenant(set.tag), staged)
     }
@@ -256,15 +288,7 @@ impl WeightRegistry {
             Err(error) => return Err(PublishError::new(error, Some(staged))),
         };
         let act = Act::Become(Box::new(staged));
-        let (number, previous) = self.commit_one(&record, expect, act)?;
-        match previous {
-            Some(previous) => Ok(Replaced {
-                generation: Generation(number),
-                previous,
-            }),
-            // `expect` demands a living generation, so the commit superseded one.
-            None => unreachable!("a replace superseded nothing"),
-        }
+        Ok(Replaced::of(self.commit_one(&record, expect, act)?))
     }
 
     /// Unlinks `set` now: new requests get [`Error::StaleHandle`], running ones keep their lease,
@@ -273,7 +297,8 @@ impl WeightRegistry {
     ///
     /// # Errors
     /// [`Error::StaleHandle`] if it is retired already, [`Error::WrongRegistry`],
-    /// [`Error::Dependants`] while adapters are bound to it.
+    /// [`Error::Dependants`] while adapters are bound to it, [`Error::AliasedBy`] while tensors of other
+    /// sets are its own; [`retire_cascade`](Self::retire_cascade) retires those along.
     pub fn retire(&self, set: SetHandle) -> Result<Retirement, Error> {
         self.retire_expecting(set, Expect::Tenant(set.tag))
     }
@@ -365,7 +390,7 @@ impl WeightRegistry {
         Some(Error::AlreadyPublished {
             name: name.clone(),
             current: generation(node),
-            identity: node.meta()?.identity.to_string(),
+            identity: node.meta()?.facts.identity.to_string(),
             offered: offered.to_owned(),
         })
     }

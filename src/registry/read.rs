@@ -183,7 +183,7 @@ fn weight_handle(node: &Node, tensor: &str) -> Result<WeightHandle, Error> {
     let Some(meta) = node.meta() else {
         unreachable!("views resolve no tombstones")
     };
-    match meta.layout.ordinal(tensor) {
+    match meta.facts.layout.ordinal(tensor) {
         Some(ordinal) => Ok(meta.handle.weight(ordinal)),
         None => Err(Error::NoSuchTensor {
             set: meta.record.name.clone(),
@@ -204,10 +204,12 @@ fn check_pairs(holds: &Holds) -> Result<(), Error> {
         holds
             .iter()
             .map(|hold| hold.meta())
-            .filter(|m| m.base.is_none())
+            .filter(|m| m.facts.base.is_none())
     };
     for meta in holds.iter().map(|hold| hold.meta()) {
-        let Some(base) = meta.base else { continue };
+        let Some(base) = meta.facts.base else {
+            continue;
+        };
         if checkpoints().next().is_some() && !checkpoints().any(|m| m.handle == base) {
             return Err(wrong_base(meta, base, checkpoints().next()));
         }
@@ -355,12 +357,12 @@ impl<'a> SetView<'a> {
 
     /// What it is.
     pub fn identity(&self) -> &'a Identity {
-        &self.meta().identity
+        &self.meta().facts.identity
     }
 
     /// The table of its tensors.
     pub fn layout(&self) -> &'a Layout {
-        &self.meta().layout
+        &self.meta().facts.layout
     }
 
     /// Bytes that the ledger is charged for it.
@@ -370,7 +372,7 @@ impl<'a> SetView<'a> {
 
     /// The base an adapter is bound to.
     pub fn base(&self) -> Option<SetHandle> {
-        self.meta().base
+        self.meta().facts.base
     }
 
     /// Leases of this generation right now.

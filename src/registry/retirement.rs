@@ -8,7 +8,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::generation::{Going, SetRecord};
+use super::record::{Going, SetRecord};
 use super::shared::Shared;
 use crate::core::{TimedOut, Vitals};
 use crate::error::Error;
@@ -100,6 +100,9 @@ impl Retirement {
 
     /// Waits until the bytes are back in the ledger. Blocks the calling thread, nobody else.
     ///
+    /// Bytes that another generation has too (after a rollback or a rebind, while they are kept for a
+    /// rollback, or as another set's alias) stay where they are and are charged to that one.
+    ///
     /// # Errors
     /// [`Error::NotReclaimed`] when `timeout` has passed, with what is in the way.
     /// [`Error::Forked`].
@@ -121,6 +124,11 @@ impl Retirement {
             .iter()
             .try_for_each(|one| until(&one.vitals, deadline))
             .map_err(|TimedOut| late(Box::new(self.holdup(started.elapsed()))))
+    }
+
+    /// The bytes are not back although every wait for them is over.
+    pub(super) fn late(&self) -> Error {
+        Error::NotReclaimed(Box::new(self.holdup(Duration::ZERO)))
     }
 
     fn holdup(&self, waited: Duration) -> Holdup {

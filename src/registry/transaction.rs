@@ -8,9 +8,10 @@ use std::fmt;
 use std::sync::Arc;
 
 use super::WeightRegistry;
-use super::commit::{Act, Step, check_base};
-use super::generation::SetRecord;
+use super::bind::check_base;
+use super::commit::{Act, Step};
 use super::publish::Reserved;
+use super::record::SetRecord;
 use super::retirement::Retirement;
 use super::staged::{PublishError, Staged};
 use crate::core::Expect;
@@ -128,14 +129,16 @@ impl Transaction<'_> {
     /// # Errors
     /// As [`WeightRegistry::stage`].
     pub fn stage(&self, source: impl Source) -> Result<Staged, Error> {
-        self.registry.stage_on(source, |plan, base| {
+        self.registry.stage_on(source, |origin, adapter, base| {
             let along = self.places.get(&base).map(|&place| &self.steps[place]);
             match along.map(|step| (&step.record, &step.act)) {
                 Some((record, Act::Become(staged))) => {
-                    check_base(plan, record, staged.kind(), &staged.layout)
+                    check_base(origin, adapter, record, &staged.content.facts)
                 }
                 Some((_, Act::Retire)) => Err(Error::BaseNotCurrent { base }),
-                None => self.registry.fits_current(plan, base),
+                // What comes back or stays is looked at by the commit.
+                Some(_) => Ok(()),
+                None => self.registry.fits_current(origin, adapter, base),
             }
         })
     }
@@ -202,13 +205,78 @@ impl Transaction<'_> {
         self.retire_expecting(set, Expect::Exactly { tag, birth })
     }
 
+    /// A set goes, together with every set that is bound to it now, directly or not. Sets that are in
+    /// this transaction already stay as they are in it.
+    ///
+    /// # Errors
+    /// As [`retire`](Self::retire).
+    pub fn retire_cascade(&mut self, set: SetHandle) -> Result<(), Error> {
+        self.retire(set)?;
+        let mut next = vec![set];
+        while let Some(base) = next.pop() {
+            for one in self.registry.dependants(base) {
+                let handle = one.record.handle;
+                if !self.places.contains_key(&handle) {
+                    self.add(one.record, Expect::Tenant(handle.tag), Act::Retire);
+                    next.push(handle);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// An adapter moves to `base` as it is: the same bytes under a new generation, bound to the
+    /// generation of `base` that is current after this transaction.
+    ///
+    /// # Errors
+    /// [`Error::KindMismatch`] if it is no adapter, [`Error::StaleHandle`], [`Error::WrongRegistry`],
+    /// [`Error::TwiceInTransaction`]; the transaction goes on without this step.
+    pub fn rebind(&mut self, adapter: SetHandle, base: SetHandle) -> Result<(), Error> {
+        self.registry.key(base)?;
+        let record = self.registry.check_rebind(adapter)?;
+        let record = self.once(record)?;
+        self.add(record, Expect::Tenant(adapter.tag), Act::Rebind(Some(base)));
+        Ok(())
+    }
+
+    /// Every adapter on `base` that is not in this transaction yet moves to the generation of `base`
+    /// that is current after it. Returns how many.
+    ///
+    /// # Errors
+    /// [`Error::StaleHandle`], [`Error::WrongRegistry`].
+    pub fn rebind_adapters(&mut self, base: SetHandle) -> Result<usize, Error> {
+        self.registry.record(base)?;
+        let mut count = 0;
+        for one in self.registry.dependants(base) {
+            if one.adapter && !self.places.contains_key(&one.record.handle) {
+                let step = one.rebind(None);
+                self.add(step.record, step.expect, step.act);
+                count += 1;
+            }
+        }
+        Ok(count)
+    }
+
+    /// A set goes back to its latest kept generation, see [`WeightRegistry::rollback`].
+    ///
+    /// # Errors
+    /// [`Error::StaleHandle`], [`Error::WrongRegistry`], [`Error::TwiceInTransaction`]; the transaction
+    /// goes on without this step. That nothing is kept is said by [`commit`](Self::commit).
+    pub fn rollback(&mut self, set: SetHandle) -> Result<(), Error> {
+        let (record, _) = self.registry.record(set)?;
+        let record = self.once(record)?;
+        self.add(record, Expect::Tenant(set.tag), Act::Restore(None));
+        Ok(())
+    }
+
     /// Makes all of it so, at one instant. An empty transaction is a commit, too.
     ///
     /// Waits for other writers, never for readers.
     ///
     /// # Errors
-    /// [`Error::Conflict`], [`Error::StaleHandle`], [`Error::Dependants`],
-    /// [`Error::BaseNotCurrent`], [`Error::AdapterMismatch`], [`Error::Forked`]. Nothing is changed
+    /// [`Error::Conflict`], [`Error::StaleHandle`], [`Error::Dependants`], [`Error::AliasedBy`],
+    /// [`Error::BaseNotCurrent`], [`Error::NotABase`], [`Error::AdapterMismatch`],
+    /// [`Error::AliasMismatch`], [`Error::NotKept`], [`Error::NotResident`], [`Error::Forked`]. Nothing is changed
     /// then, and the staged sets come back.
     pub fn commit(self) -> Result<Committed, TransactionError> {
         let Transaction {

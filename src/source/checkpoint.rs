@@ -14,6 +14,7 @@ use super::file::{SourceFile, malformed, read_small};
 use super::header::{FileTensor, read_header};
 use super::json::Distinct;
 use crate::error::Error;
+use crate::handle::WeightHandle;
 use crate::plan::Plan;
 
 const SINGLE: &str = "model.safetensors";
@@ -114,6 +115,18 @@ impl Checkpoint {
     pub fn declared(mut self, revision: impl Into<String>) -> Self {
         self.declared = Some(revision.into());
         self
+    }
+
+    /// Adds a name for a tensor of another set (a head that several models share), see
+    /// [`Plan::with_alias`].
+    ///
+    /// # Errors
+    /// [`Error::InvalidTensor`] if the name is taken.
+    pub fn alias(self, name: &str, target: WeightHandle) -> Result<Self, Error> {
+        Ok(Checkpoint {
+            plan: self.plan.with_alias(name, target)?,
+            ..self
+        })
     }
 
     /// The ties of a model whose configuration declares them.

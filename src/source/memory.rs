@@ -11,7 +11,7 @@ use super::Source;
 use super::header::parse_header;
 use crate::Dtype;
 use crate::error::Error;
-use crate::handle::SetHandle;
+use crate::handle::{SetHandle, WeightHandle};
 use crate::layout::ModuleScale;
 use crate::plan::{Plan, PlannedTensor};
 use crate::tensor::{WeightKind, byte_len};
@@ -31,6 +31,7 @@ pub struct InMemory {
     /// By name, so that a name is there once.
     tensors: BTreeMap<String, (PlannedTensor, Vec<u8>)>,
     modules: BTreeMap<String, ModuleScale>,
+    aliases: BTreeMap<String, WeightHandle>,
     declared: Option<String>,
     base: Option<SetHandle>,
     /// Made when it is first asked for, forgotten when a tensor is added.
@@ -127,6 +128,37 @@ impl InMemory {
         Ok(set)
     }
 
+    /// Adds a name for a tensor of another set, see [`Plan::with_alias`].
+    ///
+    /// # Errors
+    /// [`Error::InvalidTensor`] if the name is taken.
+    ///
+    /// # Examples
+    /// ```
+    /// use weighbridge::{Dtype, WeightRegistry, source::InMemory};
+    ///
+    /// let registry = WeightRegistry::builder().build()?;
+    /// let version = |byte| InMemory::new().tensor("embed", Dtype::U8, [2], [byte; 2]);
+    /// let owner = registry.publish("owner", version(1)?)?;
+    /// let embed = registry.weight_handle(owner, "embed")?;
+    /// let other = registry.publish("other", InMemory::new().alias("head", embed)?)?;
+    /// assert_eq!(registry.ledger().total(), 64); // charged once: 2 bytes in one line of 64
+    ///
+    /// registry.replace(owner, version(2)?)?; // both change at one instant
+    /// let lease = registry.acquire([owner, other])?;
+    /// assert_eq!(lease.set(other)?.get("head")?.bytes(), [2, 2]);
+    /// # Ok::<(), weighbridge::Error>(())
+    /// ```
+    pub fn alias(mut self, name: impl Into<String>, target: WeightHandle) -> Result<Self, Error> {
+        let name = name.into();
+        if self.tensors.contains_key(&name) || self.aliases.contains_key(&name) {
+            return Err(there_already(&name));
+        }
+        self.aliases.insert(name, target);
+        self.plan = OnceLock::new();
+        Ok(self)
+    }
+
     /// Binds an adapter to its base.
     pub fn on(mut self, base: SetHandle) -> Self {
         self.base = Some(base);
@@ -158,8 +190,8 @@ impl InMemory {
                 bytes.len()
             )));
         }
-        if self.tensors.contains_key(name) {
-            return Err(wrong("is there already".to_owned()));
+        if self.tensors.contains_key(name) || self.aliases.contains_key(name) {
+            return Err(there_already(name));
         }
         let tensor = PlannedTensor::new(name, dtype.into(), shape.to_vec(), expected);
         self.tensors
@@ -174,7 +206,10 @@ impl InMemory {
             .values()
             .map(|(tensor, _)| tensor.clone())
             .collect();
-        let plan = Plan::new(ORIGIN, tensors, &[])?;
+        let mut plan = Plan::new(ORIGIN, tensors, &[])?;
+        for (name, target) in &self.aliases {
+            plan = plan.with_alias(name, *target)?;
+        }
         if self.modules.is_empty() {
             return Ok(plan);
         }
@@ -184,6 +219,13 @@ impl InMemory {
         });
         let modules = modules.collect();
         plan.with_modules(modules)
+    }
+}
+
+fn there_already(name: &str) -> Error {
+    Error::InvalidTensor {
+        tensor: name.to_owned(),
+        reason: "is there already".to_owned(),
     }
 }
 

@@ -1,0 +1,177 @@
+//! Sets that stand on sets: who they are, and moving or retiring them together.
+//!
+//! What lives here: finding the living sets that are bound to another one, binding them anew, retiring
+//! them along. What does not: that no set is superseded under them (`core::spine`), what they are bound
+//! to (`bind`).
+
+use std::sync::Arc;
+
+use super::WeightRegistry;
+use super::commit::{Act, Step};
+use super::publish::Replaced;
+use super::record::SetRecord;
+use super::retirement::Retirement;
+use crate::core::Expect;
+use crate::error::Error;
+use crate::handle::{Generation, SetHandle};
+use crate::names::SetName;
+
+/// A living set that is bound to another one.
+pub(super) struct Dependant {
+    pub(super) record: Arc<SetRecord>,
+    /// By its tensors, not (only) as an adapter.
+    pub(super) aliases: bool,
+    /// As an adapter.
+    pub(super) adapter: bool,
+}
+
+impl WeightRegistry {
+    /// The living sets that are bound to `set`. Looks at every set: for writers that have been refused,
+    /// or that ask.
+    pub(super) fn dependants(&self, set: SetHandle) -> Vec<Dependant> {
+        let mut found = Vec::new();
+        self.view().for_each(|_, node| {
+            let Some(meta) = node.meta() else { return };
+            let own = meta.facts.aliases.as_deref();
+            let aliases = own.is_some_and(|own| own.targets.0.iter().any(|one| one.set == set));
+            let adapter = meta.facts.base == Some(set);
+            if aliases || adapter {
+                found.push(Dependant {
+                    record: Arc::clone(&meta.record),
+                    aliases,
+                    adapter,
+                });
+            }
+        });
+        found.sort_by(|a, b| a.record.name.cmp(&b.record.name));
+        found
+    }
+
+    /// Why a set cannot be superseded by `steps`. `None`: nothing else stands on it any more.
+    #[cold]
+    pub(super) fn blocked(&self, record: &SetRecord, steps: &[Step]) -> Option<Error> {
+        let names = |of: &[Dependant], which: fn(&Dependant) -> bool| -> Vec<SetName> {
+            let which = of.iter().filter(|one| which(one));
+            which.map(|one| one.record.name.clone()).collect()
+        };
+        let comes_along = |one: &Dependant| {
+            let mut handles = steps.iter().map(|step| step.record.handle);
+            handles.any(|handle| handle == one.record.handle)
+        };
+        let mut found = self.dependants(record.handle);
+        found.retain(|one| !comes_along(one));
+        let aliases = names(&found, |one| one.aliases);
+        let set = record.name.clone();
+        if !aliases.is_empty() {
+            return Some(Error::AliasedBy { set, aliases });
+        }
+        let dependants = names(&found, |one| one.adapter);
+        (!dependants.is_empty()).then_some(Error::Dependants { set, dependants })
+    }
+
+    /// Steps that bind anew whatever is an alias of a set that gets a new generation by `steps`, and is
+    /// not among them.
+    pub(super) fn followers(&self, steps: &[Step]) -> Vec<Step> {
+        let mut followers: Vec<Step> = Vec::new();
+        for step in steps {
+            if !matches!(step.act, Act::Become(_) | Act::Restore(_) | Act::Rebind(_)) {
+                continue;
+            }
+            for one in self.dependants(step.record.handle) {
+                let there = |step: &Step| step.record.handle == one.record.handle;
+                let known = steps.iter().any(there) || followers.iter().any(there);
+                // An adapter was trained for its base: it is moved by whoever knows, not by itself.
+                if one.aliases && !one.adapter && !known {
+                    followers.push(one.rebind(None));
+                }
+            }
+        }
+        followers
+    }
+
+    /// The living sets that are bound to `set`: adapters on it, and sets with aliases of its tensors,
+    /// by name. O(sets).
+    pub fn dependants_of(&self, set: SetHandle) -> Result<Vec<SetHandle>, Error> {
+        self.record(set)?;
+        let found = self.dependants(set);
+        Ok(found.into_iter().map(|one| one.record.handle).collect())
+    }
+
+    /// Moves an adapter to `base` as it is: the same bytes under a new generation, bound to the base's
+    /// current one. To move it together with a new generation of its base, use
+    /// [`Transaction::rebind`](super::Transaction::rebind).
+    ///
+    /// Running requests keep the pairing that they leased. No byte is read, copied or charged.
+    ///
+    /// # Errors
+    /// [`Error::StaleHandle`], [`Error::WrongRegistry`], [`Error::BaseNotCurrent`],
+    /// [`Error::NotABase`], [`Error::AdapterMismatch`] if it does not fit, [`Error::KindMismatch`] if
+    /// it is no adapter.
+    pub fn rebind(&self, adapter: SetHandle, base: SetHandle) -> Result<Replaced, Error> {
+        self.shared.check_process()?;
+        let record = self.check_rebind(adapter)?;
+        let act = Act::Rebind(Some(base));
+        let answer = self.commit_one(&record, Expect::Tenant(adapter.tag), act)?;
+        Ok(Replaced::of(answer))
+    }
+
+    /// The record of an adapter.
+    pub(super) fn check_rebind(&self, adapter: SetHandle) -> Result<Arc<SetRecord>, Error> {
+        use crate::handle::SetKind::{Adapter, Checkpoint};
+        match self.record(adapter)? {
+            (record, Adapter) => Ok(record),
+            (record, Checkpoint) => Err(Error::KindMismatch {
+                set: record.name.clone(),
+                current: Checkpoint,
+                offered: Adapter,
+            }),
+        }
+    }
+
+    /// Retires `set` together with every set that is bound to it, directly or not, at one instant.
+    /// The set itself comes first.
+    ///
+    /// # Errors
+    /// As [`retire`](Self::retire), without [`Error::Dependants`] and [`Error::AliasedBy`].
+    pub fn retire_cascade(&self, set: SetHandle) -> Result<Vec<Retirement>, Error> {
+        self.shared.check_process()?;
+        self.record(set)?;
+        loop {
+            let mut all = self.transaction();
+            all.retire_cascade(set)?;
+            match all.commit() {
+                Ok(done) => return Ok(done.previous),
+                Err(failed) => match failed.error() {
+                    // Another one was bound to it, or retired, since we looked.
+                    Error::Dependants { .. } | Error::AliasedBy { .. } => {}
+                    Error::StaleHandle { handle } if *handle != set => {}
+                    _ => return Err(failed.into()),
+                },
+            }
+        }
+    }
+}
+
+impl Dependant {
+    /// Bound anew: to what becomes current with it, or is.
+    pub(super) fn rebind(self, base: Option<SetHandle>) -> Step {
+        Step {
+            expect: Expect::Tenant(self.record.handle.tag),
+            act: Act::Rebind(base),
+            record: self.record,
+        }
+    }
+}
+
+impl Replaced {
+    pub(super) fn of((number, previous): (u64, Option<Retirement>)) -> Self {
+        match previous {
+            Some(previous) => Replaced {
+                generation: Generation(number),
+                previous,
+            },
+            // `Expect::Tenant` and `Expect::Exactly` demand a living generation.
+            None => unreachable!("a replace superseded nothing"),
+        }
+    }
+}

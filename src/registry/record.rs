@@ -1,0 +1,239 @@
+//! What all generations of a set share, from publish to retire.
+//!
+//! What lives here: the set's name, its ordinals, its earlier generations: those that somebody may
+//! still hold, and those that are kept for a rollback. What does not: the generations themselves
+//! (`generation`), who decides what becomes of them (`commit`).
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use super::generation::{Body, Bytes, Content};
+use crate::core::{Reclaimer, Vitals, discard};
+use crate::handle::{Generation, SetHandle};
+use crate::layout::{Extents, Layout, OrdinalTable};
+use crate::names::SetName;
+use crate::sync::swap::Swap;
+use crate::sync::{Mutex, MutexGuard};
+
+/// See the module documentation.
+pub(crate) struct SetRecord {
+    pub(crate) name: SetName,
+    pub(crate) handle: SetHandle,
+    /// Name to ordinal, append-only. Readers need it for messages only, and never wait for a writer.
+    ordinals: Swap<OrdinalTable>,
+    /// Held by writers of this set while they commit, so that a retire knows all generations before
+    /// its own.
+    history: Mutex<History>,
+}
+
+/// The generations that are no longer current.
+pub(crate) struct History {
+    /// Those that may still be held.
+    pub(crate) going: Vec<Going>,
+    /// Those that can become current again, oldest first.
+    pub(crate) kept: VecDeque<Kept>,
+    /// How many of them at most.
+    pub(crate) keep: usize,
+    /// The one whose place is empty until the next generation comes.
+    pub(crate) vacated: Option<Kept>,
+}
+
+/// A generation that is no longer current.
+#[derive(Clone)]
+pub(crate) struct Going {
+    pub(crate) generation: Generation,
+    pub(crate) bytes: u64,
+    pub(crate) vitals: Arc<Vitals>,
+}
+
+/// A generation that can become current again. Its charge says "kept" while it is here.
+pub(crate) struct Kept {
+    generation: Generation,
+    /// `None` only while it is being discarded.
+    content: Option<Box<Content>>,
+}
+
+/// The right to give a set its next generation. Other writers of this set wait; readers and other
+/// sets do not care.
+pub(crate) struct Writing<'r> {
+    pub(crate) record: &'r Arc<SetRecord>,
+    pub(crate) history: MutexGuard<'r, History>,
+}
+
+impl SetRecord {
+    /// Of a set whose first generation has the layout `first`, and which keeps `keep` earlier ones.
+    pub(crate) fn new(name: SetName, handle: SetHandle, first: Arc<Layout>, keep: usize) -> Self {
+        SetRecord {
+            name,
+            handle,
+            ordinals: Swap::new(Arc::new(OrdinalTable::new(first))),
+            history: Mutex::new(History {
+                going: Vec::new(),
+                kept: VecDeque::new(),
+                keep,
+                vacated: None,
+            }),
+        }
+    }
+
+    /// The tensor an ordinal of this set stands for. Takes no lock.
+    pub(crate) fn tensor_name(&self, ordinal: u32) -> String {
+        self.ordinals.with(|table| match table.name(ordinal) {
+            Some(name) => name.to_owned(),
+            None => format!("ordinal {ordinal}"),
+        }) // E16
+    }
+
+    /// Waits for other writers of this set.
+    pub(crate) fn write(self: &Arc<Self>) -> Writing<'_> {
+        Writing {
+            record: self,
+            history: self.history.lock(), // E16
+        }
+    }
+}
+
+impl Writing<'_> {
+    /// `own` with the ordinals of this set, the places with it, and the names that come with it.
+    /// `None`: `own` as it is, and no new name.
+    pub(crate) fn layout_for(
+        &self,
+        own: &Arc<Layout>,
+        extents: &Extents,
+    ) -> Option<(Layout, Extents, OrdinalTable)> {
+        let ordinals = self.record.ordinals.load_full(); // E16
+        (!ordinals.is_first(own)).then(|| {
+            let mut table = OrdinalTable::clone(&ordinals);
+            let (layout, extents) = own.after(&mut table, extents);
+            (layout, extents, table)
+        })
+    }
+
+    /// The generation went through: its new names are the set's.
+    pub(crate) fn keep_names(&self, ordinals: OrdinalTable) {
+        self.record.ordinals.store(Arc::new(ordinals)); // E16
+    }
+}
+
+impl History {
+    /// A generation was superseded.
+    pub(crate) fn note(&mut self, superseded: Going) {
+        self.going.retain(|one| !one.vitals.is_reclaimed());
+        self.going.push(superseded);
+    }
+
+    /// Keeps a superseded generation, and lets go of those that are too many.
+    pub(crate) fn extend(&mut self, kept: Option<Kept>, queue: &Reclaimer) {
+        self.kept.extend(kept);
+        self.trim(queue);
+    }
+
+    /// Lets go of the oldest until there are no more than [`keep`](Self::keep).
+    pub(crate) fn trim(&mut self, queue: &Reclaimer) {
+        while self.kept.len() > self.keep {
+            if let Some(oldest) = self.kept.pop_front() {
+                self.discard(oldest, queue);
+            }
+        }
+    }
+
+    /// One of them: the latest, or the one with this number.
+    pub(crate) fn find(&self, generation: Option<Generation>) -> Option<&Kept> {
+        let vacated = self.vacated.iter();
+        let mut kept = self.kept.iter().chain(vacated).rev();
+        kept.find(|kept| generation.is_none_or(|number| kept.generation == number))
+    }
+
+    /// Lets go of one of them: it is current again, under another number.
+    pub(crate) fn remove(&mut self, generation: Generation, queue: &Reclaimer) {
+        let is_it = |kept: &Kept| kept.generation == generation;
+        let position = self.kept.iter().position(is_it);
+        let kept = position.and_then(|position| self.kept.remove(position));
+        if let Some(kept) = kept.or_else(|| self.vacated.take_if(|kept| is_it(kept))) {
+            self.discard(kept, queue);
+        }
+    }
+
+    /// The next generation is here: lets go of the one whose place was empty.
+    pub(crate) fn fill_place(&mut self, queue: &Reclaimer) {
+        if let Some(vacated) = self.vacated.take() {
+            self.discard(vacated, queue);
+        }
+    }
+
+    /// Lets go of all of them.
+    pub(crate) fn clear(&mut self, queue: &Reclaimer) {
+        while let Some(kept) = self.kept.pop_front().or_else(|| self.vacated.take()) {
+            self.discard(kept, queue);
+        }
+    }
+
+    /// Whoever waits for this set's bytes waits for these, too.
+    fn discard(&mut self, kept: Kept, queue: &Reclaimer) {
+        let going = kept.discard(queue);
+        self.note(going);
+    }
+}
+
+impl Kept {
+    pub(crate) fn new(generation: Generation, content: Content) -> Self {
+        content.bytes.own.charge.keep();
+        Kept {
+            generation,
+            content: Some(Box::new(content)),
+        }
+    }
+
+    pub(crate) fn generation(&self) -> Generation {
+        self.generation
+    }
+
+    pub(crate) fn content(&self) -> Option<&Content> {
+        self.content.as_deref()
+    }
+
+    /// The memory itself, if nobody else has it.
+    pub(crate) fn into_body(mut self) -> Result<Body, Self> {
+        let generation = self.generation;
+        let Some(content) = self.content.take() else {
+            return Err(self);
+        };
+        let Content { facts, bytes } = *content;
+        let Bytes { own, lent } = bytes;
+        own.charge.forget();
+        Arc::try_unwrap(own).map_err(|own| {
+            let bytes = Bytes { own, lent };
+            Kept::new(generation, Content { facts, bytes })
+        })
+    }
+
+    /// Hands the bytes to the reclaimer, who frees them if nobody else has them.
+    fn discard(mut self, queue: &Reclaimer) -> Going {
+        let vitals = Arc::new(Vitals::new());
+        // Nobody can lease what has no node: it is drained from the start.
+        let _ = vitals.state().kill();
+        let mut bytes = 0;
+        match self.content.take() {
+            Some(content) => {
+                content.bytes.own.charge.forget();
+                bytes = content.bytes.own.charge.bytes();
+                discard(queue, content.bytes, Arc::clone(&vitals));
+            }
+            None => vitals.set_reclaimed(),
+        }
+        Going {
+            generation: self.generation,
+            bytes,
+            vitals,
+        }
+    }
+}
+
+impl Drop for Kept {
+    fn drop(&mut self) {
+        // The registry is gone, and with it the set: the last generation's drop ends here.
+        if let Some(content) = self.content.take() {
+            content.bytes.own.charge.forget();
+        }
+    }
+}

@@ -1,0 +1,203 @@
+//! Drain, then swap: for a set whose old and new generation do not fit into memory together.
+//!
+//! What lives here: vacating a set, waiting for its leases, giving its memory to the next generation,
+//! and the way back if somebody keeps the old one. What does not: an ordinary replace (`publish`).
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::WeightRegistry;
+use super::commit::{Act, Step, Undone};
+use super::generation::generation;
+use super::publish::Replaced;
+use super::record::SetRecord;
+use super::retirement::Retirement;
+use super::staged::{PublishError, Room};
+use crate::arena::Arena;
+use crate::core::Expect;
+use crate::error::Error;
+use crate::handle::{Generation, SetHandle};
+use crate::ledger::Charge;
+use crate::plan::check_fit;
+use crate::source::Source;
+
+impl WeightRegistry {
+    /// Makes `source` the next generation of `set`, also if both do not fit into memory together.
+    ///
+    /// If they do, this is [`replace`](Self::replace). If not: the set stays published but has no bytes
+    /// ([`Error::NotResident`] for new requests), running requests finish within `timeout`, the old
+    /// memory is given back and its charge taken over (at no instant can another load have it), the
+    /// source is read, and the set is resident again. Adapters on the set stay bound to it.
+    ///
+    /// # Errors
+    /// Nothing is changed with [`Error::OverLimit`] (it would not fit even then), [`Error::AliasedBy`]
+    /// (other sets hold its memory), and with whatever [`stage`](Self::stage) finds wrong before it
+    /// reads. [`Error::NotDrained`], [`Error::NotReclaimed`]: the old generation is current again,
+    /// under a new number. If reading the source fails after that, the set is left without bytes:
+    /// [`replace`](Self::replace) it again, or retire it. [`Error::Conflict`] if somebody else gave it
+    /// a generation meanwhile; the error then returns what was staged.
+    pub fn replace_drained(
+        &self,
+        set: SetHandle,
+        source: impl Source,
+        timeout: Duration,
+    ) -> Result<Replaced, PublishError> {
+        let started = Instant::now();
+        let needed = Arena::charge_for(source.plan().arena_bytes())?;
+        let room = self.room(
+            source.plan().clone(),
+            source.base(),
+            |origin, adapter, base| self.fits_current(origin, adapter, base),
+        )?;
+        match self.shared.ledger.reserve(needed) {
+            // Enough for both.
+            Ok(charge) => {
+                let staged = self.read(room.furnish(charge)?, &source)?;
+                return self.replace_staged(set, staged);
+            }
+            Err(Error::OverLimit { .. }) => {}
+            Err(other) => return Err(other.into()),
+        }
+        let (record, more) = self.can_follow(set, &room, needed)?;
+        let (number, previous) =
+            self.commit_with_adapters(&record, Expect::Tenant(set.tag), Act::Vacate)?;
+        let charge = self.take_over(&record, &previous, |previous| {
+            let left = || timeout.saturating_sub(started.elapsed());
+            previous.drained(left())?;
+            previous.reclaimed(left())
+        })?;
+        let charge = charge.reuse(more);
+        charge.shrink_to(needed);
+        let staged = self.read(room.furnish(charge)?, &source)?;
+        let expect = Expect::Exactly {
+            tag: set.tag,
+            birth: number,
+        };
+        let act = Act::Become(Box::new(staged));
+        let (number, _) = self.commit_with_adapters(&record, expect, act)?;
+        Ok(Replaced {
+            generation: Generation(number),
+            previous,
+        })
+    }
+
+    /// Can this follow the set's current generation in the same memory? With what it needs beyond that,
+    /// reserved.
+    fn can_follow(
+        &self,
+        set: SetHandle,
+        room: &Room,
+        needed: u64,
+    ) -> Result<(Arc<SetRecord>, Charge), Error> {
+        let (record, kind) = self.record(set)?;
+        if kind != room.kind() {
+            return Err(Error::KindMismatch {
+                set: record.name.clone(),
+                current: kind,
+                offered: room.kind(),
+            });
+        }
+        for one in self.dependants(set) {
+            if one.aliases {
+                return Err(self.blocked(&record, &[]).unwrap_or(Error::NameBusy {
+                    name: one.record.name.clone(),
+                }));
+            }
+            let adapter = self.hold(one.record.handle)?;
+            let adapter = &adapter.meta().facts;
+            check_fit(&adapter.origin, &adapter.layout, &room.layout)?;
+        }
+        let has = self.hold(set)?.meta().bytes;
+        let more = self.shared.ledger.reserve(needed.saturating_sub(has))?;
+        Ok((record, more))
+    }
+
+    /// Waits for whoever has the old generation, and takes its memory: what is left of it is the charge.
+    fn take_over(
+        &self,
+        record: &Arc<SetRecord>,
+        previous: &Retirement,
+        wait: impl FnOnce(&Retirement) -> Result<(), Error>,
+    ) -> Result<Charge, Error> {
+        let old = previous.generation();
+        let waited = wait(previous);
+        let mut writing = record.write();
+        let vacated = &mut writing.history.vacated;
+        let Some(kept) = vacated.take_if(|kept| kept.generation() == old) else {
+            drop(writing);
+            return Err(self.moved_on(record, old));
+        };
+        let taken = match waited {
+            Ok(()) => kept.into_body().map_err(|kept| (previous.late(), kept)),
+            Err(error) => Err((error, kept)),
+        };
+        match taken {
+            Ok(body) => {
+                drop(writing);
+                Ok(body.into_charge())
+            }
+            Err((error, kept)) => {
+                *vacated = Some(kept);
+                drop(writing);
+                let (expect, act) = (Expect::Tenant(record.handle.tag), Act::Restore(Some(old)));
+                // If that is refused, somebody else has given it a generation, or retired it.
+                let _ = self.commit_with_adapters(record, expect, act);
+                Err(error)
+            }
+        }
+    }
+
+    #[cold]
+    fn moved_on(&self, record: &SetRecord, expected: Generation) -> Error {
+        let handle = record.handle;
+        let current = self.key(handle).ok().and_then(|key| {
+            let view = self.view();
+            view.resolve(key).map(generation)
+        });
+        match current {
+            Some(current) => Error::Conflict {
+                set: record.name.clone(),
+                expected,
+                current,
+            },
+            None => Error::StaleHandle { handle },
+        }
+    }
+
+    /// A commit of one set, with which the adapters on it move along.
+    fn commit_with_adapters(
+        &self,
+        record: &Arc<SetRecord>,
+        expect: Expect,
+        mut act: Act,
+    ) -> Result<(u64, Retirement), PublishError> {
+        loop {
+            let mut steps = vec![Step {
+                record: Arc::clone(record),
+                expect,
+                act,
+            }];
+            let adapters = self.dependants(record.handle);
+            steps.extend(adapters.into_iter().map(|adapter| adapter.rebind(None)));
+            let Undone {
+                error,
+                index,
+                mut steps,
+            } = match self.commit(steps) {
+                Ok(mut done) => {
+                    let Some(previous) = done.previous.swap_remove(0) else {
+                        unreachable!("`expect` demands a living generation")
+                    };
+                    return Ok((done.number, previous));
+                }
+                Err(undone) => *undone,
+            };
+            let first = steps.swap_remove(0);
+            act = match (&error, index) {
+                // Adapters came or went since we looked.
+                (Error::Dependants { .. }, 0) | (Error::StaleHandle { .. }, 1..) => first.act,
+                _ => return Err(PublishError::new(error, first.into_staged())),
+            };
+        }
+    }
+}
