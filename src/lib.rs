@@ -120,6 +120,8 @@ pub mod __loom {
         pub use crate::names::*;
     }
     pub mod sync {
-        pub use crate::sync::{Condvar, Mutex, atomic, cell, contract, epoch, map, swap, thread};
+        pub use crate::sync::{
+            Condvar, Mutex, atomic, cell, contract, epoch, map, share, swap, thread,
+        };
     }
 }

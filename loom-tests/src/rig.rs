@@ -144,8 +144,8 @@ impl Rig {
         Send2(member)
     }
 
-    /// A node of its own.
-    pub fn node(&self, tag: u32, value: u64, bond: Option<Bond>) -> StagedNode<Meta, Load> {
+    /// What a node is made of.
+    fn parts(&self, value: u64) -> (Meta, Load) {
         let gone = Arc::new(AtomicUsize::new(0));
         self.tally.made.fetch_add(1, Ordering::Relaxed);
         let meta = Meta {
@@ -159,8 +159,14 @@ impl Rig {
             gone,
             tally: Arc::clone(&self.tally),
         };
-        let binds = bond.into_iter().collect();
-        StagedNode::new(tag, binds, meta, load, Arc::clone(self.spine.reclaimer()))
+        (meta, load)
+    }
+
+    /// A node of its own.
+    pub fn node(&self, tag: u32, value: u64, bond: Option<Bond>) -> StagedNode<Meta, Load> {
+        let (meta, load) = self.parts(value);
+        let queue = Arc::clone(self.spine.reclaimer());
+        StagedNode::new(tag, bond.into_iter().collect(), meta, load, queue)
     }
 
     /// A new generation for `key`.
@@ -177,6 +183,29 @@ impl Rig {
     pub fn along(&self, key: Key, base: Key, value: u64) -> Change<Meta, Load> {
         let bond = Bond { base, birth: None };
         let node = self.node(key.tag, value, Some(bond));
+        Change::new(key.slot, Expect::Tenant(key.tag), node)
+    }
+
+    /// A new generation for a living `key`, on several others.
+    pub fn standing(
+        &self,
+        key: Key,
+        expect: Expect,
+        on: Vec<Bond>,
+        value: u64,
+    ) -> Change<Meta, Load> {
+        let (meta, load) = self.parts(value);
+        let queue = Arc::clone(self.spine.reclaimer());
+        let node = StagedNode::new(key.tag, on, meta, load, queue);
+        Change::new(key.slot, expect, node)
+    }
+
+    /// A generation without bytes for a living `key`.
+    pub fn vacate(&self, key: Key) -> Change<Meta, Load> {
+        let (meta, load) = self.parts(u64::MAX);
+        load.dismantle(&mut || {});
+        let queue = Arc::clone(self.spine.reclaimer());
+        let node = StagedNode::hollow(key.tag, Vec::new(), meta, queue);
         Change::new(key.slot, Expect::Tenant(key.tag), node)
     }
 

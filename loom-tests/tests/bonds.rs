@@ -118,6 +118,61 @@ fn rebind_retire() {
     });
 }
 
+/// A set that stands on two others (aliases), each of which is replaced by a writer of its own who takes
+/// it along: it always stands on what is current, whoever comes second is refused and looks again.
+#[test]
+fn two_bonds() {
+    model("two_bonds", &["at once", "looked again"], || {
+        play(
+            2,
+            |rig, keys| {
+                let (a, b) = (keys[0], keys[1]);
+                let me = rig.member();
+                let both = rig.spine.allocate().unwrap();
+                let now = |rig: &Rig, me: &_, key| {
+                    let birth = rig.spine.view(me).resolve(key).map(|node| node.birth());
+                    Bond { base: key, birth }
+                };
+                let on = vec![now(rig, &me.0, a), now(rig, &me.0, b)];
+                let first = rig.standing(both, Expect::Vacant, on, 0);
+                rig.commit(&me.0, &mut [first]).unwrap();
+                let writer = move |own: Key, other: Key| {
+                    act(move |rig, me| {
+                        for attempt in 0.. {
+                            let along = Bond {
+                                base: own,
+                                birth: None,
+                            };
+                            let on = vec![now(rig, me, other), along];
+                            let follow = rig.standing(both, Expect::Tenant(both.tag), on, 1);
+                            match rig.commit(me, &mut [rig.swap(own, 1), follow]) {
+                                Ok(_) => {
+                                    saw(["at once", "looked again"][attempt.min(1)]);
+                                    break;
+                                }
+                                Err(Refusal::BaseGone { index: 1, bond }) => {
+                                    assert_eq!(bond.base, other);
+                                }
+                                Err(refusal) => panic!("{refusal:?}"),
+                            }
+                        }
+                    })
+                };
+                [writer(a, b), writer(b, a)]
+            },
+            |rig, me, keys| {
+                for &key in keys {
+                    assert_eq!(rig.spine.dependants(key), 1);
+                    assert_eq!(
+                        rig.commit(me, &mut [rig.bury(key)]),
+                        Err(Refusal::Dependants { index: 0, count: 1 })
+                    );
+                }
+            },
+        );
+    });
+}
+
 /// An adapter cannot come along with a base that goes.
 #[test]
 fn along_with_nothing() {

@@ -9,6 +9,7 @@ mod commit;
 mod node;
 mod picture;
 mod reclaim;
+mod share;
 mod slots;
 mod spine;
 mod state;

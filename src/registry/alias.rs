@@ -17,6 +17,7 @@ use crate::handle::SetHandle;
 use crate::identity::{Digest, Identity, Seen, declared_with_aliases, digest, identity_of};
 use crate::layout::{Extents, LENDERS, Layout, TensorInfo};
 use crate::names::SetName;
+use crate::sync::share::Share;
 use crate::tensor::WeightKind;
 
 /// The aliases of one set, and what they are to its identity.
@@ -51,12 +52,12 @@ pub(super) struct Lender {
     pub(super) set: SetHandle,
     pub(super) name: SetName,
     pub(super) facts: Facts,
-    pub(super) body: Arc<Body>,
+    pub(super) body: Share<Body>,
 }
 
 /// What binding gives.
 pub(super) struct Bound {
-    pub(super) lent: Box<[Arc<Body>]>,
+    pub(super) lent: Box<[Share<Body>]>,
     /// What the aliases are now, in the targets' order.
     pub(super) digests: Vec<Digest>,
     /// Lender and offset of each.
@@ -107,10 +108,7 @@ impl Targets {
             digests.push(digest(bytes));
         }
         Ok(Bound {
-            lent: lenders
-                .iter()
-                .map(|lender| Arc::clone(&lender.body))
-                .collect(),
+            lent: lenders.iter().map(|lender| lender.body.clone()).collect(),
             digests,
             places,
         })

@@ -121,7 +121,7 @@ impl WeightRegistry {
                 set,
                 name: along.record.name.clone(),
                 facts: facts.clone(),
-                body: Arc::clone(&bytes.own),
+                body: bytes.own.clone(),
             };
             return Ok((lender, Bond { base, birth: None }));
         }
@@ -131,7 +131,7 @@ impl WeightRegistry {
             set,
             name: meta.record.name.clone(),
             facts: meta.facts.clone(),
-            body: Arc::clone(&hold.storage().own),
+            body: hold.storage().own.clone(),
         };
         let birth = Some(hold.node().birth());
         leases.push(hold);

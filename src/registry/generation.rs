@@ -14,6 +14,7 @@ use crate::handle::{Generation, SetHandle, SetKind};
 use crate::identity::Identity;
 use crate::layout::{AdapterInfo, Extents, Layout, Place};
 use crate::ledger::Charge;
+use crate::sync::share::Share;
 
 /// What is known of a generation: everything but its bytes, its number and its set.
 #[derive(Clone)]
@@ -68,15 +69,15 @@ pub(crate) struct Body {
 #[derive(Clone)]
 pub(crate) struct Bytes {
     /// Its own: charged to it, and shared with the generations that it was rolled back or rebound to.
-    pub(crate) own: Arc<Body>,
+    pub(crate) own: Share<Body>,
     /// What its aliases are in: charged to the sets that they belong to.
-    pub(crate) lent: Box<[Arc<Body>]>,
+    pub(crate) lent: Box<[Share<Body>]>,
 }
 
 impl Bytes {
     pub(crate) fn new(body: Body) -> Self {
         Bytes {
-            own: Arc::new(body),
+            own: Share::new(body),
             lent: Box::default(),
         }
     }
@@ -97,13 +98,6 @@ impl Bytes {
 const UNMAP_STEP: usize = 64 << 20;
 
 impl Body {
-    /// Frees the memory, then tells the ledger.
-    fn dismantle(self, step: &mut dyn FnMut()) {
-        let Body { arena, charge } = self;
-        arena.free_in_steps(UNMAP_STEP, step);
-        drop(charge);
-    }
-
     /// Frees the memory and keeps the charge.
     pub(crate) fn into_charge(self) -> Charge {
         let Body { arena, charge } = self;
@@ -112,14 +106,21 @@ impl Body {
     }
 }
 
+impl Storage for Body {
+    fn dismantle(self, step: &mut dyn FnMut()) {
+        let Body { arena, charge } = self;
+        arena.free_in_steps(UNMAP_STEP, step);
+        // The ledger is told only when the pages have gone back.
+        drop(charge);
+    }
+}
+
 impl Storage for Bytes {
     fn dismantle(self, step: &mut dyn FnMut()) {
         let Bytes { own, lent } = self;
-        for body in std::iter::once(own).chain(lent) {
-            // `into_inner` gives the body to exactly one of those who let go of it.
-            if let Some(body) = Arc::into_inner(body) {
-                body.dismantle(step);
-            }
+        own.dismantle(step);
+        for body in lent {
+            body.dismantle(step);
         }
     }
 }

@@ -201,7 +201,7 @@ impl Kept {
         let Content { facts, bytes } = *content;
         let Bytes { own, lent } = bytes;
         own.charge.forget();
-        Arc::try_unwrap(own).map_err(|own| {
+        own.sole().map_err(|own| {
             let bytes = Bytes { own, lent };
             Kept::new(generation, Content { facts, bytes })
         })

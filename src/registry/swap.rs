@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use super::WeightRegistry;
 use super::commit::{Act, Step, Undone};
-use super::generation::generation;
+use super::generation::{Facts, Node, generation};
 use super::publish::Replaced;
 use super::record::SetRecord;
 use super::retirement::Retirement;
@@ -103,11 +103,19 @@ impl WeightRegistry {
                     name: one.record.name.clone(),
                 }));
             }
-            let adapter = self.hold(one.record.handle)?;
-            let adapter = &adapter.meta().facts;
-            check_fit(&adapter.origin, &adapter.layout, &room.layout)?;
+            let view = self.view();
+            let adapter = view.resolve(self.key(one.record.handle)?);
+            if let Some(Facts { origin, layout, .. }) =
+                adapter.and_then(Node::meta).map(|meta| &meta.facts)
+            {
+                check_fit(origin, layout, &room.layout)?;
+            }
         }
-        let has = self.hold(set)?.meta().bytes;
+        let has = {
+            let view = self.view();
+            let node = view.resolve(self.key(set)?);
+            node.and_then(Node::meta).map_or(0, |meta| meta.bytes)
+        };
         let more = self.shared.ledger.reserve(needed.saturating_sub(has))?;
         Ok((record, more))
     }

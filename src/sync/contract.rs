@@ -1,4 +1,4 @@
-//! What we rely on in dashmap and arc-swap, as one body that runs against the real crates in the
+//! What we rely on in dashmap, arc-swap and std's `Arc`, as one body that runs against the real crates in the
 //! shipping build (unit tests) and against their mocks in the checked build (`loom-tests`).
 //!
 //! What lives here: the contract. What does not: anything that only one side promises.
@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use super::atomic::{AtomicU64, Ordering};
 use super::map::ShardMap;
+use super::share::Share;
 use super::swap::Swap;
 use super::thread::spawn_named;
 
@@ -98,6 +99,43 @@ pub fn swap_races() {
     assert_eq!(*shared.0.load_full(), 2);
 }
 
+/// One thread: only the last share gives the value.
+///
+/// # Panics
+/// If a side breaks the contract.
+pub fn share_answers() {
+    let first = Share::new(7);
+    let second = first.clone();
+    assert_eq!((*first, *second), (7, 7));
+    let first = first.sole().expect_err("there is another one");
+    assert_eq!(first.end(), None);
+    assert_eq!(second.clone().end(), None);
+    let last = second.sole();
+    assert_eq!(last.ok(), Some(7));
+}
+
+/// Two threads: exactly one of them gets the value, after what the other one did with it.
+///
+/// # Panics
+/// If a side breaks the contract.
+pub fn share_races() {
+    let ends = Arc::new(AtomicU64::new(0));
+    let end = |share: Share<AtomicU64>, ends: &AtomicU64| {
+        // E19: Relaxed, here and below: the share orders it.
+        share.fetch_add(1, Ordering::Relaxed);
+        if let Some(value) = share.end() {
+            assert_eq!(value.load(Ordering::Relaxed), 2, "not after both"); // E19
+            ends.fetch_add(1, Ordering::Relaxed); // E19
+        }
+    };
+    let first = Share::new(AtomicU64::new(0));
+    let (second, other) = (first.clone(), Arc::clone(&ends));
+    let thread = spawn_named("contract", move || end(second, &other));
+    end(first, &ends);
+    thread.expect("a thread").join().expect("no panic");
+    assert_eq!(ends.load(Ordering::Relaxed), 1, "one of them"); // E19
+}
+
 #[cfg(all(test, not(weighbridge_loom)))]
 mod tests {
     const ROUNDS: usize = 500;
@@ -106,9 +144,11 @@ mod tests {
     fn the_real_crates_keep_the_contract() {
         super::map_answers();
         super::swap_answers();
+        super::share_answers();
         for _ in 0..ROUNDS {
             super::map_races();
             super::swap_races();
+            super::share_races();
         }
     }
 }

@@ -13,6 +13,7 @@ mod lock;
 pub mod map;
 #[cfg(all(weighbridge_loom, weighbridge_mini))]
 mod mini;
+pub mod share;
 pub mod swap;
 pub mod thread;
 

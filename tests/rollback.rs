@@ -1,0 +1,288 @@
+//! Earlier generations: kept, charged, made current again; and sets that change hands with them.
+
+mod support;
+
+use support::{SOON, adapter, bytes, registry, tiny};
+use weighbridge::{Error, Identity, SetHandle, WeightRegistry};
+
+fn fill(registry: &WeightRegistry, set: SetHandle) -> u8 {
+    let lease = registry.acquire(set).unwrap();
+    lease.set(set).unwrap().get("w").unwrap().bytes()[0]
+}
+
+fn identity(registry: &WeightRegistry, set: SetHandle) -> Identity {
+    let lease = registry.acquire(set).unwrap();
+    lease.set(set).unwrap().identity().clone()
+}
+
+#[test]
+fn a_rollback_is_a_new_number_with_the_old_bytes_and_identity() {
+    let registry = registry();
+    let set = registry.publish("s", bytes(64, 1)).unwrap();
+    registry.keep_previous(set, 1).unwrap();
+    let first = registry.acquire(set).unwrap();
+    let address = first.set(set).unwrap().get("w").unwrap().bytes().as_ptr();
+    let was = identity(&registry, set);
+    let swap = registry.replace(set, bytes(64, 2)).unwrap();
+    let now = registry.ledger();
+    assert_eq!((now.resident, now.kept, now.retired), (64, 64, 0));
+
+    let back = registry.rollback(set).unwrap();
+    assert!(back.generation > swap.generation, "numbers never go back");
+    let lease = registry.acquire(set).unwrap();
+    let weight = lease.set(set).unwrap().get("w").unwrap();
+    assert_eq!(weight.bytes().as_ptr(), address, "nothing was copied");
+    assert_eq!(*lease.set(set).unwrap().identity(), was);
+    let now = registry.ledger();
+    assert_eq!((now.resident, now.kept, now.total()), (64, 64, 128));
+
+    // A second rollback undoes the first.
+    registry.rollback(set).unwrap();
+    assert_eq!(fill(&registry, set), 2);
+    drop((first, lease));
+    registry.retire(set).unwrap().reclaimed(SOON).unwrap();
+    assert_eq!(registry.ledger().total(), 0);
+}
+
+#[test]
+fn no_more_are_kept_than_was_said_and_what_is_too_much_goes() {
+    let registry = WeightRegistry::builder().keep_previous(2).build().unwrap();
+    let set = registry.publish("s", bytes(64, 0)).unwrap();
+    for version in 1..=5 {
+        registry.replace(set, bytes(64, version)).unwrap();
+    }
+    let kept = registry.kept(set).unwrap();
+    assert_eq!(kept.len(), 2);
+    assert!(kept[0].generation < kept[1].generation && kept[1].bytes == 64);
+    // Those that were let go of come back as soon as the reclaimer gets to them.
+    for old in registry.retired() {
+        old.reclaimed(SOON).unwrap();
+    }
+    registry.rollback_to(set, kept[0].generation).unwrap();
+    assert_eq!(fill(&registry, set), 3);
+    assert_eq!(identity(&registry, set), kept[0].identity);
+    let refused = registry.rollback_to(set, kept[0].generation).unwrap_err();
+    let Error::NotKept { kept: left, .. } = &refused else {
+        panic!("{refused}");
+    };
+    assert_eq!(left.len(), 2, "4 and 5: {refused}");
+    registry.keep_previous(set, 0).unwrap();
+    assert_eq!(registry.ledger().kept, 0);
+    assert!(registry.rollback(set).unwrap_err().is_not_found());
+    registry.retire(set).unwrap().reclaimed(SOON).unwrap();
+    assert_eq!(
+        registry.ledger().total(),
+        0,
+        "kept ones that were let go of are waited for"
+    );
+}
+
+#[test]
+fn what_is_kept_counts_against_the_limit() {
+    let registry = WeightRegistry::builder()
+        .limit_bytes(128)
+        .keep_previous(1)
+        .build()
+        .unwrap();
+    let set = registry.publish("s", bytes(64, 1)).unwrap();
+    registry.replace(set, bytes(64, 2)).unwrap();
+    let refused = registry.replace(set, bytes(64, 3)).unwrap_err();
+    assert!(refused.error().is_out_of_memory(), "{refused}");
+    registry.rollback(set).unwrap(); // needs nothing
+    assert_eq!(fill(&registry, set), 1);
+    assert!(registry.ledger().peak <= 128);
+}
+
+/// A kept generation that is still leased when the set goes: its bytes are waited for like all others.
+#[test]
+fn a_set_that_goes_takes_what_it_kept_along() {
+    let registry = registry();
+    let set = registry.publish("s", bytes(64, 1)).unwrap();
+    registry.keep_previous(set, 3).unwrap();
+    let lease = registry.acquire(set).unwrap();
+    registry.replace(set, bytes(64, 2)).unwrap();
+    registry.replace(set, bytes(64, 3)).unwrap();
+    registry.rollback(set).unwrap();
+    let gone = registry.retire(set).unwrap();
+    assert!(!gone.is_drained());
+    drop(lease);
+    gone.reclaimed(SOON).unwrap();
+    assert_eq!(registry.ledger().total(), 0);
+}
+
+#[test]
+fn the_registry_gives_back_what_it_kept_although_a_lease_lives_on() {
+    let registry = registry();
+    let set = registry.publish("s", bytes(2 << 20, 1)).unwrap();
+    registry.keep_previous(set, 1).unwrap();
+    registry.replace(set, bytes(64, 2)).unwrap();
+    let lease = registry.acquire(set).unwrap();
+    // Watched through an account that outlives the registry: the lease's own.
+    let before = resident_bytes();
+    drop(registry);
+    assert!(resident_bytes() + (1 << 20) < before, "the kept 2 MiB went");
+    assert_eq!(lease.set(set).unwrap().get("w").unwrap().bytes(), [2; 64]);
+}
+
+/// Bytes of anonymous memory that this process has, by the kernel's books.
+fn resident_bytes() -> u64 {
+    let rollup = std::fs::read_to_string("/proc/self/smaps_rollup").unwrap();
+    let line = rollup.lines().find(|line| line.starts_with("Anonymous:"));
+    let kib = line.and_then(|line| line.split_whitespace().nth(1));
+    kib.unwrap().parse::<u64>().unwrap() * 1024
+}
+
+#[test]
+fn rollbacks_that_race_never_bring_a_generation_back_twice() {
+    let registry = registry();
+    let set = registry.publish("s", bytes(64, 0)).unwrap();
+    registry.keep_previous(set, 4).unwrap();
+    for version in 1..=4 {
+        registry.replace(set, bytes(64, version)).unwrap();
+    }
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                for _ in 0..50 {
+                    registry.rollback(set).unwrap();
+                    let lease = registry.acquire(set).unwrap();
+                    let all = lease.set(set).unwrap();
+                    let seen = all.get("w").unwrap().bytes();
+                    assert!(seen.iter().all(|&byte| byte == seen[0]));
+                }
+            });
+        }
+    });
+    let kept = registry.kept(set).unwrap();
+    assert_eq!(kept.len(), 4);
+    let mut all: Vec<String> = kept.iter().map(|one| one.identity.to_string()).collect();
+    all.push(identity(&registry, set).to_string());
+    all.sort();
+    all.dedup();
+    assert_eq!(all.len(), 5, "each of the five once");
+    assert_eq!(registry.ledger().total(), 5 * 64);
+    registry.retire(set).unwrap().reclaimed(SOON).unwrap();
+    assert_eq!(registry.ledger().total(), 0);
+}
+
+#[test]
+fn an_adapter_moves_to_another_base_without_a_byte() {
+    let registry = registry();
+    let old = registry.publish("old", tiny()).unwrap();
+    let new = registry.publish("new", tiny()).unwrap();
+    let pirate = registry
+        .publish("pirate", adapter("pirate-v1", old))
+        .unwrap();
+    let running = registry.acquire([old, pirate]).unwrap();
+    let bytes_before = registry.ledger().total();
+    let was = identity(&registry, pirate);
+    let moved = registry.rebind(pirate, new).unwrap();
+    assert_eq!(registry.ledger().total(), bytes_before);
+    assert_eq!(identity(&registry, pirate), was, "the same adapter");
+    registry.acquire([new, pirate]).unwrap();
+    assert!(matches!(
+        registry.acquire([old, pirate]),
+        Err(Error::WrongBase { .. })
+    ));
+    assert_eq!(
+        running.set(pirate).unwrap().base(),
+        Some(old),
+        "who runs keeps the pairing"
+    );
+    assert_ne!(moved.generation, running.set(pirate).unwrap().generation());
+    registry.retire(old).unwrap(); // nothing stands on it any more
+    drop(running);
+    moved.previous.reclaimed(SOON).unwrap();
+    assert_eq!(
+        registry
+            .acquire(pirate)
+            .unwrap()
+            .set(pirate)
+            .unwrap()
+            .base(),
+        Some(new)
+    );
+    assert!(matches!(
+        registry.retire(new),
+        Err(Error::Dependants { .. })
+    ));
+    // What cannot be moved.
+    let other = registry.publish("other", bytes(4, 1)).unwrap();
+    assert!(matches!(
+        registry.rebind(pirate, other),
+        Err(Error::AdapterMismatch { .. })
+    ));
+    assert!(matches!(
+        registry.rebind(other, new),
+        Err(Error::KindMismatch { .. })
+    ));
+    assert!(matches!(
+        registry.rebind(pirate, pirate),
+        Err(Error::NotABase { .. })
+    ));
+}
+
+#[test]
+fn a_base_is_replaced_under_its_adapters() {
+    let registry = registry();
+    let base = registry.publish("base", tiny()).unwrap();
+    let names = ["pirate-v1", "robot", "shout"];
+    let sets = names.map(|name| registry.publish(name, adapter(name, base)).unwrap());
+    let running = registry.acquire([base, sets[0]]).unwrap();
+    let mut next = registry.transaction();
+    next.replace(base, registry.stage(tiny()).unwrap()).unwrap();
+    assert_eq!(next.rebind_adapters(base).unwrap(), 3);
+    assert!(matches!(
+        next.rebind(sets[0], base),
+        Err(Error::TwiceInTransaction { .. })
+    ));
+    let done = next.commit().unwrap();
+    assert_eq!(done.previous.len(), 4);
+    for set in sets {
+        let lease = registry.acquire([base, set]).unwrap();
+        assert!(lease.sets().all(|one| one.generation() == done.generation));
+    }
+    drop(running);
+    for old in &done.previous {
+        old.reclaimed(SOON).unwrap();
+    }
+    // One that does not fit stops all of it.
+    let mut next = registry.transaction();
+    next.replace(base, registry.stage(bytes(4, 1)).unwrap())
+        .unwrap();
+    next.rebind_adapters(base).unwrap();
+    let refused = next.commit().unwrap_err();
+    assert!(
+        matches!(refused.error(), Error::AdapterMismatch { .. }),
+        "{refused}"
+    );
+    assert!(refused.step() >= 1);
+    assert_eq!(refused.into_staged().len(), 1);
+    registry.acquire([base, sets[2]]).unwrap();
+}
+
+#[test]
+fn a_rollback_in_a_transaction_goes_with_the_others_or_not_at_all() {
+    let registry = registry();
+    let a = registry.publish("a", bytes(64, 1)).unwrap();
+    let b = registry.publish("b", bytes(64, 1)).unwrap();
+    registry.keep_previous(a, 1).unwrap();
+    registry.replace(a, bytes(64, 2)).unwrap();
+    let mut both = registry.transaction();
+    both.rollback(a).unwrap();
+    both.rollback(b).unwrap();
+    let refused = both.commit().unwrap_err();
+    assert!(
+        matches!(refused.error(), Error::NotKept { .. }),
+        "{refused}"
+    );
+    assert_eq!((refused.step(), fill(&registry, a)), (1, 2));
+    let mut both = registry.transaction();
+    both.rollback(a).unwrap();
+    both.replace(b, registry.stage(bytes(64, 9)).unwrap())
+        .unwrap();
+    let done = both.commit().unwrap();
+    let lease = registry.acquire([a, b]).unwrap();
+    assert!(lease.sets().all(|set| set.generation() == done.generation));
+    assert_eq!((fill(&registry, a), fill(&registry, b)), (1, 9));
+}
