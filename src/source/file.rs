@@ -1,13 +1,15 @@
 //! Reading files within bounds, and noticing when they change.
 //!
-//! What lives here: an opened regular file with the state it had, exact positioned reads, small
-//! whole files. What does not: formats.
+//! What lives here: an opened regular file with the state it had, exact positioned reads, a part of it
+//! as a reader. What does not: formats, which files may be opened (`folder`).
 
 use std::fs::{File, Metadata};
-use std::io;
+use std::io::{self, Read};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
+use super::json::Document;
 use crate::error::Error;
 
 /// What must stay the same between the header and the last byte.
@@ -62,18 +64,24 @@ pub(super) fn malformed(path: &Path, reason: impl Into<String>) -> Error {
 }
 
 impl SourceFile {
-    /// Opens a regular file for reading.
+    /// Opens the regular file that `path` leads to.
     pub(super) fn open(path: &Path) -> Result<Self, Error> {
-        // Asked first: opening a FIFO would wait for its writer.
-        let before = std::fs::metadata(path).map_err(io_error(path, "open"))?;
-        if !before.is_file() {
-            return Err(malformed(path, "is not a regular file"));
-        }
-        let file = File::open(path).map_err(io_error(path, "open"))?;
+        let real = std::fs::canonicalize(path).map_err(io_error(path, "open"))?;
+        Self::open_real(path, &real)
+    }
+
+    /// Opens the regular file `real`, a path without links; messages call it `path`.
+    pub(super) fn open_real(path: &Path, real: &Path) -> Result<Self, Error> {
+        // Asked first: to open a device may do something.
+        let before = std::fs::metadata(real).map_err(io_error(path, "open"))?;
+        let regular = |metadata: &Metadata| {
+            let wrong = || malformed(path, "is not a regular file");
+            metadata.is_file().then_some(()).ok_or_else(wrong)
+        };
+        regular(&before)?;
+        let file = open_now(real).map_err(io_error(path, "open"))?;
         let metadata = file.metadata().map_err(io_error(path, "look at"))?;
-        if !metadata.is_file() {
-            return Err(malformed(path, "is not a regular file"));
-        }
+        regular(&metadata)?;
         Ok(SourceFile {
             file,
             path: path.to_owned(),
@@ -88,6 +96,23 @@ impl SourceFile {
     /// Its length when it was opened.
     pub(super) fn len(&self) -> u64 {
         self.state.len
+    }
+
+    /// A part of it, from its beginning. The part must lie in the file.
+    pub(super) fn section(&self, part: Range<u64>) -> Section<'_> {
+        Section {
+            file: self,
+            left: part,
+        }
+    }
+
+    /// All of it, if it has at most `cap` bytes.
+    pub(super) fn small(&self, cap: u64) -> Result<Section<'_>, Error> {
+        if self.len() > cap {
+            let reason = format!("has {} bytes, at most {cap} are read", self.len());
+            return Err(malformed(&self.path, reason));
+        }
+        Ok(self.section(0..self.len()))
     }
 
     /// Reads exactly `bytes.len()` bytes from `offset`.
@@ -146,23 +171,43 @@ fn read_exact_at(mut file: &File, bytes: &mut [u8], offset: u64) -> io::Result<(
     file.read_exact(bytes)
 }
 
-/// A small file as a whole; larger than `cap` is an error before anything is read. `None`: there is
-/// no such file.
-pub(super) fn read_small(path: &Path, cap: u64) -> Result<Option<Vec<u8>>, Error> {
-    match std::fs::metadata(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(io_error(path, "open")(error)),
-        Ok(_) => {}
+/// A part of a file, read front to back. Its errors carry an [`Error`].
+#[derive(Debug, Clone)]
+pub(super) struct Section<'f> {
+    file: &'f SourceFile,
+    left: Range<u64>,
+}
+
+impl Read for Section<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let left = self.left.end - self.left.start;
+        let len = left.min(buffer.len() as u64) as usize;
+        let read = self.file.read_exact_at(&mut buffer[..len], self.left.start);
+        read.map_err(io::Error::other)?;
+        self.left.start += len as u64;
+        Ok(len)
     }
-    let file = SourceFile::open(path)?;
-    if file.len() > cap {
-        return Err(malformed(
-            path,
-            format!("has {} bytes, at most {cap} are read", file.len()),
-        ));
+}
+
+impl Document for Section<'_> {
+    fn check_unchanged(&self) -> Result<(), Error> {
+        self.file.check_unchanged()
     }
-    let mut bytes = vec![0; file.len() as usize];
-    file.read_exact_at(&mut bytes, 0)?;
-    file.check_unchanged()?;
-    Ok(Some(bytes))
+}
+
+/// Opens what was a regular file without links a moment ago. What took its place meanwhile is not
+/// followed (a link) nor waited for (a FIFO without a writer).
+#[cfg(unix)]
+fn open_now(path: &Path) -> io::Result<File> {
+    use rustix::fs::OFlags;
+    use std::os::unix::fs::OpenOptionsExt;
+    let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK;
+    let mut options = File::options();
+    options.read(true).custom_flags(flags.bits() as i32);
+    options.open(path)
+}
+
+#[cfg(not(unix))]
+fn open_now(path: &Path) -> io::Result<File> {
+    File::open(path)
 }
