@@ -204,7 +204,7 @@ impl<'de> Visitor<'de> for Entries<'_> {
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
         let mut tensors = Vec::<FileTensor>::new();
         let mut seen = HashSet::<Arc<str>>::new();
-        let (mut dtypes, mut metadata, mut sum) = (Dtypes::default(), false, 0u64);
+        let (mut dtypes, mut sum) = (Dtypes::default(), 0u64);
         while let Some(name) = map.next_key::<String>()? {
             let stop = |reason: String| {
                 self.refusal.stop(Error::Malformed {
@@ -213,13 +213,13 @@ impl<'de> Visitor<'de> for Entries<'_> {
                     reason,
                 })
             };
-            if seen.contains(&*name) || (name == METADATA && metadata) {
+            if seen.contains(&*name) {
                 return Err(stop("is there twice".to_owned()));
             }
             if name == METADATA {
-                // Nothing is read from it. What it looks like was seen by the scan.
+                // Nothing is read from it. That it is an object of strings, and there once, is seen by
+                // the scan.
                 map.next_value::<IgnoredAny>()?;
-                metadata = true;
                 continue;
             }
             check_name(&name, NAME_CAP).map_err(stop)?;

@@ -1,19 +1,16 @@
 //! JSON documents, parsed as they are read.
 //!
 //! What lives here: reading a document twice, first to see that it is within bounds (`scan`), then to
-//! parse it; objects in the file's order. What does not: what the documents mean.
+//! parse it. What does not: what the documents mean.
 //!
 //! Twice, because what a document's first part costs in memory must not be spent before it is known
 //! that its last part is not too much.
 
 use std::cell::Cell;
-use std::collections::HashSet;
-use std::fmt;
 use std::io::{BufReader, Read};
-use std::marker::PhantomData;
 use std::path::Path;
 
-use serde::de::{Deserialize, DeserializeSeed, Deserializer, Error as _, MapAccess, Visitor};
+use serde::de::DeserializeSeed;
 
 use super::file::malformed;
 use super::scan::{Scan, Scanned};
@@ -85,36 +82,4 @@ pub(super) fn read<S: DeserializeSeed<'static>>(
         let reason = || malformed(path, format!("{}: {error}", scan.what()));
         refusal.0.take().unwrap_or_else(reason)
     })
-}
-
-/// A JSON object whose keys are all different, in the file's order: serde_json keeps the last value of
-/// a key, which hides conflicts.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct InOrder<T>(pub(super) Vec<(String, T)>);
-
-impl<'de, T: Deserialize<'de>> Deserialize<'de> for InOrder<T> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Keys<T>(PhantomData<T>);
-
-        impl<'de, T: Deserialize<'de>> Visitor<'de> for Keys<T> {
-            type Value = InOrder<T>;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("an object")
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-                let (mut seen, mut entries) = (HashSet::new(), Vec::new());
-                while let Some(key) = map.next_key::<String>()? {
-                    if !seen.insert(key.clone()) {
-                        return Err(A::Error::custom(format_args!("{key:?} is there twice")));
-                    }
-                    entries.push((key, map.next_value()?));
-                }
-                Ok(InOrder(entries))
-            }
-        }
-
-        deserializer.deserialize_map(Keys(PhantomData))
-    }
 }

@@ -40,6 +40,33 @@ enum Kind {
     Config,
 }
 
+/// Where in the outermost object the lexer is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Place {
+    /// Before a colon.
+    Key,
+    /// After the colon of `__metadata__`, in a header.
+    Metadata,
+    /// After the colon of `weight_map`, in an index.
+    Table,
+    /// After another colon.
+    Value,
+}
+
+/// What is too much, or what a document of its kind does not have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Fault {
+    Begins(u8),
+    Ends,
+    After,
+    Misplaced(u8),
+    TooDeep,
+    TooMany,
+    TooLong,
+    Metadata,
+    MetadataTwice,
+}
+
 /// A lexer's state after some bytes of a document.
 #[derive(Debug, Clone)]
 pub(super) struct Scan {
@@ -55,9 +82,10 @@ pub(super) struct Scan {
     closed: bool,
     quoted: bool,
     escaped: bool,
-    /// The key of the outermost object that is being read, or was last: its length, and its beginning.
-    /// `key_next` until its colon.
-    key_next: bool,
+    place: Place,
+    /// `__metadata__` was seen.
+    metadata: bool,
+    /// The last key of the outermost object: its length, and its beginning.
     key_len: usize,
     key: [u8; KEY_SHOWN],
 }
@@ -89,7 +117,8 @@ impl Scan {
             closed: false,
             quoted: false,
             escaped: false,
-            key_next: true,
+            place: Place::Key,
+            metadata: false,
             key_len: 0,
             key: [0; KEY_SHOWN],
         }
@@ -108,26 +137,19 @@ impl Scan {
         self.key_len == key.len() && self.key.starts_with(key.as_bytes())
     }
 
-    fn in_metadata(&self) -> bool {
-        self.kind == Kind::Header && !self.key_next && self.under(METADATA)
-    }
-
     /// The next bytes of the document.
-    ///
-    /// # Errors
-    /// What is too much, or what a document of this kind does not have.
-    fn feed(&mut self, bytes: &[u8]) -> Result<(), String> {
-        let mut rest = bytes;
-        while let Some(&byte) = rest.first() {
-            let taken = if self.quoted {
-                self.text(rest)
+    fn feed(&mut self, bytes: &[u8]) -> Result<(), Fault> {
+        let (start, mut taken) = (self.at, 0);
+        while let Some(&byte) = bytes.get(taken) {
+            if self.quoted {
+                taken += self.text(&bytes[taken..]);
             } else {
+                self.at = start + taken as u64;
                 self.mark(byte)?;
-                1
-            };
-            self.at += taken as u64;
-            rest = &rest[taken..];
+                taken += 1;
+            }
         }
+        self.at = start + taken as u64;
         self.check_item()
     }
 
@@ -155,7 +177,7 @@ impl Scan {
 
     /// Remembers a part of a string, if it is a key of the outermost object.
     fn keep_key(&mut self, text: &[u8]) {
-        if self.depth != 1 || !self.key_next {
+        if self.depth != 1 || self.place != Place::Key {
             return;
         }
         let from = self.key_len.min(KEY_SHOWN);
@@ -165,33 +187,32 @@ impl Scan {
     }
 
     /// Takes a byte that is not in a string.
-    fn mark(&mut self, byte: u8) -> Result<(), String> {
+    #[inline]
+    fn mark(&mut self, byte: u8) -> Result<(), Fault> {
         if matches!(byte, b' ' | b'\t' | b'\r' | b'\n') {
             return Ok(());
         }
-        if self.closed {
-            return Err("it goes on after the end of its object".to_owned());
+        if self.depth == 0 && (self.closed || byte != b'{') {
+            return Err(if self.closed {
+                Fault::After
+            } else {
+                Fault::Begins(byte)
+            });
         }
-        if self.depth == 0 && byte != b'{' {
-            let found = char::from(byte);
-            return Err(format!(
-                "it begins with {found:?} where a JSON object is expected"
-            ));
-        }
-        if self.in_metadata() && !self.fits_metadata(byte) {
-            return Err(format!("{METADATA} must be an object of strings"));
+        if self.place == Place::Metadata && !self.fits_metadata(byte) {
+            return Err(Fault::Metadata);
         }
         match byte {
             b'"' => {
                 self.quoted = true;
-                if self.depth == 1 && self.key_next {
+                if self.depth == 1 && self.place == Place::Key {
                     self.key_len = 0;
                 }
             }
             b'{' | b'[' => {
                 self.depth += 1;
                 if self.depth > DEPTH_CAP {
-                    return Err(format!("it is nested more than {DEPTH_CAP} deep"));
+                    return Err(Fault::TooDeep);
                 }
             }
             b'}' | b']' => {
@@ -220,64 +241,117 @@ impl Scan {
     }
 
     /// A member has a key.
-    fn colon(&mut self) -> Result<(), String> {
+    fn colon(&mut self) -> Result<(), Fault> {
+        if self.depth == 1 {
+            if self.place != Place::Key {
+                return Err(Fault::Misplaced(b':'));
+            }
+            self.place = match self.kind {
+                Kind::Header if self.under(METADATA) => Place::Metadata,
+                Kind::Index if self.under(WEIGHT_MAP) => Place::Table,
+                _ => Place::Value,
+            };
+            if self.place == Place::Metadata && std::mem::replace(&mut self.metadata, true) {
+                return Err(Fault::MetadataTwice);
+            }
+        }
         let counted = match self.kind {
-            Kind::Header => self.depth == 1 && !self.under(METADATA),
-            Kind::Index => self.depth == 2 && self.under(WEIGHT_MAP),
+            Kind::Header => self.depth == 1 && self.place == Place::Value,
+            Kind::Index => self.depth == 2 && self.place == Place::Table,
             Kind::Config => self.depth == 1,
         };
-        self.key_next &= self.depth != 1;
         self.members += usize::from(counted);
         if self.members > self.most {
-            let what = if self.kind == Kind::Config {
-                "options"
-            } else {
-                "tensors"
-            };
-            return Err(format!("it has more than {} {what}", self.most));
+            return Err(Fault::TooMany);
         }
         Ok(())
     }
 
     /// An item is complete. In an index, what is around the table is one item with its neighbour.
-    fn comma(&mut self) -> Result<(), String> {
+    fn comma(&mut self) -> Result<(), Fault> {
         let ends = match self.kind {
             Kind::Header => self.depth == 1,
-            Kind::Index => self.depth == 2 && self.under(WEIGHT_MAP),
+            Kind::Index => self.depth == 2 && self.place == Place::Table,
             Kind::Config => true,
         };
         if ends {
             self.check_item()?;
             self.item = self.at;
         }
-        self.key_next |= self.depth == 1;
+        if self.depth == 1 {
+            if self.place == Place::Key {
+                return Err(Fault::Misplaced(b','));
+            }
+            self.place = Place::Key;
+        }
         Ok(())
     }
 
-    fn check_item(&self) -> Result<(), String> {
-        let cap = if self.in_metadata() {
+    fn item_cap(&self) -> u64 {
+        if self.place == Place::Metadata {
             METADATA_CAP
         } else {
             ITEM_CAP
-        };
-        // What follows the document is padding.
-        if self.closed || self.at - self.item <= cap {
-            return Ok(());
         }
-        let shown = &self.key[..self.key_len.min(KEY_SHOWN)];
-        let shown = String::from_utf8_lossy(shown);
-        let more = if self.key_len > KEY_SHOWN { "…" } else { "" };
-        Err(format!(
-            "what it has under {shown:?}{more} takes more than {cap} bytes"
-        ))
     }
 
-    fn end(&self) -> Result<(), String> {
+    #[inline]
+    fn check_item(&self) -> Result<(), Fault> {
+        // What follows the document is padding.
+        if self.closed || self.at - self.item <= self.item_cap() {
+            Ok(())
+        } else {
+            Err(Fault::TooLong)
+        }
+    }
+
+    fn end(&self) -> Result<(), Fault> {
         if self.closed {
             Ok(())
         } else {
-            Err("it ends before its object does".to_owned())
+            Err(Fault::Ends)
         }
+    }
+
+    /// For people.
+    #[cold]
+    fn reason(&self, fault: Fault) -> String {
+        let what = self.what();
+        match fault {
+            Fault::Begins(byte) => format!(
+                "{what}: it begins with {:?} where a JSON object is expected",
+                char::from(byte)
+            ),
+            Fault::Ends => format!("{what}: it ends before its object does"),
+            Fault::After => format!("{what}: it goes on after the end of its object"),
+            Fault::Misplaced(byte) => format!(
+                "{what}: there is a {:?} out of place after {}",
+                char::from(byte),
+                self.last_key()
+            ),
+            Fault::TooDeep => format!("{what}: it is nested more than {DEPTH_CAP} deep"),
+            Fault::TooMany => {
+                let members = if self.kind == Kind::Config {
+                    "options"
+                } else {
+                    "tensors"
+                };
+                format!("{what}: it has more than {} {members}", self.most)
+            }
+            Fault::TooLong => format!(
+                "{what}: what it has under {} takes more than {} bytes",
+                self.last_key(),
+                self.item_cap()
+            ),
+            Fault::Metadata => format!("{what}: {METADATA} must be an object of strings"),
+            Fault::MetadataTwice => format!("{what}: {METADATA} is there twice"),
+        }
+    }
+
+    fn last_key(&self) -> String {
+        let shown = String::from_utf8_lossy(&self.key[..self.key_len.min(KEY_SHOWN)]);
+        let more = if self.key_len > KEY_SHOWN { "…" } else { "" };
+        format!("{shown:?}{more}")
     }
 }
 
@@ -291,16 +365,16 @@ pub(super) struct Scanned<'a, R> {
 }
 
 impl<R: Read> Scanned<'_, R> {
-    fn refuse(&self, reason: &str) -> io::Error {
-        let reason = format!("{}: {reason}", self.scan.what());
-        self.refusal.set(malformed(self.path, reason));
+    fn refuse(&self, fault: Fault) -> io::Error {
+        self.refusal
+            .set(malformed(self.path, self.scan.reason(fault)));
         io::ErrorKind::InvalidData.into()
     }
 
     /// Reads all of it, into `buffer` piece by piece.
     pub(super) fn drain(mut self, buffer: &mut [u8]) -> io::Result<()> {
         while self.read(buffer)? != 0 {}
-        self.scan.end().map_err(|reason| self.refuse(&reason))
+        self.scan.end().map_err(|fault| self.refuse(fault))
     }
 }
 
@@ -320,7 +394,7 @@ impl<R: Read> Read for Scanned<'_, R> {
             }
         };
         let fed = self.scan.feed(&buffer[..len]);
-        fed.map_err(|reason| self.refuse(&reason))?;
+        fed.map_err(|fault| self.refuse(fault))?;
         Ok(len)
     }
 }

@@ -12,13 +12,14 @@ use std::fmt;
 use std::marker::PhantomData;
 use std::path::Path;
 
-use serde::de::{Deserialize, Deserializer, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, Visitor};
 
 use super::super::file::malformed;
 use super::super::header::shown;
-use super::super::json::{self, Document, InOrder, Refusal};
+use super::super::json::{self, Document, Refusal};
 use super::super::scan::Scan;
-use super::patterns::Patterns;
+use super::patterns::{Patterns, Table};
+use super::setting::Setting;
 use crate::error::Error;
 use crate::layout::ModuleScale;
 
@@ -46,100 +47,6 @@ const INFORMATIVE: &[&str] = &[
     "task_type",
 ];
 
-/// An option's value, as far as it matters.
-#[derive(Debug, Clone, PartialEq)]
-enum Setting {
-    Null,
-    Flag(bool),
-    Number(f64),
-    Text(String),
-    /// Is there something in it?
-    List(bool),
-    Table(bool),
-}
-
-impl Setting {
-    /// `null`, `false`, nothing in it.
-    fn is_off(&self) -> bool {
-        match self {
-            Setting::Null => true,
-            Setting::Flag(flag) => !flag,
-            Setting::List(filled) | Setting::Table(filled) => !filled,
-            Setting::Text(text) => text.is_empty(),
-            Setting::Number(_) => false,
-        }
-    }
-}
-
-impl fmt::Display for Setting {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Setting::Null => f.write_str("null"),
-            Setting::Flag(flag) => flag.fmt(f),
-            Setting::Number(number) => number.fmt(f),
-            Setting::Text(text) => write!(f, "{:?}", shown(text)),
-            Setting::List(filled) => f.write_str(if *filled { "[…]" } else { "[]" }),
-            Setting::Table(filled) => f.write_str(if *filled { "{…}" } else { "{}" }),
-        }
-    }
-}
-
-impl<'de> Deserialize<'de> for Setting {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Any;
-
-        impl<'de> Visitor<'de> for Any {
-            type Value = Setting;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a value")
-            }
-
-            fn visit_unit<E>(self) -> Result<Setting, E> {
-                Ok(Setting::Null)
-            }
-
-            fn visit_bool<E>(self, flag: bool) -> Result<Setting, E> {
-                Ok(Setting::Flag(flag))
-            }
-
-            fn visit_u64<E>(self, number: u64) -> Result<Setting, E> {
-                Ok(Setting::Number(number as f64))
-            }
-
-            fn visit_i64<E>(self, number: i64) -> Result<Setting, E> {
-                Ok(Setting::Number(number as f64))
-            }
-
-            fn visit_f64<E>(self, number: f64) -> Result<Setting, E> {
-                Ok(Setting::Number(number))
-            }
-
-            fn visit_str<E>(self, text: &str) -> Result<Setting, E> {
-                Ok(Setting::Text(text.to_owned()))
-            }
-
-            fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Setting, A::Error> {
-                let mut filled = false;
-                while list.next_element::<IgnoredAny>()?.is_some() {
-                    filled = true;
-                }
-                Ok(Setting::List(filled))
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, mut table: A) -> Result<Setting, A::Error> {
-                let mut filled = false;
-                while table.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {
-                    filled = true;
-                }
-                Ok(Setting::Table(filled))
-            }
-        }
-
-        deserializer.deserialize_any(Any)
-    }
-}
-
 /// The resolved options.
 #[derive(Debug)]
 pub(super) struct Config {
@@ -157,8 +64,8 @@ struct Used {
     r: Option<Setting>,
     lora_alpha: Option<Setting>,
     use_rslora: Option<Setting>,
-    rank_pattern: Option<InOrder<f64>>,
-    alpha_pattern: Option<InOrder<f64>>,
+    rank_pattern: Option<Table>,
+    alpha_pattern: Option<Table>,
     /// The first option that is not implemented and on, and what to do about it.
     refused: Option<(String, Setting, &'static str)>,
 }
@@ -235,9 +142,9 @@ impl Used {
         Ok(Config {
             rank: rank_of(rank).map_err(|reason| in_option("r", reason))?,
             alpha: number("lora_alpha", self.lora_alpha)?,
-            ranks: Patterns::new(self.rank_pattern, rank_of)
+            ranks: Patterns::new(self.rank_pattern.unwrap_or_default(), rank_of)
                 .map_err(|reason| in_option("rank_pattern", reason))?,
-            alphas: Patterns::new(self.alpha_pattern, Ok)
+            alphas: Patterns::new(self.alpha_pattern.unwrap_or_default(), Ok)
                 .map_err(|reason| in_option("alpha_pattern", reason))?,
             rank_stabilised,
         })
@@ -397,31 +304,162 @@ mod tests {
             assert!(refused.contains(option), "{refused}");
         }
         for option in [
-            r#""layer_replication":[[0,4]]"#,
-            r#""target_parameters":["x"]"#,
-            r#""trainable_token_indices":[1]"#,
-            r#""alora_invocation_tokens":[1]"#,
-            r#""bias":"all""#,
-            r#""init_lora_weights":"pissa""#,
+            "layer_replication",
+            "target_parameters",
+            "trainable_token_indices",
+            "alora_invocation_tokens",
+            "arrow_config",
+            "an_option_of_the_future",
         ] {
-            let name = option.split('"').nth(1).unwrap();
-            assert!(parse(&with(option)).unwrap_err().contains(name), "{option}");
+            for off in ["null", "[]", "{}", "\"\""] {
+                let off = with(&format!(r#""{option}":{off}"#));
+                assert!(parse(&off).is_ok(), "{off}");
+            }
+            for (on, shown) in [
+                ("[[0,4]]", "[…]"),
+                (r#"{"a":[1]}"#, "{…}"),
+                (r#""x""#, r#""x""#),
+                ("16", "16"),
+                ("-0.5", "-0.5"),
+            ] {
+                let refused = parse(&with(&format!(r#""{option}":{on}"#))).unwrap_err();
+                let expected = format!("{option} = {shown} is not supported");
+                assert!(refused.contains(&expected), "{refused}");
+            }
         }
-        assert!(
-            parse(r#"{"peft_type":"IA3","r":1,"lora_alpha":1}"#)
-                .unwrap_err()
-                .contains("IA3")
-        );
-        assert!(parse(&with(r#""r":9"#)).unwrap_err().contains("twice"));
-        assert!(
-            parse(r#"{"peft_type":"LORA","r":0,"lora_alpha":1}"#)
-                .unwrap_err()
-                .contains("rank")
-        );
-        assert!(
-            parse(r#"{"peft_type":"LORA","r":4}"#)
-                .unwrap_err()
-                .contains("lora_alpha")
-        );
+        for (option, values) in [
+            ("bias", &[r#""all""#, r#""lora_only""#, "true"][..]),
+            (
+                "init_lora_weights",
+                &[
+                    r#""pissa""#,
+                    r#""pissa_niter_4""#,
+                    r#""olora""#,
+                    r#""corda""#,
+                    r#""loftq""#,
+                ],
+            ),
+        ] {
+            for value in values {
+                let refused = parse(&with(&format!(r#""{option}":{value}"#))).unwrap_err();
+                assert!(
+                    refused.contains(option) && refused.contains(value),
+                    "{refused}"
+                );
+            }
+        }
+    }
+
+    /// What only says how it was trained, in every form that PEFT writes.
+    #[test]
+    fn what_changes_nothing_is_accepted() {
+        for option in [
+            r#""target_modules":["q_proj","v_proj"]"#,
+            r#""target_modules":"all-linear""#,
+            r#""target_modules":".*\\.(q|v)_proj$""#,
+            r#""target_modules":null"#,
+            r#""exclude_modules":["lm_head"]"#,
+            // A duplicate, and one that the model does not have.
+            r#""modules_to_save":["pre_classifier","classifier","classifier","score"]"#,
+            r#""modules_to_save":null"#,
+            r#""layers_to_transform":[0,1]"#,
+            r#""layers_to_transform":3"#,
+            r#""layers_pattern":"layers""#,
+            r#""bias":"none""#,
+            r#""bias":null"#,
+            r#""init_lora_weights":true"#,
+            r#""init_lora_weights":"gaussian""#,
+            r#""init_lora_weights":"eva""#,
+            r#""rank_pattern":{}"#,
+            r#""rank_pattern":null"#,
+            r#""use_rslora":null"#,
+            r#""lora_dropout":0.1"#,
+            r#""qalora_group_size":16"#,
+            r#""peft_version":"0.20.0""#,
+            r#""auto_mapping":{"base_model_class":"X"}"#,
+            r#""runtime_config":{"ephemeral_gpu_offload":false}"#,
+            r#""loftq_config":{}"#,
+            r#""megatron_core":"megatron.core""#,
+        ] {
+            if let Err(refused) = parse(&with(option)) {
+                panic!("{option}: {refused}");
+            }
+        }
+        // As PEFT 0.3 wrote it.
+        let old = r#"{"base_model_name_or_path":"gpt2","bias":"none","enable_lora":null,
+            "fan_in_fan_out":false,"inference_mode":true,"init_lora_weights":true,"lora_alpha":32,
+            "lora_dropout":0.05,"merge_weights":false,"modules_to_save":null,"peft_type":"LORA",
+            "r":16,"target_modules":["c_attn"],"task_type":"CAUSAL_LM"}"#;
+        assert_eq!(parse(old).unwrap().scale("m").scaling, 2.0);
+    }
+
+    #[test]
+    fn what_is_no_configuration_is_refused_with_the_reason() {
+        for (json, words) in [
+            // Another kind has other options; its kind is what is wrong.
+            (
+                r#"{"feedforward_modules":["x"],"peft_type":"IA3","r":1,"lora_alpha":1}"#
+                    .to_owned(),
+                &["peft_type", "IA3", "Only LORA"][..],
+            ),
+            (
+                r#"{"architectures":["LlamaForCausalLM"]}"#.to_owned(),
+                &["no peft_type"],
+            ),
+            (r#"{"peft_type":null}"#.to_owned(), &["peft_type = null"]),
+            (with(r#""r":9"#), &["\"r\"", "twice"]),
+            (
+                r#"{"peft_type":"LORA","r":0,"lora_alpha":1}"#.to_owned(),
+                &["r: ", "rank", "not 0"],
+            ),
+            (
+                r#"{"peft_type":"LORA","r":1.5,"lora_alpha":1}"#.to_owned(),
+                &["rank", "1.5"],
+            ),
+            (
+                r#"{"peft_type":"LORA","r":-4,"lora_alpha":1}"#.to_owned(),
+                &["rank", "-4"],
+            ),
+            (
+                r#"{"peft_type":"LORA","r":1e99,"lora_alpha":1}"#.to_owned(),
+                &["rank"],
+            ),
+            (
+                r#"{"peft_type":"LORA","r":1e999,"lora_alpha":1}"#.to_owned(),
+                &["\"r\"", "range"],
+            ),
+            (
+                r#"{"peft_type":"LORA","r":"8","lora_alpha":1}"#.to_owned(),
+                &["r must be", "\"8\""],
+            ),
+            (
+                r#"{"peft_type":"LORA","r":4}"#.to_owned(),
+                &["lora_alpha", "null"],
+            ),
+            (with(r#""use_rslora":"yes""#), &["use_rslora", "\"yes\""]),
+            (
+                with(r#""rank_pattern":{"q":0}"#),
+                &["rank_pattern", "\"q\"", "not 0"],
+            ),
+            (
+                with(r#""rank_pattern":{"q":1,"q":2}"#),
+                &["rank_pattern", "\"q\"", "twice"],
+            ),
+            (
+                with(r#""rank_pattern":["q"]"#),
+                &["rank_pattern", "an object"],
+            ),
+            (
+                with(r#""alpha_pattern":{"(":1}"#),
+                &["alpha_pattern", "\"(\""],
+            ),
+            ("[]".to_owned(), &["configuration", "object"]),
+            (String::new(), &["ends before"]),
+        ] {
+            let refused = parse(&json).expect_err(&json);
+            for word in words {
+                assert!(refused.contains(word), "{word:?} is missing in: {refused}");
+            }
+        }
     }
 }

@@ -6,6 +6,7 @@
 mod config;
 mod keys;
 mod patterns;
+mod setting;
 
 use std::collections::BTreeMap;
 use std::path::Path;
