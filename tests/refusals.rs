@@ -2,98 +2,325 @@
 
 mod support;
 
-use std::path::Path;
-
-use support::{adapter, fixture, registry, tiny};
+use support::{adapter, copy, file_of, fixture, refused, registry, rewrite, tiny};
 use tempfile::TempDir;
 use weighbridge::source::{Checkpoint, InMemory, PeftAdapter, Source};
 use weighbridge::{Dtype, Error};
 
-fn file_of(header: &str, data: usize) -> Vec<u8> {
-    let mut file = (header.len() as u64).to_le_bytes().to_vec();
-    file.extend_from_slice(header.as_bytes());
-    file.resize(file.len() + data, 7);
-    file
-}
-
-/// Opens `bytes` as a checkpoint file.
-fn open(bytes: &[u8]) -> Result<Checkpoint, Error> {
-    let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join("bad.safetensors");
-    std::fs::write(&path, bytes).unwrap();
-    Checkpoint::open(path)
-}
-
-/// The refusal of a header, which must name the file and every one of `words`.
+/// A header and its data as a file, as a directory, and in memory: refused each time, with each word.
 #[track_caller]
-fn refused(header: &str, data: usize, words: &[&str]) {
-    let error = open(&file_of(header, data)).expect_err("a bad header was accepted");
-    let text = error.to_string();
-    assert!(matches!(error, Error::Malformed { .. }), "{text}");
-    for word in words.iter().chain(&["bad.safetensors"]) {
-        assert!(text.contains(word), "{word:?} is missing in: {text}");
-    }
+fn refused_header(header: &[u8], data: usize, words: &[&str]) {
+    let mut bytes = (header.len() as u64).to_le_bytes().to_vec();
+    bytes.extend_from_slice(header);
+    bytes.resize(bytes.len() + data, 7);
+    refused_file(&bytes, words);
 }
 
-const T: &str = r#"{"t":{"dtype":"U8","shape":[4],"data_offsets":[0,4]}}"#;
+#[track_caller]
+fn refused_file(bytes: &[u8], words: &[&str]) {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("model.safetensors");
+    std::fs::write(&path, bytes).unwrap();
+    let words = [words, &["model.safetensors"]].concat();
+    let error = refused(dir.path(), &words, || Checkpoint::open(&path));
+    assert!(matches!(error, Error::Malformed { .. }), "{error}");
+    refused(dir.path(), &words, || Checkpoint::open(dir.path()));
+    let words = &words[..words.len() - 1];
+    refused(dir.path(), words, || InMemory::from_safetensors(bytes));
+}
+
+/// A header with one tensor `t`.
+fn one(dtype: &str, shape: &str, offsets: &str) -> String {
+    format!(r#"{{"t":{{"dtype":{dtype},"shape":{shape},"data_offsets":{offsets}}}}}"#)
+}
+
+#[test]
+fn one_tensor_that_lies() {
+    for (dtype, shape, offsets, data, words) in [
+        // Longer or shorter than its file, its shape, or anything.
+        (
+            "\"U8\"",
+            "[4]",
+            "[0,4]",
+            3,
+            &["ends at 4", "3 bytes of data", "truncated"][..],
+        ),
+        ("\"U8\"", "[4]", "[0,3]", 3, &["4 bytes", "are 3"]),
+        ("\"U8\"", "[4]", "[0,5]", 5, &["4 bytes", "are 5"]),
+        ("\"U8\"", "[4]", "[4,0]", 4, &["before it begins"]),
+        ("\"U8\"", "[4]", "[1,5]", 5, &["hole"]),
+        ("\"U8\"", "[0]", "[1,1]", 1, &["hole"]),
+        ("\"F4\"", "[3]", "[0,1]", 1, &["within a byte"]),
+        (
+            "\"U8\"",
+            "[4]",
+            "[18446744073709551612,18446744073709551615]",
+            4,
+            &["4 bytes", "are 3"],
+        ),
+        (
+            "\"U8\"",
+            "[3]",
+            "[18446744073709551612,18446744073709551615]",
+            3,
+            &["3 bytes of data"],
+        ),
+        (
+            "\"X\"",
+            "[3]",
+            "[0,18446744073709551615]",
+            3,
+            &["3 bytes of data"],
+        ),
+        ("\"U8\"", "[4294967296,4294967296,4]", "[0,4]", 4, &["2^64"]),
+        ("\"F64\"", "[2305843009213693952]", "[0,0]", 0, &["2^64"]),
+        ("\"U8\"", "[18446744073709551615]", "[0,4]", 4, &["2^64"]),
+        // Numbers of the wrong kind.
+        (
+            "\"U8\"",
+            "[18446744073709551616]",
+            "[0,4]",
+            4,
+            &["e+19`", "usize"],
+        ),
+        ("\"U8\"", "[-1]", "[0,4]", 4, &["`-1`", "usize"]),
+        ("\"U8\"", "[4.0]", "[0,4]", 4, &["`4.0`", "usize"]),
+        ("\"U8\"", "[4e0]", "[0,4]", 4, &["`4.0`", "usize"]),
+        ("\"U8\"", "[\"4\"]", "[0,4]", 4, &["string \"4\""]),
+        ("\"U8\"", "[1e999]", "[0,4]", 4, &["out of range"]),
+        ("\"U8\"", "[NaN]", "[0,4]", 4, &["expected"]),
+        ("\"U8\"", "[04]", "[0,4]", 4, &["invalid number"]),
+        ("\"U8\"", "[4]", "[-1,3]", 4, &["`-1`", "u64"]),
+        ("\"U8\"", "[4]", "[0.0,4.0]", 4, &["`0.0`", "u64"]),
+        (
+            "\"U8\"",
+            "[4]",
+            "[0,18446744073709551616]",
+            4,
+            &["e+19`", "u64"],
+        ),
+        // Fields of the wrong form.
+        (
+            "\"U8\"",
+            "[1,1,1,1,1,1,1,1,1]",
+            "[0,1]",
+            1,
+            &["9 dimensions", "at most 8"],
+        ),
+        ("\"U8\"", "4", "[0,4]", 4, &["dimensions"]),
+        ("\"U8\"", "{\"0\":4}", "[0,4]", 4, &["dimensions"]),
+        ("\"U8\"", "null", "[0,4]", 4, &["dimensions"]),
+        ("\"U8\"", "[[4]]", "[0,4]", 4, &["sequence"]),
+        ("\"U8\"", "[4]", "[0]", 4, &["length 1"]),
+        ("\"U8\"", "[4]", "[0,4,4]", 4, &["trailing"]),
+        ("\"U8\"", "[4]", "4", 4, &["integer `4`"]),
+        ("\"U8\"", "[4]", "{}", 4, &["map"]),
+        ("1", "[4]", "[0,4]", 4, &["integer `1`", "string"]),
+        ("null", "[4]", "[0,4]", 4, &["null", "string"]),
+        ("\"\"", "[4]", "[0,4]", 4, &["dtype", "0 bytes"]),
+        ("\"U8\\u0000\"", "[4]", "[0,4]", 4, &["dtype", "control"]),
+        (
+            "\"U8\",\"dtype\":\"U8\"",
+            "[4]",
+            "[0,4]",
+            4,
+            &["duplicate field `dtype`"],
+        ),
+        (
+            "\"U8\",\"shape\":[4]",
+            "[4]",
+            "[0,4]",
+            4,
+            &["duplicate field `shape`"],
+        ),
+    ] {
+        let words = [words, &["\"t\""]].concat();
+        refused_header(one(dtype, shape, offsets).as_bytes(), data, &words);
+    }
+    let long = format!("\"{}\"", "D".repeat(65));
+    refused_header(
+        one(&long, "[4]", "[0,4]").as_bytes(),
+        4,
+        &["dtype", "65 bytes"],
+    );
+}
 
 #[test]
 fn headers_that_lie() {
-    assert!(open(&file_of(T, 4)).is_ok(), "the control");
-    refused(
-        T,
-        3,
-        &["\"t\"", "ends at 4", "3 bytes of data", "truncated"],
+    let t = one("\"U8\"", "[4]", "[0,4]");
+    assert!(
+        InMemory::from_safetensors(&file_of(&t, 4)).is_ok(),
+        "the control"
     );
-    refused(T, 5, &["5 bytes of data", "end at 4"]);
-    refused("not json", 0, &["header"]);
-    refused("[]", 0, &["object"]);
-    let one = |dtype, shape, offsets| {
-        format!(r#"{{"t":{{"dtype":"{dtype}","shape":{shape},"data_offsets":{offsets}}}}}"#)
+    let two = |a: &str, b: &str| {
+        let tensor = |name, offsets: &str| {
+            format!(r#""{name}":{{"dtype":"U8","shape":[4],"data_offsets":{offsets}}}"#)
+        };
+        format!("{{{},{}}}", tensor("a", a), tensor("b", b))
     };
-    refused(
-        &one("U8", "[4]", "[0,3]"),
-        3,
-        &["\"t\"", "4 bytes", "are 3"],
-    );
-    refused(
-        &one("U8", "[4]", "[4,0]"),
-        4,
-        &["\"t\"", "before it begins"],
-    );
-    refused(&one("U8", "[4]", "[1,5]"), 5, &["\"t\"", "hole"]);
-    refused(&one("F4", "[3]", "[0,1]"), 1, &["\"t\"", "within a byte"]);
-    refused(&one("U8", "[-1]", "[0,4]"), 4, &["\"t\""]);
-    refused(
-        &one("U8", "[4294967296,4294967296,4]", "[0,4]"),
-        4,
-        &["\"t\"", "2^64"],
-    );
-    refused(
-        &one("U8", "[1,1,1,1,1,1,1,1,1]", "[0,1]"),
-        1,
-        &["9 dimensions"],
-    );
-    refused(
-        &one("U8", "[4]", "[18446744073709551612,18446744073709551615]"),
-        4,
-        &["\"t\""],
-    );
-    refused(
-        r#"{"t":{"dtype":"U8","shape":[4]}}"#,
-        4,
-        &["\"t\"", "data_offsets"],
-    );
-    refused(
-        r#"{"a\u0000b":{"dtype":"U8","shape":[0],"data_offsets":[0,0]}}"#,
-        0,
-        &["control"],
-    );
-    refused(r#"{"__metadata__":{"n":1}}"#, 0, &["__metadata__"]);
-    let two = r#"{"a":{"dtype":"U8","shape":[4],"data_offsets":[0,4]},"b":{"dtype":"U8","shape":[4],"data_offsets":[2,6]}}"#;
-    refused(two, 6, &["\"b\"", "overlaps"]);
-    let twice = r#"{"a":{"dtype":"U8","shape":[4],"data_offsets":[0,4]},"a":{"dtype":"U8","shape":[0],"data_offsets":[4,4]}}"#;
-    refused(twice, 4, &["\"a\"", "twice"]);
+    for (header, data, words) in [
+        (t.clone(), 5, &["5 bytes of data", "end at 4"][..]),
+        ("{}".to_owned(), 1, &["1 bytes of data", "end at 0"]),
+        (two("[0,4]", "[2,6]"), 6, &["\"b\"", "overlaps"]),
+        (
+            two("[2,6]", "[0,4]"),
+            8,
+            &["\"a\"", "overlaps", "begins at 2 where 4"],
+        ),
+        (two("[0,4]", "[0,4]"), 4, &["\"b\"", "overlaps"]),
+        (
+            two("[0,4]", "[0,4]"),
+            8,
+            &["\"b\"", "overlaps", "begins at 0 where 4"],
+        ),
+        (
+            two("[0,4]", "[5,9]"),
+            9,
+            &["\"b\"", "hole", "begins at 5 where 4"],
+        ),
+        (
+            two("[0,4]", "[4,8]").replace("\"b\"", "\"a\""),
+            8,
+            &["\"a\"", "twice"],
+        ),
+        // The same name, written otherwise.
+        (
+            two("[0,4]", "[4,8]").replace("\"b\"", "\"\\u0061\""),
+            8,
+            &["\"a\"", "twice"],
+        ),
+        (
+            r#"{"t":{"dtype":"U8","shape":[4]}}"#.to_owned(),
+            4,
+            &["\"t\"", "data_offsets"],
+        ),
+        (
+            r#"{"t":{"dtype":"U8","data_offsets":[0,4]}}"#.to_owned(),
+            4,
+            &["\"t\"", "shape"],
+        ),
+        (
+            r#"{"t":{"shape":[4],"data_offsets":[0,4]}}"#.to_owned(),
+            4,
+            &["\"t\"", "dtype"],
+        ),
+        (r#"{"t":{}}"#.to_owned(), 0, &["\"t\"", "missing field"]),
+        (r#"{"t":[]}"#.to_owned(), 0, &["\"t\""]),
+        (r#"{"t":null}"#.to_owned(), 0, &["\"t\"", "null"]),
+        (
+            r#"{"__metadata__":{"n":1}}"#.to_owned(),
+            0,
+            &["__metadata__", "strings"],
+        ),
+        (
+            r#"{"__metadata__":null}"#.to_owned(),
+            0,
+            &["__metadata__", "strings"],
+        ),
+        (
+            r#"{"__metadata__":{},"__metadata__":{}}"#.to_owned(),
+            0,
+            &["__metadata__", "twice"],
+        ),
+        ("not json".to_owned(), 0, &["header", "'n'", "object"]),
+        ("[]".to_owned(), 0, &["header", "'['", "object"]),
+        (String::new(), 0, &["header", "ends before"]),
+        (t[..t.len() - 1].to_owned(), 4, &["header", "ends before"]),
+        (format!("{t}{t}"), 4, &["header", "after the end"]),
+        (t.replace(':', "="), 4, &["expected"]),
+        (t.replace("}}", ",}}"), 4, &["\"t\"", "trailing comma"]),
+        (t.replace("\"dtype\"", "'dtype'"), 4, &["\"t\""]),
+        (t.replace("\"t\"", "t"), 4, &["header", "key"]),
+        (
+            format!(r#"{{"t":{}"#, "[".repeat(100)),
+            4,
+            &["header", "32 deep"],
+        ),
+    ] {
+        refused_header(header.as_bytes(), data, words);
+    }
+}
+
+#[test]
+fn names_that_are_none() {
+    let named = |name: &str| {
+        let entry = r#"{"dtype":"U8","shape":[0],"data_offsets":[0,0]}"#;
+        format!("{{\"{name}\":{entry}}}")
+    };
+    let longest = "n".repeat(512);
+    for name in [
+        "a", " ", "é", "\u{202e}", &longest, "a/b", "..", "\\\"", "\\\\",
+    ] {
+        let file = file_of(&named(name), 0);
+        assert!(InMemory::from_safetensors(&file).is_ok(), "{name:?}");
+    }
+    for (name, words) in [
+        ("", &["0 bytes"][..]),
+        (&format!("{longest}n"), &["1 to 512 bytes", "513"]),
+        (&format!("{}é", &longest[..511]), &["513"]),
+        (&"n".repeat(10_000), &["10000", "…"]),
+        (r"a\u0000b", &["control", r"a\0b"]),
+        (r"a\nb", &["control", r"a\nb"]),
+        (r"\u001b[2J", &["control", r"\u{1b}"]),
+        (r"\u007f", &["control"]),
+        (r"\u0085", &["control"]),
+        ("a\nb", &["header", "control"]),
+        (r"\ud800", &["header", "escape"]),
+        (r"\x41", &["header", "escape"]),
+    ] {
+        refused_header(named(name).as_bytes(), 0, words);
+    }
+    let mut no_utf8 = named("X").into_bytes();
+    let at = no_utf8.iter().position(|&byte| byte == b'X').unwrap();
+    no_utf8[at] = 0xff;
+    refused_header(&no_utf8, 0, &["header", "unicode"]);
+}
+
+#[test]
+fn oddities_that_are_legal() {
+    for (header, data) in [
+        ("{}".to_owned(), 0),
+        (r#"{"__metadata__":{}}"#.to_owned(), 0),
+        (
+            r#"{"__metadata__":{"a":"{\"b\":[1]}","c":"\u0000"}}"#.to_owned(),
+            0,
+        ),
+        (format!("{{}}{}", " ".repeat(100_000)), 0),
+        (format!("  \n{{}}{}", "\t\r\n ".repeat(9)), 0),
+        (one("\"F32\"", "[]", "[0,4]"), 4),
+        (one("\"F32\"", "[0]", "[0,0]"), 0),
+        (one("\"F32\"", "[7,0,9]", "[0,0]"), 0),
+        (one("\"U8\"", "[1,1,1,1,1,1,1,1]", "[0,1]"), 1),
+        (one("\"F4\"", "[2]", "[0,1]"), 1),
+        // Fields and dtypes of later versions.
+        (one("\"U8\",\"new\":{\"a\":[1]}", "[4]", "[0,4]"), 4),
+        (one("\"MXFP5\"", "[4]", "[0,3]"), 3),
+        // Any order, any white space; tensors without bytes between others.
+        (
+            r#"{"b" : {"data_offsets" : [4 , 8],"shape":[4],"dtype":"U8"},
+                "a":{"dtype":"U8","shape":[4],"data_offsets":[0,4]},
+                "n":{"dtype":"U8","shape":[0],"data_offsets":[4,4]}}"#
+                .to_owned(),
+            8,
+        ),
+    ] {
+        let file = file_of(&header, data);
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("model.safetensors"), &file).unwrap();
+        let shown = &header[..header.len().min(60)];
+        let source =
+            Checkpoint::open(dir.path()).unwrap_or_else(|error| panic!("{shown}: {error}"));
+        let registry = registry();
+        let set = registry.publish("x", source).unwrap();
+        let again = InMemory::from_safetensors(&file).unwrap();
+        let staged = registry.stage(again).unwrap();
+        let lease = registry.acquire(set).unwrap();
+        assert_eq!(
+            lease.set(set).unwrap().identity(),
+            staged.identity(),
+            "{shown}"
+        );
+    }
 }
 
 #[test]
@@ -101,12 +328,13 @@ fn lengths_that_lie() {
     for (bytes, word) in [
         (vec![], "at least 8"),
         (vec![0; 7], "at least 8"),
+        (vec![0; 8], "ends before"),
         (100u64.to_le_bytes().to_vec(), "header of 100 bytes"),
         (u64::MAX.to_le_bytes().to_vec(), "at most"),
+        ((u64::MAX - 7).to_le_bytes().to_vec(), "at most"),
         ((17u64 << 20).to_le_bytes().to_vec(), "at most"),
     ] {
-        let text = open(&bytes).unwrap_err().to_string();
-        assert!(text.contains(word), "{word:?} is missing in: {text}");
+        refused_file(&bytes, &[word]);
     }
 }
 
@@ -141,22 +369,6 @@ fn a_damaged_header_never_panics() {
             check(&bad);
         }
     }
-}
-
-/// A copy of a fixture directory that a test may damage.
-fn copy(fixture_dir: &str) -> TempDir {
-    let dir = tempfile::tempdir().unwrap();
-    for entry in std::fs::read_dir(fixture(fixture_dir)).unwrap() {
-        let entry = entry.unwrap();
-        std::fs::copy(entry.path(), dir.path().join(entry.file_name())).unwrap();
-    }
-    dir
-}
-
-fn rewrite(path: &Path, from: &str, to: &str) {
-    let text = std::fs::read_to_string(path).unwrap();
-    assert!(text.contains(from), "{from:?} is not in {}", path.display());
-    std::fs::write(path, text.replacen(from, to, 1)).unwrap();
 }
 
 #[test]
@@ -217,67 +429,6 @@ fn shards_that_are_missing_or_disagree_with_the_index() {
         text.contains(INDEX) && text.contains("weight_map"),
         "{text}"
     );
-}
-
-#[test]
-fn directories_that_are_no_checkpoint() {
-    let dir = tempfile::tempdir().unwrap();
-    let text = Checkpoint::open(dir.path()).unwrap_err().to_string();
-    assert!(text.contains("model.safetensors"), "{text}");
-    std::fs::write(dir.path().join("pytorch_model.bin"), b"x").unwrap();
-    let text = Checkpoint::open(dir.path()).unwrap_err().to_string();
-    assert!(text.contains("pickle"), "{text}");
-    let error = Checkpoint::open(dir.path().join("nowhere")).unwrap_err();
-    assert!(
-        error.is_io() && error.to_string().contains("nowhere"),
-        "{error}"
-    );
-    let dir = copy("tiny-llama");
-    std::fs::write(dir.path().join("config.json"), b"{").unwrap();
-    assert!(
-        Checkpoint::open(dir.path())
-            .unwrap_err()
-            .to_string()
-            .contains("config.json")
-    );
-}
-
-#[test]
-fn a_file_that_changes_after_its_header_was_read() {
-    let registry = registry();
-    for change in ["truncated", "longer", "rewritten"] {
-        let dir = copy("tiny-llama");
-        let path = dir.path().join("model.safetensors");
-        let source = Checkpoint::open(dir.path()).unwrap();
-        let mut bytes = std::fs::read(&path).unwrap();
-        match change {
-            "truncated" => bytes.truncate(bytes.len() / 2),
-            "longer" => bytes.push(0),
-            _ => *bytes.last_mut().unwrap() ^= 1,
-        }
-        // In place, as a careless copy does.
-        std::fs::write(&path, bytes).unwrap();
-        let error = registry.publish("x", source).unwrap_err();
-        assert!(
-            matches!(error.error(), Error::SourceChanged { .. }),
-            "{change}: {error}"
-        );
-        assert_eq!(registry.ledger().total(), 0, "{change}");
-    }
-    // Replaced by rename, the opened file stays what it was.
-    let dir = copy("tiny-llama");
-    let path = dir.path().join("model.safetensors");
-    let source = Checkpoint::open(dir.path()).unwrap();
-    std::fs::write(dir.path().join("new"), b"other").unwrap();
-    std::fs::rename(dir.path().join("new"), &path).unwrap();
-    let error = registry.publish("x", source);
-    // Some file systems change the old inode's ctime at unlink; both answers are sound.
-    if let Err(error) = error {
-        assert!(
-            matches!(error.error(), Error::SourceChanged { .. }),
-            "{error}"
-        );
-    }
 }
 
 #[test]

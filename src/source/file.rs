@@ -13,12 +13,24 @@ use super::json::Document;
 use crate::error::Error;
 
 /// What must stay the same between the header and the last byte.
+///
+/// A rewrite in place that takes care of length and mtime still shows in ctime, which no program can
+/// set. What cannot be seen is a rewrite in the same tick of the file system's clock in which the file
+/// was opened (some milliseconds; none since Linux 6.13, where most file systems tick once per look).
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct State {
     len: u64,
     modified: Option<SystemTime>,
     #[cfg(unix)]
-    inode: (u64, u64, i64, i64),
+    inode: Inode,
+}
+
+#[cfg(unix)]
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Inode {
+    id: (u64, u64),
+    changed: (i64, i64),
+    links: u64,
 }
 
 impl State {
@@ -27,16 +39,34 @@ impl State {
             len: metadata.len(),
             modified: metadata.modified().ok(),
             #[cfg(unix)]
-            inode: {
-                use std::os::unix::fs::MetadataExt;
-                (
-                    metadata.dev(),
-                    metadata.ino(),
-                    metadata.ctime(),
-                    metadata.ctime_nsec(),
-                )
-            },
+            inode: Inode::of(metadata),
         }
+    }
+
+    /// Are the bytes still those of `now`, a later state?
+    fn still(&self, now: &Self) -> bool {
+        let same = (self.len, self.modified) == (now.len, now.modified);
+        #[cfg(unix)]
+        let same = same && self.inode.still(&now.inode);
+        same
+    }
+}
+
+#[cfg(unix)]
+impl Inode {
+    fn of(metadata: &Metadata) -> Self {
+        use std::os::unix::fs::MetadataExt;
+        Inode {
+            id: (metadata.dev(), metadata.ino()),
+            changed: (metadata.ctime(), metadata.ctime_nsec()),
+            links: metadata.nlink(),
+        }
+    }
+
+    /// A name more or less explains another ctime: a file that is replaced by a rename, as it should
+    /// be, stays what it was for whoever has it open.
+    fn still(&self, now: &Self) -> bool {
+        self.id == now.id && (self.changed == now.changed || self.links != now.links)
     }
 }
 
@@ -144,7 +174,7 @@ impl SourceFile {
             .metadata()
             .map_err(io_error(&self.path, "look at"))?;
         let now = State::of(&metadata);
-        if now == self.state {
+        if self.state.still(&now) {
             return Ok(());
         }
         let what = if now.len == self.state.len {
@@ -210,4 +240,68 @@ fn open_now(path: &Path) -> io::Result<File> {
 #[cfg(not(unix))]
 fn open_now(path: &Path) -> io::Result<File> {
     File::open(path)
+}
+
+#[cfg(all(test, unix, not(weighbridge_loom)))]
+mod tests {
+    use super::*;
+
+    fn file(content: &[u8]) -> (tempfile::TempDir, PathBuf) {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("file");
+        std::fs::write(&path, content).unwrap();
+        (dir, path)
+    }
+
+    #[test]
+    fn a_part_is_read_to_its_end_and_no_further() {
+        let (_dir, path) = file(b"0123456789");
+        let file = SourceFile::open(&path).unwrap();
+        let mut text = String::new();
+        file.section(2..5).read_to_string(&mut text).unwrap();
+        assert_eq!(text, "234");
+        assert_eq!(file.section(5..5).read(&mut [0; 4]).unwrap(), 0);
+    }
+
+    #[test]
+    fn a_file_that_became_shorter_has_changed() {
+        let (_dir, path) = file(b"0123456789");
+        let file = SourceFile::open(&path).unwrap();
+        let other = File::options().write(true).open(&path).unwrap();
+        other.set_len(4).unwrap();
+        let error = file.section(0..10).read(&mut [0; 10]).unwrap_err();
+        let error = error.downcast::<Error>().unwrap();
+        assert!(matches!(error, Error::SourceChanged { .. }), "{error}");
+        assert!(error.to_string().contains("10 bytes"), "{error}");
+    }
+
+    #[test]
+    fn what_the_system_refuses_to_read_is_its_own_error() {
+        let (_dir, path) = file(b"0123456789");
+        let mut source = SourceFile::open(&path).unwrap();
+        // A descriptor that cannot be read, as a disk that fails.
+        source.file = File::options().write(true).open(&path).unwrap();
+        let error = source.read_exact_at(&mut [0; 4], 0).unwrap_err();
+        assert!(
+            error.is_io() && error.to_string().contains("cannot read"),
+            "{error}"
+        );
+        let error = source.section(0..4).read(&mut [0; 4]).unwrap_err();
+        assert!(error.downcast::<Error>().unwrap().is_io());
+    }
+
+    /// Between the look and the open, something else may take the file's place.
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn what_takes_a_files_place_is_neither_followed_nor_waited_for() {
+        use rustix::fs::{CWD, FileType, Mode, mknodat};
+        let (dir, path) = file(b"0123456789");
+        let (fifo, link) = (dir.path().join("fifo"), dir.path().join("link"));
+        mknodat(CWD, &fifo, FileType::Fifo, Mode::RUSR, 0).unwrap();
+        std::os::unix::fs::symlink(&path, &link).unwrap();
+        // It returns, and is then seen not to be a file.
+        assert!(!open_now(&fifo).unwrap().metadata().unwrap().is_file());
+        assert!(open_now(&link).is_err());
+        assert!(open_now(&path).is_ok());
+    }
 }
