@@ -127,11 +127,14 @@ fn empty_tensor(name: impl std::fmt::Display) -> String {
 /// What is wrong with a document, and the words that must say so.
 type Row = (&'static str, Vec<u8>, &'static [&'static str]);
 
+/// Makes a document when its turn comes: they are big.
+type Make = Box<dyn Fn() -> Vec<u8>>;
+
 /// Headers of `len` bytes.
 fn headers(len: usize) -> impl Iterator<Item = Row> {
     const END: &str = r#"],"data_offsets":[0,0]}}"#;
     let of = move |begin, fill, end| move || filled(len, begin, fill, end);
-    let rows: Vec<(&str, Box<dyn Fn() -> Vec<u8>>, &'static [&'static str])> = vec![
+    let rows: Vec<(&str, Make, &[&str])> = vec![
         (
             "one tensor with millions of dimensions",
             Box::new(of(r#"{"t":{"dtype":"U8","shape":[1"#, ",1", END)),
@@ -280,7 +283,6 @@ fn headers_are_refused_in_bounded_memory() {
         let file = with_header(&header);
         std::fs::write(&path, &file).unwrap();
         refused(what, || Checkpoint::open(&path), words);
-        refused(what, || Checkpoint::open(dir.path()), words);
         refused(what, || InMemory::from_safetensors(&file), words);
     }
 }

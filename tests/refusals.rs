@@ -5,7 +5,7 @@ mod support;
 use support::{adapter, copy, file_of, fixture, refused, registry, rewrite, tiny};
 use tempfile::TempDir;
 use weighbridge::source::{Checkpoint, InMemory, PeftAdapter, Source};
-use weighbridge::{Dtype, Error};
+use weighbridge::{Dtype, Error, WeightKind};
 
 /// A header and its data as a file, as a directory, and in memory: refused each time, with each word.
 #[track_caller]
@@ -436,6 +436,120 @@ fn adapters_that_cannot_be_right() {
         text.contains("model.layers.2.self_attn.v_proj") && text.contains("no B"),
         "{text}"
     );
+}
+
+/// An adapter directory: options beside kind, rank 1 and alpha 2, and tensors with their shapes.
+fn adapter_dir(options: &str, tensors: &[(&str, &[usize])]) -> TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    let config = format!(r#"{{"peft_type":"LORA","r":1,"lora_alpha":2{options}}}"#);
+    std::fs::write(dir.path().join("adapter_config.json"), config).unwrap();
+    let mut end = 0;
+    let mut entry = |&(name, shape): &(&str, &[usize])| {
+        let begin = end;
+        end += shape.iter().product::<usize>();
+        format!(
+            r#""base_model.model.{name}":{{"dtype":"U8","shape":{shape:?},"data_offsets":[{begin},{end}]}}"#
+        )
+    };
+    let entries: Vec<String> = tensors.iter().map(&mut entry).collect();
+    let header = format!("{{{}}}", entries.join(","));
+    std::fs::write(
+        dir.path().join("adapter_model.safetensors"),
+        file_of(&header, end),
+    )
+    .unwrap();
+    dir
+}
+
+const PAIR: [(&str, &[usize]); 2] = [("m.lora_A.weight", &[1, 3]), ("m.lora_B.weight", &[2, 1])];
+
+/// As trainers of classifiers publish them: saved modules that the configuration does not list, or
+/// lists twice, or that do not exist.
+#[test]
+fn adapters_as_they_are_found() {
+    let saved: (&str, &[usize]) = ("score.weight", &[2, 2]);
+    for (options, tensors) in [
+        ("", vec![PAIR[0], PAIR[1]]),
+        (r#","modules_to_save":null"#, vec![PAIR[0], PAIR[1], saved]),
+        (
+            r#","modules_to_save":["pre_classifier","classifier","classifier","score"]"#,
+            vec![saved, PAIR[1], PAIR[0], ("score.bias", &[2])],
+        ),
+        (
+            r#","target_modules":"all-linear","rank_pattern":{"m":1},"alpha_pattern":{"other":9}"#,
+            vec![
+                ("m.lora_A.default.weight", &[1, 3]),
+                ("m.lora_B.default.weight", &[2, 1]),
+            ],
+        ),
+    ] {
+        let dir = adapter_dir(options, &tensors);
+        let source = PeftAdapter::open(dir.path()).unwrap_or_else(|e| panic!("{options}: {e}"));
+        let modules: Vec<_> = source.plan().adapter().unwrap().modules().collect();
+        assert_eq!(modules.len(), 1);
+        assert_eq!((modules[0].0, modules[0].1.scaling), ("m", 2.0));
+        for tensor in source.plan().tensors() {
+            let replaces = tensor.name().contains("score");
+            assert_eq!(tensor.kind() == WeightKind::Replacement, replaces);
+        }
+    }
+}
+
+#[test]
+fn adapters_that_are_none() {
+    let [a, b] = PAIR;
+    let many: Vec<String> = (0..8_300)
+        .flat_map(|at| ["A", "B"].map(|side| format!("{at}.lora_{side}.weight")))
+        .collect();
+    let many: Vec<(&str, &[usize])> = many.iter().map(|name| (&**name, &[1, 1][..])).collect();
+    let keys: Vec<String> = (0..2_048).map(|at| format!("\"k{at}\":1")).collect();
+    let keys = format!(r#","rank_pattern":{{{}}}"#, keys.join(","));
+    for (options, tensors, words) in [
+        ("", &[][..], &["no LoRA tensors"][..]),
+        ("", &[("score.weight", &[1][..])], &["no LoRA tensors"]),
+        ("", &[a], &["\"m\"", "no B"]),
+        ("", &[b], &["\"m\"", "no A"]),
+        (
+            "",
+            &[a, b, ("m.lora_A.default.weight", &[1, 3])],
+            &["\"m\"", "two tensors"],
+        ),
+        (
+            "",
+            &[a, ("m.lora_B.weight", &[2, 2])],
+            &["rank 1", "[2, 2]"],
+        ),
+        (
+            "",
+            &[("m.lora_A.weight", &[1, 3, 1, 1]), b],
+            &["rank 1", "[1, 3, 1, 1]"],
+        ),
+        (r#","rank_pattern":{"m":3}"#, &[a, b], &["rank 3", "[1, 3]"]),
+        (
+            "",
+            &[a, b, ("n.lora_embedding_A", &[1])],
+            &["n.lora_embedding_A", "embeddings"],
+        ),
+        (
+            "",
+            &[a, b, ("m.lora_magnitude_vector", &[2])],
+            &["lora_magnitude_vector", "DoRA"],
+        ),
+        (
+            r#","use_dora":true"#,
+            &[a, b],
+            &["use_dora = true", "adapter_config.json"],
+        ),
+        (
+            r#","bias":"all""#,
+            &[a, b],
+            &["bias = \"all\"", "adapter_config.json"],
+        ),
+        (&keys, &many, &["rank_pattern", "2048 keys", "8300 modules"]),
+    ] {
+        let dir = adapter_dir(options, tensors);
+        refused(dir.path(), words, || PeftAdapter::open(dir.path()));
+    }
 }
 
 #[test]

@@ -1,12 +1,13 @@
 //! LoRA adapters as PEFT saves them: `adapter_config.json` and `adapter_model.safetensors`.
 //!
 //! What lives here: [`PeftAdapter`], pairing A and B, resolving each module's rank and scale. What
-//! does not: the configuration's options (`config`, `patterns`), the names of tensors (`keys`).
+//! does not: the configuration's options (`config`, `support`), the names of tensors (`keys`).
 
 mod config;
 mod keys;
 mod patterns;
 mod setting;
+mod support;
 
 use std::collections::BTreeMap;
 use std::path::Path;
