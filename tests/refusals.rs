@@ -2,98 +2,325 @@
 
 mod support;
 
-use std::path::Path;
-
-use support::{adapter, fixture, registry, tiny};
+use support::{adapter, copy, file_of, fixture, refused, registry, rewrite, tiny};
 use tempfile::TempDir;
 use weighbridge::source::{Checkpoint, InMemory, PeftAdapter, Source};
-use weighbridge::{Dtype, Error};
+use weighbridge::{Dtype, Error, WeightKind};
 
-fn file_of(header: &str, data: usize) -> Vec<u8> {
-    let mut file = (header.len() as u64).to_le_bytes().to_vec();
-    file.extend_from_slice(header.as_bytes());
-    file.resize(file.len() + data, 7);
-    file
-}
-
-/// Opens `bytes` as a checkpoint file.
-fn open(bytes: &[u8]) -> Result<Checkpoint, Error> {
-    let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join("bad.safetensors");
-    std::fs::write(&path, bytes).unwrap();
-    Checkpoint::open(path)
-}
-
-/// The refusal of a header, which must name the file and every one of `words`.
+/// A header and its data as a file, as a directory, and in memory: refused each time, with each word.
 #[track_caller]
-fn refused(header: &str, data: usize, words: &[&str]) {
-    let error = open(&file_of(header, data)).expect_err("a bad header was accepted");
-    let text = error.to_string();
-    assert!(matches!(error, Error::Malformed { .. }), "{text}");
-    for word in words.iter().chain(&["bad.safetensors"]) {
-        assert!(text.contains(word), "{word:?} is missing in: {text}");
-    }
+fn refused_header(header: &[u8], data: usize, words: &[&str]) {
+    let mut bytes = (header.len() as u64).to_le_bytes().to_vec();
+    bytes.extend_from_slice(header);
+    bytes.resize(bytes.len() + data, 7);
+    refused_file(&bytes, words);
 }
 
-const T: &str = r#"{"t":{"dtype":"U8","shape":[4],"data_offsets":[0,4]}}"#;
+#[track_caller]
+fn refused_file(bytes: &[u8], words: &[&str]) {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("model.safetensors");
+    std::fs::write(&path, bytes).unwrap();
+    let words = [words, &["model.safetensors"]].concat();
+    let error = refused(dir.path(), &words, || Checkpoint::open(&path));
+    assert!(matches!(error, Error::Malformed { .. }), "{error}");
+    refused(dir.path(), &words, || Checkpoint::open(dir.path()));
+    let words = &words[..words.len() - 1];
+    refused(dir.path(), words, || InMemory::from_safetensors(bytes));
+}
+
+/// A header with one tensor `t`.
+fn one(dtype: &str, shape: &str, offsets: &str) -> String {
+    format!(r#"{{"t":{{"dtype":{dtype},"shape":{shape},"data_offsets":{offsets}}}}}"#)
+}
+
+#[test]
+fn one_tensor_that_lies() {
+    for (dtype, shape, offsets, data, words) in [
+        // Longer or shorter than its file, its shape, or anything.
+        (
+            "\"U8\"",
+            "[4]",
+            "[0,4]",
+            3,
+            &["ends at 4", "3 bytes of data", "truncated"][..],
+        ),
+        ("\"U8\"", "[4]", "[0,3]", 3, &["4 bytes", "are 3"]),
+        ("\"U8\"", "[4]", "[0,5]", 5, &["4 bytes", "are 5"]),
+        ("\"U8\"", "[4]", "[4,0]", 4, &["before it begins"]),
+        ("\"U8\"", "[4]", "[1,5]", 5, &["hole"]),
+        ("\"U8\"", "[0]", "[1,1]", 1, &["hole"]),
+        ("\"F4\"", "[3]", "[0,1]", 1, &["within a byte"]),
+        (
+            "\"U8\"",
+            "[4]",
+            "[18446744073709551612,18446744073709551615]",
+            4,
+            &["4 bytes", "are 3"],
+        ),
+        (
+            "\"U8\"",
+            "[3]",
+            "[18446744073709551612,18446744073709551615]",
+            3,
+            &["3 bytes of data"],
+        ),
+        (
+            "\"X\"",
+            "[3]",
+            "[0,18446744073709551615]",
+            3,
+            &["3 bytes of data"],
+        ),
+        ("\"U8\"", "[4294967296,4294967296,4]", "[0,4]", 4, &["2^64"]),
+        ("\"F64\"", "[2305843009213693952]", "[0,0]", 0, &["2^64"]),
+        ("\"U8\"", "[18446744073709551615]", "[0,4]", 4, &["2^64"]),
+        // Numbers of the wrong kind.
+        (
+            "\"U8\"",
+            "[18446744073709551616]",
+            "[0,4]",
+            4,
+            &["e+19`", "usize"],
+        ),
+        ("\"U8\"", "[-1]", "[0,4]", 4, &["`-1`", "usize"]),
+        ("\"U8\"", "[4.0]", "[0,4]", 4, &["`4.0`", "usize"]),
+        ("\"U8\"", "[4e0]", "[0,4]", 4, &["`4.0`", "usize"]),
+        ("\"U8\"", "[\"4\"]", "[0,4]", 4, &["string \"4\""]),
+        ("\"U8\"", "[1e999]", "[0,4]", 4, &["out of range"]),
+        ("\"U8\"", "[NaN]", "[0,4]", 4, &["expected"]),
+        ("\"U8\"", "[04]", "[0,4]", 4, &["invalid number"]),
+        ("\"U8\"", "[4]", "[-1,3]", 4, &["`-1`", "u64"]),
+        ("\"U8\"", "[4]", "[0.0,4.0]", 4, &["`0.0`", "u64"]),
+        (
+            "\"U8\"",
+            "[4]",
+            "[0,18446744073709551616]",
+            4,
+            &["e+19`", "u64"],
+        ),
+        // Fields of the wrong form.
+        (
+            "\"U8\"",
+            "[1,1,1,1,1,1,1,1,1]",
+            "[0,1]",
+            1,
+            &["9 dimensions", "at most 8"],
+        ),
+        ("\"U8\"", "4", "[0,4]", 4, &["dimensions"]),
+        ("\"U8\"", "{\"0\":4}", "[0,4]", 4, &["dimensions"]),
+        ("\"U8\"", "null", "[0,4]", 4, &["dimensions"]),
+        ("\"U8\"", "[[4]]", "[0,4]", 4, &["sequence"]),
+        ("\"U8\"", "[4]", "[0]", 4, &["length 1"]),
+        ("\"U8\"", "[4]", "[0,4,4]", 4, &["trailing"]),
+        ("\"U8\"", "[4]", "4", 4, &["integer `4`"]),
+        ("\"U8\"", "[4]", "{}", 4, &["map"]),
+        ("1", "[4]", "[0,4]", 4, &["integer `1`", "string"]),
+        ("null", "[4]", "[0,4]", 4, &["null", "string"]),
+        ("\"\"", "[4]", "[0,4]", 4, &["dtype", "0 bytes"]),
+        ("\"U8\\u0000\"", "[4]", "[0,4]", 4, &["dtype", "control"]),
+        (
+            "\"U8\",\"dtype\":\"U8\"",
+            "[4]",
+            "[0,4]",
+            4,
+            &["duplicate field `dtype`"],
+        ),
+        (
+            "\"U8\",\"shape\":[4]",
+            "[4]",
+            "[0,4]",
+            4,
+            &["duplicate field `shape`"],
+        ),
+    ] {
+        let words = [words, &["\"t\""]].concat();
+        refused_header(one(dtype, shape, offsets).as_bytes(), data, &words);
+    }
+    let long = format!("\"{}\"", "D".repeat(65));
+    refused_header(
+        one(&long, "[4]", "[0,4]").as_bytes(),
+        4,
+        &["dtype", "65 bytes"],
+    );
+}
 
 #[test]
 fn headers_that_lie() {
-    assert!(open(&file_of(T, 4)).is_ok(), "the control");
-    refused(
-        T,
-        3,
-        &["\"t\"", "ends at 4", "3 bytes of data", "truncated"],
+    let t = one("\"U8\"", "[4]", "[0,4]");
+    assert!(
+        InMemory::from_safetensors(&file_of(&t, 4)).is_ok(),
+        "the control"
     );
-    refused(T, 5, &["5 bytes of data", "end at 4"]);
-    refused("not json", 0, &["header"]);
-    refused("[]", 0, &["object"]);
-    let one = |dtype, shape, offsets| {
-        format!(r#"{{"t":{{"dtype":"{dtype}","shape":{shape},"data_offsets":{offsets}}}}}"#)
+    let two = |a: &str, b: &str| {
+        let tensor = |name, offsets: &str| {
+            format!(r#""{name}":{{"dtype":"U8","shape":[4],"data_offsets":{offsets}}}"#)
+        };
+        format!("{{{},{}}}", tensor("a", a), tensor("b", b))
     };
-    refused(
-        &one("U8", "[4]", "[0,3]"),
-        3,
-        &["\"t\"", "4 bytes", "are 3"],
-    );
-    refused(
-        &one("U8", "[4]", "[4,0]"),
-        4,
-        &["\"t\"", "before it begins"],
-    );
-    refused(&one("U8", "[4]", "[1,5]"), 5, &["\"t\"", "hole"]);
-    refused(&one("F4", "[3]", "[0,1]"), 1, &["\"t\"", "within a byte"]);
-    refused(&one("U8", "[-1]", "[0,4]"), 4, &["\"t\""]);
-    refused(
-        &one("U8", "[4294967296,4294967296,4]", "[0,4]"),
-        4,
-        &["\"t\"", "2^64"],
-    );
-    refused(
-        &one("U8", "[1,1,1,1,1,1,1,1,1]", "[0,1]"),
-        1,
-        &["9 dimensions"],
-    );
-    refused(
-        &one("U8", "[4]", "[18446744073709551612,18446744073709551615]"),
-        4,
-        &["\"t\""],
-    );
-    refused(
-        r#"{"t":{"dtype":"U8","shape":[4]}}"#,
-        4,
-        &["\"t\"", "data_offsets"],
-    );
-    refused(
-        r#"{"a\u0000b":{"dtype":"U8","shape":[0],"data_offsets":[0,0]}}"#,
-        0,
-        &["control"],
-    );
-    refused(r#"{"__metadata__":{"n":1}}"#, 0, &["__metadata__"]);
-    let two = r#"{"a":{"dtype":"U8","shape":[4],"data_offsets":[0,4]},"b":{"dtype":"U8","shape":[4],"data_offsets":[2,6]}}"#;
-    refused(two, 6, &["\"b\"", "overlaps"]);
-    let twice = r#"{"a":{"dtype":"U8","shape":[4],"data_offsets":[0,4]},"a":{"dtype":"U8","shape":[0],"data_offsets":[4,4]}}"#;
-    refused(twice, 4, &["\"a\"", "twice"]);
+    for (header, data, words) in [
+        (t.clone(), 5, &["5 bytes of data", "end at 4"][..]),
+        ("{}".to_owned(), 1, &["1 bytes of data", "end at 0"]),
+        (two("[0,4]", "[2,6]"), 6, &["\"b\"", "overlaps"]),
+        (
+            two("[2,6]", "[0,4]"),
+            8,
+            &["\"a\"", "overlaps", "begins at 2 where 4"],
+        ),
+        (two("[0,4]", "[0,4]"), 4, &["\"b\"", "overlaps"]),
+        (
+            two("[0,4]", "[0,4]"),
+            8,
+            &["\"b\"", "overlaps", "begins at 0 where 4"],
+        ),
+        (
+            two("[0,4]", "[5,9]"),
+            9,
+            &["\"b\"", "hole", "begins at 5 where 4"],
+        ),
+        (
+            two("[0,4]", "[4,8]").replace("\"b\"", "\"a\""),
+            8,
+            &["\"a\"", "twice"],
+        ),
+        // The same name, written otherwise.
+        (
+            two("[0,4]", "[4,8]").replace("\"b\"", "\"\\u0061\""),
+            8,
+            &["\"a\"", "twice"],
+        ),
+        (
+            r#"{"t":{"dtype":"U8","shape":[4]}}"#.to_owned(),
+            4,
+            &["\"t\"", "data_offsets"],
+        ),
+        (
+            r#"{"t":{"dtype":"U8","data_offsets":[0,4]}}"#.to_owned(),
+            4,
+            &["\"t\"", "shape"],
+        ),
+        (
+            r#"{"t":{"shape":[4],"data_offsets":[0,4]}}"#.to_owned(),
+            4,
+            &["\"t\"", "dtype"],
+        ),
+        (r#"{"t":{}}"#.to_owned(), 0, &["\"t\"", "missing field"]),
+        (r#"{"t":[]}"#.to_owned(), 0, &["\"t\""]),
+        (r#"{"t":null}"#.to_owned(), 0, &["\"t\"", "null"]),
+        (
+            r#"{"__metadata__":{"n":1}}"#.to_owned(),
+            0,
+            &["__metadata__", "strings"],
+        ),
+        (
+            r#"{"__metadata__":null}"#.to_owned(),
+            0,
+            &["__metadata__", "strings"],
+        ),
+        (
+            r#"{"__metadata__":{},"__metadata__":{}}"#.to_owned(),
+            0,
+            &["__metadata__", "twice"],
+        ),
+        ("not json".to_owned(), 0, &["header", "'n'", "object"]),
+        ("[]".to_owned(), 0, &["header", "'['", "object"]),
+        (String::new(), 0, &["header", "ends before"]),
+        (t[..t.len() - 1].to_owned(), 4, &["header", "ends before"]),
+        (format!("{t}{t}"), 4, &["header", "after the end"]),
+        (t.replace(':', "="), 4, &["expected"]),
+        (t.replace("}}", ",}}"), 4, &["\"t\"", "trailing comma"]),
+        (t.replace("\"dtype\"", "'dtype'"), 4, &["\"t\""]),
+        (t.replace("\"t\"", "t"), 4, &["header", "key"]),
+        (
+            format!(r#"{{"t":{}"#, "[".repeat(100)),
+            4,
+            &["header", "32 deep"],
+        ),
+    ] {
+        refused_header(header.as_bytes(), data, words);
+    }
+}
+
+#[test]
+fn names_that_are_none() {
+    let named = |name: &str| {
+        let entry = r#"{"dtype":"U8","shape":[0],"data_offsets":[0,0]}"#;
+        format!("{{\"{name}\":{entry}}}")
+    };
+    let longest = "n".repeat(512);
+    for name in [
+        "a", " ", "é", "\u{202e}", &longest, "a/b", "..", "\\\"", "\\\\",
+    ] {
+        let file = file_of(&named(name), 0);
+        assert!(InMemory::from_safetensors(&file).is_ok(), "{name:?}");
+    }
+    for (name, words) in [
+        ("", &["0 bytes"][..]),
+        (&format!("{longest}n"), &["1 to 512 bytes", "513"]),
+        (&format!("{}é", &longest[..511]), &["513"]),
+        (&"n".repeat(10_000), &["10000", "…"]),
+        (r"a\u0000b", &["control", r"a\0b"]),
+        (r"a\nb", &["control", r"a\nb"]),
+        (r"\u001b[2J", &["control", r"\u{1b}"]),
+        (r"\u007f", &["control"]),
+        (r"\u0085", &["control"]),
+        ("a\nb", &["header", "control"]),
+        (r"\ud800", &["header", "escape"]),
+        (r"\x41", &["header", "escape"]),
+    ] {
+        refused_header(named(name).as_bytes(), 0, words);
+    }
+    let mut no_utf8 = named("X").into_bytes();
+    let at = no_utf8.iter().position(|&byte| byte == b'X').unwrap();
+    no_utf8[at] = 0xff;
+    refused_header(&no_utf8, 0, &["header", "unicode"]);
+}
+
+#[test]
+fn oddities_that_are_legal() {
+    for (header, data) in [
+        ("{}".to_owned(), 0),
+        (r#"{"__metadata__":{}}"#.to_owned(), 0),
+        (
+            r#"{"__metadata__":{"a":"{\"b\":[1]}","c":"\u0000"}}"#.to_owned(),
+            0,
+        ),
+        (format!("{{}}{}", " ".repeat(100_000)), 0),
+        (format!("  \n{{}}{}", "\t\r\n ".repeat(9)), 0),
+        (one("\"F32\"", "[]", "[0,4]"), 4),
+        (one("\"F32\"", "[0]", "[0,0]"), 0),
+        (one("\"F32\"", "[7,0,9]", "[0,0]"), 0),
+        (one("\"U8\"", "[1,1,1,1,1,1,1,1]", "[0,1]"), 1),
+        (one("\"F4\"", "[2]", "[0,1]"), 1),
+        // Fields and dtypes of later versions.
+        (one("\"U8\",\"new\":{\"a\":[1]}", "[4]", "[0,4]"), 4),
+        (one("\"MXFP5\"", "[4]", "[0,3]"), 3),
+        // Any order, any white space; tensors without bytes between others.
+        (
+            r#"{"b" : {"data_offsets" : [4 , 8],"shape":[4],"dtype":"U8"},
+                "a":{"dtype":"U8","shape":[4],"data_offsets":[0,4]},
+                "n":{"dtype":"U8","shape":[0],"data_offsets":[4,4]}}"#
+                .to_owned(),
+            8,
+        ),
+    ] {
+        let file = file_of(&header, data);
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("model.safetensors"), &file).unwrap();
+        let shown = &header[..header.len().min(60)];
+        let source =
+            Checkpoint::open(dir.path()).unwrap_or_else(|error| panic!("{shown}: {error}"));
+        let registry = registry();
+        let set = registry.publish("x", source).unwrap();
+        let again = InMemory::from_safetensors(&file).unwrap();
+        let staged = registry.stage(again).unwrap();
+        let lease = registry.acquire(set).unwrap();
+        assert_eq!(
+            lease.set(set).unwrap().identity(),
+            staged.identity(),
+            "{shown}"
+        );
+    }
 }
 
 #[test]
@@ -101,12 +328,13 @@ fn lengths_that_lie() {
     for (bytes, word) in [
         (vec![], "at least 8"),
         (vec![0; 7], "at least 8"),
+        (vec![0; 8], "ends before"),
         (100u64.to_le_bytes().to_vec(), "header of 100 bytes"),
         (u64::MAX.to_le_bytes().to_vec(), "at most"),
+        ((u64::MAX - 7).to_le_bytes().to_vec(), "at most"),
         ((17u64 << 20).to_le_bytes().to_vec(), "at most"),
     ] {
-        let text = open(&bytes).unwrap_err().to_string();
-        assert!(text.contains(word), "{word:?} is missing in: {text}");
+        refused_file(&bytes, &[word]);
     }
 }
 
@@ -143,22 +371,6 @@ fn a_damaged_header_never_panics() {
     }
 }
 
-/// A copy of a fixture directory that a test may damage.
-fn copy(fixture_dir: &str) -> TempDir {
-    let dir = tempfile::tempdir().unwrap();
-    for entry in std::fs::read_dir(fixture(fixture_dir)).unwrap() {
-        let entry = entry.unwrap();
-        std::fs::copy(entry.path(), dir.path().join(entry.file_name())).unwrap();
-    }
-    dir
-}
-
-fn rewrite(path: &Path, from: &str, to: &str) {
-    let text = std::fs::read_to_string(path).unwrap();
-    assert!(text.contains(from), "{from:?} is not in {}", path.display());
-    std::fs::write(path, text.replacen(from, to, 1)).unwrap();
-}
-
 #[test]
 fn a_truncated_file_is_refused_before_anything_is_reserved() {
     let dir = copy("tiny-llama");
@@ -170,114 +382,6 @@ fn a_truncated_file_is_refused_before_anything_is_reserved() {
         text.contains("model.safetensors") && text.contains("truncated"),
         "{text}"
     );
-}
-
-#[test]
-fn shards_that_are_missing_or_disagree_with_the_index() {
-    const INDEX: &str = "model.safetensors.index.json";
-    let dir = copy("tiny-llama-sharded");
-    let shard = dir.path().join("model-00002-of-00003.safetensors");
-    std::fs::remove_file(&shard).unwrap();
-    let error = Checkpoint::open(dir.path()).unwrap_err();
-    assert!(
-        matches!(&error, Error::MissingShard { file } if *file == shard),
-        "{error}"
-    );
-
-    let index = |from: &str, to: &str| {
-        let dir = copy("tiny-llama-sharded");
-        rewrite(&dir.path().join(INDEX), from, to);
-        Checkpoint::open(dir.path()).unwrap_err().to_string()
-    };
-    // Mapped to the wrong shard, or to none, or there without being mapped.
-    let text = index(
-        "\"model.embed_tokens.weight\": \"model-00001",
-        "\"model.embed_tokens.weight\": \"model-00002",
-    );
-    assert!(text.contains("model.embed_tokens.weight"), "{text}");
-    let text = index("\"model.norm.weight\"", "\"model.other.weight\"");
-    assert!(
-        text.contains("model.norm.weight") || text.contains("model.other.weight"),
-        "{text}"
-    );
-    // Out of the directory.
-    for path in [
-        "../x.safetensors",
-        "/etc/passwd",
-        "a/b.safetensors",
-        "..",
-        "",
-        "a\\\\b",
-    ] {
-        let text = index("model-00001-of-00003.safetensors", path);
-        assert!(text.contains("without a path"), "{path:?}: {text}");
-    }
-    let text = index("\"weight_map\"", "\"weights\"");
-    assert!(
-        text.contains(INDEX) && text.contains("weight_map"),
-        "{text}"
-    );
-}
-
-#[test]
-fn directories_that_are_no_checkpoint() {
-    let dir = tempfile::tempdir().unwrap();
-    let text = Checkpoint::open(dir.path()).unwrap_err().to_string();
-    assert!(text.contains("model.safetensors"), "{text}");
-    std::fs::write(dir.path().join("pytorch_model.bin"), b"x").unwrap();
-    let text = Checkpoint::open(dir.path()).unwrap_err().to_string();
-    assert!(text.contains("pickle"), "{text}");
-    let error = Checkpoint::open(dir.path().join("nowhere")).unwrap_err();
-    assert!(
-        error.is_io() && error.to_string().contains("nowhere"),
-        "{error}"
-    );
-    let dir = copy("tiny-llama");
-    std::fs::write(dir.path().join("config.json"), b"{").unwrap();
-    assert!(
-        Checkpoint::open(dir.path())
-            .unwrap_err()
-            .to_string()
-            .contains("config.json")
-    );
-}
-
-#[test]
-fn a_file_that_changes_after_its_header_was_read() {
-    let registry = registry();
-    for change in ["truncated", "longer", "rewritten"] {
-        let dir = copy("tiny-llama");
-        let path = dir.path().join("model.safetensors");
-        let source = Checkpoint::open(dir.path()).unwrap();
-        let mut bytes = std::fs::read(&path).unwrap();
-        match change {
-            "truncated" => bytes.truncate(bytes.len() / 2),
-            "longer" => bytes.push(0),
-            _ => *bytes.last_mut().unwrap() ^= 1,
-        }
-        // In place, as a careless copy does.
-        std::fs::write(&path, bytes).unwrap();
-        let error = registry.publish("x", source).unwrap_err();
-        assert!(
-            matches!(error.error(), Error::SourceChanged { .. }),
-            "{change}: {error}"
-        );
-        assert_eq!(registry.ledger().total(), 0, "{change}");
-    }
-    // Replaced by rename, the opened file stays what it was.
-    let dir = copy("tiny-llama");
-    let path = dir.path().join("model.safetensors");
-    let source = Checkpoint::open(dir.path()).unwrap();
-    std::fs::write(dir.path().join("new"), b"other").unwrap();
-    std::fs::rename(dir.path().join("new"), &path).unwrap();
-    let error = registry.publish("x", source);
-    // Some file systems change the old inode's ctime at unlink; both answers are sound.
-    if let Err(error) = error {
-        assert!(
-            matches!(error.error(), Error::SourceChanged { .. }),
-            "{error}"
-        );
-    }
 }
 
 #[test]
@@ -332,6 +436,120 @@ fn adapters_that_cannot_be_right() {
         text.contains("model.layers.2.self_attn.v_proj") && text.contains("no B"),
         "{text}"
     );
+}
+
+/// An adapter directory: options beside kind, rank 1 and alpha 2, and tensors with their shapes.
+fn adapter_dir(options: &str, tensors: &[(&str, &[usize])]) -> TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    let config = format!(r#"{{"peft_type":"LORA","r":1,"lora_alpha":2{options}}}"#);
+    std::fs::write(dir.path().join("adapter_config.json"), config).unwrap();
+    let mut end = 0;
+    let mut entry = |&(name, shape): &(&str, &[usize])| {
+        let begin = end;
+        end += shape.iter().product::<usize>();
+        format!(
+            r#""base_model.model.{name}":{{"dtype":"U8","shape":{shape:?},"data_offsets":[{begin},{end}]}}"#
+        )
+    };
+    let entries: Vec<String> = tensors.iter().map(&mut entry).collect();
+    let header = format!("{{{}}}", entries.join(","));
+    std::fs::write(
+        dir.path().join("adapter_model.safetensors"),
+        file_of(&header, end),
+    )
+    .unwrap();
+    dir
+}
+
+const PAIR: [(&str, &[usize]); 2] = [("m.lora_A.weight", &[1, 3]), ("m.lora_B.weight", &[2, 1])];
+
+/// As trainers of classifiers publish them: saved modules that the configuration does not list, or
+/// lists twice, or that do not exist.
+#[test]
+fn adapters_as_they_are_found() {
+    let saved: (&str, &[usize]) = ("score.weight", &[2, 2]);
+    for (options, tensors) in [
+        ("", vec![PAIR[0], PAIR[1]]),
+        (r#","modules_to_save":null"#, vec![PAIR[0], PAIR[1], saved]),
+        (
+            r#","modules_to_save":["pre_classifier","classifier","classifier","score"]"#,
+            vec![saved, PAIR[1], PAIR[0], ("score.bias", &[2])],
+        ),
+        (
+            r#","target_modules":"all-linear","rank_pattern":{"m":1},"alpha_pattern":{"other":9}"#,
+            vec![
+                ("m.lora_A.default.weight", &[1, 3]),
+                ("m.lora_B.default.weight", &[2, 1]),
+            ],
+        ),
+    ] {
+        let dir = adapter_dir(options, &tensors);
+        let source = PeftAdapter::open(dir.path()).unwrap_or_else(|e| panic!("{options}: {e}"));
+        let modules: Vec<_> = source.plan().adapter().unwrap().modules().collect();
+        assert_eq!(modules.len(), 1);
+        assert_eq!((modules[0].0, modules[0].1.scaling), ("m", 2.0));
+        for tensor in source.plan().tensors() {
+            let replaces = tensor.name().contains("score");
+            assert_eq!(tensor.kind() == WeightKind::Replacement, replaces);
+        }
+    }
+}
+
+#[test]
+fn adapters_that_are_none() {
+    let [a, b] = PAIR;
+    let many: Vec<String> = (0..8_300)
+        .flat_map(|at| ["A", "B"].map(|side| format!("{at}.lora_{side}.weight")))
+        .collect();
+    let many: Vec<(&str, &[usize])> = many.iter().map(|name| (&**name, &[1, 1][..])).collect();
+    let keys: Vec<String> = (0..2_048).map(|at| format!("\"k{at}\":1")).collect();
+    let keys = format!(r#","rank_pattern":{{{}}}"#, keys.join(","));
+    for (options, tensors, words) in [
+        ("", &[][..], &["no LoRA tensors"][..]),
+        ("", &[("score.weight", &[1][..])], &["no LoRA tensors"]),
+        ("", &[a], &["\"m\"", "no B"]),
+        ("", &[b], &["\"m\"", "no A"]),
+        (
+            "",
+            &[a, b, ("m.lora_A.default.weight", &[1, 3])],
+            &["\"m\"", "two tensors"],
+        ),
+        (
+            "",
+            &[a, ("m.lora_B.weight", &[2, 2])],
+            &["rank 1", "[2, 2]"],
+        ),
+        (
+            "",
+            &[("m.lora_A.weight", &[1, 3, 1, 1]), b],
+            &["rank 1", "[1, 3, 1, 1]"],
+        ),
+        (r#","rank_pattern":{"m":3}"#, &[a, b], &["rank 3", "[1, 3]"]),
+        (
+            "",
+            &[a, b, ("n.lora_embedding_A", &[1])],
+            &["n.lora_embedding_A", "embeddings"],
+        ),
+        (
+            "",
+            &[a, b, ("m.lora_magnitude_vector", &[2])],
+            &["lora_magnitude_vector", "DoRA"],
+        ),
+        (
+            r#","use_dora":true"#,
+            &[a, b],
+            &["use_dora = true", "adapter_config.json"],
+        ),
+        (
+            r#","bias":"all""#,
+            &[a, b],
+            &["bias = \"all\"", "adapter_config.json"],
+        ),
+        (&keys, &many, &["rank_pattern", "2048 keys", "8300 modules"]),
+    ] {
+        let dir = adapter_dir(options, tensors);
+        refused(dir.path(), words, || PeftAdapter::open(dir.path()));
+    }
 }
 
 #[test]

@@ -4,15 +4,20 @@
 //! What lives here: which files make a checkpoint, ties, reading the data. What does not: headers
 //! (`header`), adapters (`peft`).
 
-use std::collections::BTreeMap;
-use std::path::{Component, Path, PathBuf};
+use std::collections::HashSet;
+use std::marker::PhantomData;
+use std::path::Path;
 
 use serde::Deserialize;
 
 use super::Source;
-use super::file::{SourceFile, malformed, read_small};
-use super::header::{FileTensor, read_header};
-use super::json::Distinct;
+use super::file::{SourceFile, malformed};
+use super::folder::Folder;
+use super::header::{FileTensor, PICKLE_ADVICE, other_format_error, read_header};
+use super::index::Index;
+use super::json::{self, Refusal};
+use super::options::OpenOptions;
+use super::scan::Scan;
 use crate::error::Error;
 use crate::handle::WeightHandle;
 use crate::plan::Plan;
@@ -20,11 +25,13 @@ use crate::plan::Plan;
 const SINGLE: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
 const CONFIG: &str = "config.json";
-const CONFIG_CAP: u64 = 1 << 20;
-const INDEX_CAP: u64 = 64 << 20;
-const SHARD_CAP: usize = 4096;
+const PICKLES: [&str; 2] = ["pytorch_model.bin", "pytorch_model.bin.index.json"];
+/// Longest configuration in bytes.
+pub(super) const CONFIG_CAP: u64 = 1 << 20;
 /// Bytes per read.
 const CHUNK: usize = 4 << 20;
+/// Bytes per read of two tensors that are compared.
+const COMPARED: usize = 128 << 10;
 
 /// The names of a tied pair in the models of this layout: the head is the embedding.
 const HEAD: &str = "lm_head.weight";
@@ -58,22 +65,15 @@ struct OpenFile {
 }
 
 impl OpenFile {
-    fn open(path: &Path) -> Result<Self, Error> {
-        let file = SourceFile::open(path)?;
-        let tensors = read_header(&file)?;
+    fn open(file: SourceFile, options: &OpenOptions) -> Result<Self, Error> {
+        let tensors = read_header(&file, options)?;
         Ok(OpenFile { file, tensors })
     }
 }
 
 #[derive(Deserialize)]
 struct Config {
-    #[serde(default)]
-    tie_word_embeddings: bool,
-}
-
-#[derive(Deserialize)]
-struct Index {
-    weight_map: Distinct<String>,
+    tie_word_embeddings: Option<bool>,
 }
 
 impl Checkpoint {
@@ -83,14 +83,25 @@ impl Checkpoint {
     /// `model.embed_tokens.weight`. Where the file has both they must be equal, and one is kept.
     ///
     /// # Errors
-    /// [`Error::Io`], [`Error::Malformed`], [`Error::MissingShard`]: each names the file, and the
-    /// tensor if one is to blame.
+    /// [`Error::Io`], [`Error::Malformed`], [`Error::MissingShard`], [`Error::Unsupported`] for a file
+    /// of another format, [`Error::SourceChanged`] for one that is being written: each names the file,
+    /// and the tensor if one is to blame.
     pub fn open(path: impl AsRef<Path>) -> Result<Self, Error> {
+        Self::open_with(path, &OpenOptions::new())
+    }
+
+    /// [`open`](Self::open) within other limits.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub fn open_with(path: impl AsRef<Path>, options: &OpenOptions) -> Result<Self, Error> {
         let path = path.as_ref();
         let (files, tied) = if path.is_dir() {
-            (open_directory(path)?, is_tied(&path.join(CONFIG))?)
+            let folder = Folder::open(path, options)?;
+            (open_directory(&folder, options)?, is_tied(&folder)?)
         } else {
-            (vec![OpenFile::open(path)?], false)
+            let file = SourceFile::open(path)?;
+            (vec![OpenFile::open(file, options)?], false)
         };
         let mut checkpoint = Checkpoint {
             plan: empty(path)?,
@@ -156,13 +167,14 @@ fn empty(path: &Path) -> Result<Plan, Error> {
     Plan::new(&path.to_string_lossy(), Vec::new(), &[])
 }
 
-fn is_tied(config: &Path) -> Result<bool, Error> {
-    let Some(bytes) = read_small(config, CONFIG_CAP)? else {
+fn is_tied(folder: &Folder) -> Result<bool, Error> {
+    let Some(file) = folder.file(CONFIG)? else {
         return Ok(false);
     };
-    serde_json::from_slice::<Config>(&bytes)
-        .map(|config| config.tie_word_embeddings)
-        .map_err(|error| malformed(config, error.to_string()))
+    let (document, refusal) = (file.small(CONFIG_CAP)?, Refusal::default());
+    let config = PhantomData::<Config>;
+    let config = json::read(file.path(), &document, &Scan::config(), &refusal, config)?;
+    Ok(config.tie_word_embeddings.unwrap_or(false))
 }
 
 /// Two stored tensors that a configuration ties must not differ.
@@ -185,10 +197,10 @@ fn same_bytes(
             b.shape()
         )));
     }
-    let (mut left, mut right) = (vec![0; CHUNK], vec![0; CHUNK]);
+    let (mut left, mut right) = (vec![0; COMPARED], vec![0; COMPARED]);
     let mut done = 0;
     while done < a.byte_len() {
-        let len = (a.byte_len() - done).min(CHUNK as u64) as usize;
+        let len = (a.byte_len() - done).min(COMPARED as u64) as usize;
         head.0
             .file
             .read_exact_at(&mut left[..len], head.1.at + done)?;
@@ -204,96 +216,76 @@ fn same_bytes(
     Ok(())
 }
 
-fn open_directory(dir: &Path) -> Result<Vec<OpenFile>, Error> {
-    let index = dir.join(INDEX);
-    if let Some(bytes) = read_small(&index, INDEX_CAP)? {
-        return open_shards(dir, &index, &bytes);
+fn open_directory(folder: &Folder, options: &OpenOptions) -> Result<Vec<OpenFile>, Error> {
+    if let Some(index) = folder.file(INDEX)? {
+        return open_shards(folder, &Index::read(&index, options)?, options);
     }
-    let single = dir.join(SINGLE);
-    if single.exists() {
-        return Ok(vec![OpenFile::open(&single)?]);
+    if let Some(file) = folder.file(SINGLE)? {
+        return Ok(vec![OpenFile::open(file, options)?]);
     }
-    let pickle = ["pytorch_model.bin", "pytorch_model.bin.index.json"];
-    let advice = if pickle.iter().any(|name| dir.join(name).exists()) {
-        "; pickle files are not read, convert them to safetensors"
-    } else {
-        ""
-    };
+    if let Some(pickle) = PICKLES.into_iter().find(|name| folder.has(name)) {
+        let path = folder.path_of(pickle);
+        return Err(other_format_error(&path, "pickle", PICKLE_ADVICE));
+    }
     Err(malformed(
-        dir,
-        format!("has neither {SINGLE} nor {INDEX}{advice}"),
+        folder.path(),
+        format!("has neither {SINGLE} nor {INDEX}"),
     ))
 }
 
 /// Opens every shard that the index names, and checks that index and shards agree on each tensor.
-fn open_shards(dir: &Path, index: &Path, bytes: &[u8]) -> Result<Vec<OpenFile>, Error> {
-    let Index {
-        weight_map: Distinct(map),
-    } = serde_json::from_slice(bytes).map_err(|error| malformed(index, error.to_string()))?;
-    let mut shards: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
-    for (tensor, shard) in &map {
-        shards.entry(shard).or_default().push(tensor);
-    }
-    if shards.len() > SHARD_CAP {
-        let reason = format!(
-            "names {} shards, at most {SHARD_CAP} are read",
-            shards.len()
-        );
-        return Err(malformed(index, reason));
-    }
-    let mut files = Vec::with_capacity(shards.len());
-    for (shard, mapped) in shards {
-        let path = dir.join(plain_name(index, shard)?);
-        if !path.exists() {
-            return Err(Error::MissingShard { file: path });
-        }
-        let file = OpenFile::open(&path)?;
-        let wrong = |tensor: &str, reason: String| Error::Malformed {
-            file: path.clone(),
-            tensor: Some(tensor.to_owned()),
-            reason,
+fn open_shards(
+    folder: &Folder,
+    index: &Index,
+    options: &OpenOptions,
+) -> Result<Vec<OpenFile>, Error> {
+    let mut files = Vec::with_capacity(index.shards.len());
+    // Tensors that were found where the index has them. Names are distinct in a shard, so it is all of
+    // them if there are as many.
+    let mut found = 0;
+    for (name, &number) in &index.shards {
+        let Some(file) = folder.file(name)? else {
+            let file = folder.path_of(name);
+            return Err(Error::MissingShard { file });
         };
-        let mut there: Vec<&str> = file
-            .tensors
-            .iter()
-            .map(|entry| entry.tensor.name())
-            .collect();
-        there.sort_unstable();
-        for tensor in &mapped {
-            if there.binary_search(tensor).is_err() {
-                return Err(wrong(
-                    tensor,
-                    format!("{INDEX} says it is here, but it is not"),
-                ));
-            }
-        }
-        for tensor in there {
-            match map.get(tensor) {
-                Some(other) if other == shard => {}
-                Some(other) => {
-                    return Err(wrong(tensor, format!("is here, but {INDEX} says {other}")));
+        let file = OpenFile::open(file, options)?;
+        for FileTensor { tensor, .. } in &file.tensors {
+            let reason = match index.tensors.get(tensor.name()) {
+                Some(&its) if its == number => {
+                    found += 1;
+                    continue;
                 }
-                None => return Err(wrong(tensor, format!("is here, but not in {INDEX}"))),
-            }
+                Some(&its) => {
+                    let other = index.shard(its).unwrap_or("another shard");
+                    format!("is here, but {INDEX} says {other}")
+                }
+                None => format!("is here, but not in {INDEX}"),
+            };
+            return Err(Error::Malformed {
+                file: folder.path_of(name),
+                tensor: Some(tensor.name().to_owned()),
+                reason,
+            });
         }
         files.push(file);
+    }
+    if found < index.tensors.len() {
+        return Err(missing(folder, index, &files));
     }
     Ok(files)
 }
 
-/// A shard is a file in the checkpoint's own directory.
-fn plain_name(index: &Path, shard: &str) -> Result<PathBuf, Error> {
-    let path = Path::new(shard);
-    let mut parts = path.components();
-    let plain = matches!(
-        (parts.next(), parts.next()),
-        (Some(Component::Normal(_)), None)
-    ) && !shard.contains(['/', '\\', '\0']);
-    if plain {
-        Ok(path.to_owned())
-    } else {
-        let reason = format!("names the shard {shard:?}; a shard is a file name without a path");
-        Err(malformed(index, reason))
+/// A tensor that the index names, and that is not in its shard.
+fn missing(folder: &Folder, index: &Index, files: &[OpenFile]) -> Error {
+    let tensors = files.iter().flat_map(|file| &file.tensors);
+    let there: HashSet<&str> = tensors.map(|entry| entry.tensor.name()).collect();
+    let lost = index.tensors.iter();
+    let lost = lost.filter(|(tensor, _)| !there.contains(&***tensor)).min();
+    let shard = lost.and_then(|(_, &number)| index.shard(number));
+    Error::Malformed {
+        file: folder.path_of(shard.unwrap_or(INDEX)),
+        tensor: lost.map(|(tensor, _)| tensor.to_string()),
+        reason: format!("{INDEX} says it is here, but it is not"),
     }
 }
 
@@ -342,8 +334,8 @@ impl Source for Checkpoint {
 pub(super) struct SingleFile(OpenFile);
 
 impl SingleFile {
-    pub(super) fn open(path: &Path) -> Result<Self, Error> {
-        OpenFile::open(path).map(SingleFile)
+    pub(super) fn open(file: SourceFile, options: &OpenOptions) -> Result<Self, Error> {
+        OpenFile::open(file, options).map(SingleFile)
     }
 
     pub(super) fn tensors(&self) -> &[FileTensor] {

@@ -1,73 +1,85 @@
-//! JSON objects with distinct keys.
+//! JSON documents, parsed as they are read.
 //!
-//! What lives here: objects that refuse a key that comes twice (serde_json keeps the last one, which
-//! hides conflicts in headers and indices), by key or in the file's order. What does not: what the
-//! values mean.
+//! What lives here: reading a document twice, first to see that it is within bounds (`scan`), then to
+//! parse it. What does not: what the documents mean.
+//!
+//! Twice, because what a document's first part costs in memory must not be spent before it is known
+//! that its last part is not too much.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::fmt;
-use std::marker::PhantomData;
+use std::cell::Cell;
+use std::io::{BufReader, Read};
+use std::path::Path;
 
-use serde::de::{Deserialize, Deserializer, Error, MapAccess, Visitor};
+use serde::de::DeserializeSeed;
 
-/// A JSON object whose keys are all different.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Distinct<T>(pub(super) BTreeMap<String, T>);
+use super::file::malformed;
+use super::scan::{Scan, Scanned};
+use crate::error::Error;
 
-impl<'de, T: Deserialize<'de>> Deserialize<'de> for Distinct<T> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Keys<T>(PhantomData<T>);
+/// Bytes per read of a document.
+const CHUNK: usize = 64 << 10;
 
-        impl<'de, T: Deserialize<'de>> Visitor<'de> for Keys<T> {
-            type Value = Distinct<T>;
+/// Where the typed reason goes when a parse is stopped from within: serde carries only text.
+#[derive(Default)]
+pub(super) struct Refusal(Cell<Option<Error>>);
 
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("an object")
-            }
+impl Refusal {
+    /// The first reason stays: later ones follow from it.
+    pub(super) fn set(&self, error: Error) {
+        let first = self.0.take().unwrap_or(error);
+        self.0.set(Some(first));
+    }
 
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-                let mut seen = BTreeMap::new();
-                while let Some(key) = map.next_key::<String>()? {
-                    if seen.contains_key(&key) {
-                        return Err(A::Error::custom(format_args!("{key:?} is there twice")));
-                    }
-                    seen.insert(key, map.next_value()?);
-                }
-                Ok(Distinct(seen))
-            }
-        }
-
-        deserializer.deserialize_map(Keys(PhantomData))
+    /// [`set`](Self::set), and an error for serde.
+    pub(super) fn stop<E: serde::de::Error>(&self, error: Error) -> E {
+        self.set(error);
+        E::custom("refused")
     }
 }
 
-/// A JSON object whose keys are all different, in the file's order.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct InOrder<T>(pub(super) Vec<(String, T)>);
+/// The bytes of a document, from its beginning. A clone begins there too.
+pub(super) trait Document: Read + Clone {
+    /// Are they still what they were when the document was opened?
+    fn check_unchanged(&self) -> Result<(), Error>;
+}
 
-impl<'de, T: Deserialize<'de>> Deserialize<'de> for InOrder<T> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Keys<T>(PhantomData<T>);
-
-        impl<'de, T: Deserialize<'de>> Visitor<'de> for Keys<T> {
-            type Value = InOrder<T>;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("an object")
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-                let (mut seen, mut entries) = (BTreeSet::new(), Vec::new());
-                while let Some(key) = map.next_key::<String>()? {
-                    if !seen.insert(key.clone()) {
-                        return Err(A::Error::custom(format_args!("{key:?} is there twice")));
-                    }
-                    entries.push((key, map.next_value()?));
-                }
-                Ok(InOrder(entries))
-            }
-        }
-
-        deserializer.deserialize_map(Keys(PhantomData))
+impl Document for &[u8] {
+    fn check_unchanged(&self) -> Result<(), Error> {
+        Ok(())
     }
+}
+
+/// Parses a document; messages call it `path`. `refusal` is the one that `seed` uses.
+///
+/// # Errors
+/// Why it was refused, or [`Error::Malformed`] with what serde says. What a writer was in the middle of
+/// is not judged: it is [`Error::SourceChanged`].
+pub(super) fn read<S: DeserializeSeed<'static>>(
+    path: &Path,
+    document: &impl Document,
+    scan: &Scan,
+    refusal: &Refusal,
+    seed: S,
+) -> Result<S::Value, Error> {
+    let scanned = || Scanned {
+        bytes: document.clone(),
+        scan: scan.clone(),
+        path,
+        refusal,
+    };
+    let parse = || {
+        let drained = scanned().drain(&mut vec![0; CHUNK]);
+        drained.map_err(serde_json::Error::io)?;
+        let bytes = BufReader::with_capacity(CHUNK, scanned());
+        let mut json = serde_json::Deserializer::from_reader(bytes);
+        let value = seed.deserialize(&mut json)?;
+        json.end()?;
+        Ok(value)
+    };
+    let parsed = parse();
+    document.check_unchanged()?;
+    parsed.map_err(|error: serde_json::Error| {
+        let reason = || malformed(path, format!("{}: {error}", scan.what()));
+        refusal.0.take().unwrap_or_else(reason)
+    })
 }

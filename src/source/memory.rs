@@ -8,7 +8,8 @@ use std::path::Path;
 use std::sync::OnceLock;
 
 use super::Source;
-use super::header::parse_header;
+use super::header::{parse_header, split_header};
+use super::options::OpenOptions;
 use crate::Dtype;
 use crate::error::Error;
 use crate::handle::{SetHandle, WeightHandle};
@@ -49,21 +50,20 @@ impl InMemory {
     /// All tensors of a safetensors file that is in memory.
     ///
     /// # Errors
-    /// [`Error::Malformed`], as for a file.
+    /// [`Error::Malformed`], [`Error::Unsupported`], as for a file.
     pub fn from_safetensors(bytes: &[u8]) -> Result<Self, Error> {
+        Self::from_safetensors_with(bytes, &OpenOptions::new())
+    }
+
+    /// [`from_safetensors`](Self::from_safetensors) within other limits.
+    ///
+    /// # Errors
+    /// As [`from_safetensors`](Self::from_safetensors).
+    pub fn from_safetensors_with(bytes: &[u8], options: &OpenOptions) -> Result<Self, Error> {
         let path = Path::new("safetensors in memory");
-        let wrong = |reason: &str| super::file::malformed(path, reason);
-        let length = bytes
-            .first_chunk()
-            .ok_or_else(|| wrong("has less than 8 bytes"))?;
-        let length = usize::try_from(u64::from_le_bytes(*length)).unwrap_or(usize::MAX);
-        let rest = &bytes[8..];
-        if length > rest.len() {
-            return Err(wrong("claims a header that is longer than the file"));
-        }
-        let (json, data) = rest.split_at(length);
+        let (header, data) = split_header(path, bytes, options)?;
         let mut set = Self::new();
-        for entry in parse_header(path, json, data.len() as u64)? {
+        for entry in parse_header(path, &header, data.len() as u64, options)? {
             let start = entry.at as usize;
             let bytes = data[start..start + entry.tensor.byte_len() as usize].to_vec();
             set.tensors

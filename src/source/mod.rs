@@ -1,18 +1,24 @@
 //! Sources: where a set's bytes come from.
 //!
-//! What lives here: the [`Source`] trait. The formats have rooms of their own: `checkpoint`, `peft`,
-//! `memory`; `header` reads safetensors headers within bounds, `file` reads bytes and notices a file
-//! that changes.
+//! What lives here: the [`Source`] trait. The formats have rooms of their own: `checkpoint` with its
+//! `index`, `peft`, `memory`. Below them: `header` (what a safetensors file has), `json` and `scan`
+//! (documents within bounds), `folder` (which files may be opened), `file` (reads bytes and notices a
+//! file that changes), `options` (what a caller may change).
 
 mod checkpoint;
 mod file;
+mod folder;
 mod header;
+mod index;
 mod json;
 mod memory;
+mod options;
 mod peft;
+mod scan;
 
 pub use checkpoint::Checkpoint;
 pub use memory::InMemory;
+pub use options::OpenOptions;
 pub use peft::PeftAdapter;
 
 use crate::error::Error;

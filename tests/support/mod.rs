@@ -1,11 +1,11 @@
 //! What the integration tests share: paths of the fixtures, small sets in memory.
 #![allow(dead_code, reason = "each test binary uses some of it")]
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use weighbridge::source::{Checkpoint, InMemory, PeftAdapter};
-use weighbridge::{Dtype, SetHandle, WeightRegistry};
+use weighbridge::source::{Checkpoint, InMemory, PeftAdapter, Source};
+use weighbridge::{Dtype, Error, SetHandle, WeightRegistry};
 
 /// Long enough for any wait that is going to succeed, on any machine.
 pub const SOON: Duration = Duration::from_secs(60);
@@ -39,4 +39,59 @@ pub fn registry() -> WeightRegistry {
         .limit_bytes(64 << 20)
         .build()
         .expect("a registry")
+}
+
+/// A safetensors file: `header`, then `data` bytes.
+pub fn file_of(header: &str, data: usize) -> Vec<u8> {
+    let mut file = (header.len() as u64).to_le_bytes().to_vec();
+    file.extend_from_slice(header.as_bytes());
+    file.resize(file.len() + data, 7);
+    file
+}
+
+/// A copy of a fixture directory that a test may damage.
+pub fn copy(fixture_dir: &str) -> tempfile::TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    copy_into(fixture_dir, dir.path());
+    dir
+}
+
+pub fn copy_into(fixture_dir: &str, dir: &Path) {
+    for entry in std::fs::read_dir(fixture(fixture_dir)).unwrap() {
+        let entry = entry.unwrap();
+        std::fs::copy(entry.path(), dir.join(entry.file_name())).unwrap();
+    }
+}
+
+/// Replaces the first `from` in a file.
+pub fn rewrite(path: &Path, from: &str, to: &str) {
+    let text = std::fs::read_to_string(path).unwrap();
+    assert!(text.contains(from), "{from:?} is not in {}", path.display());
+    std::fs::write(path, text.replacen(from, to, 1)).unwrap();
+}
+
+/// Opens a source in `dir` and publishes it, which must fail with every one of `words`; the registry
+/// must hold nothing afterwards, nor the process a file of `dir`.
+#[track_caller]
+pub fn refused<S: Source>(
+    dir: &Path,
+    words: &[&str],
+    open: impl FnOnce() -> Result<S, Error>,
+) -> Error {
+    let registry = registry();
+    let published = open().and_then(|source| Ok(registry.publish("refused", source)?));
+    let error = published.expect_err("it was accepted");
+    let text = error.to_string();
+    for word in words {
+        assert!(text.contains(word), "{word:?} is missing in: {text}");
+    }
+    assert_eq!(registry.ledger().total(), 0, "{text}");
+    assert_eq!(registry.lookup("refused"), None, "{text}");
+    if let Ok(descriptors) = std::fs::read_dir("/proc/self/fd") {
+        let dir = dir.canonicalize().unwrap();
+        let held = descriptors.filter_map(|entry| std::fs::read_link(entry.ok()?.path()).ok());
+        let held: Vec<PathBuf> = held.filter(|target| target.starts_with(&dir)).collect();
+        assert!(held.is_empty(), "{held:?} after: {text}");
+    }
+    error
 }

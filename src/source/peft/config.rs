@@ -1,216 +1,187 @@
-//! `adapter_config.json`: which options mean something here, and which are refused.
+//! `adapter_config.json`, in one pass.
 //!
-//! What lives here: ranks, alphas and their patterns; the list of every option that PEFT 0.11 to
-//! 0.20 writes and what is done with it. What does not: tensors (`keys`, `peft`).
-//!
-//! The rule for options: implemented ones are used; ones that only describe training or origin are
-//! ignored; every other one is refused by name unless its value means "off". That covers options
-//! that do not exist yet.
+//! What lives here: the options that are used, resolved to rank and scale per module. What does not:
+//! which others are refused (`support`), the keys of patterns (`patterns`), tensors (`keys`, `peft`).
 
-use std::collections::BTreeMap;
+use std::collections::HashSet;
+use std::fmt;
+use std::marker::PhantomData;
 use std::path::Path;
 
-use regex_lite::Regex;
-use serde_json::Value;
+use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, Visitor};
 
 use super::super::file::malformed;
-use super::super::json::{Distinct, InOrder};
+use super::super::header::shown;
+use super::super::json::{self, Document, Refusal};
+use super::super::scan::Scan;
+use super::patterns::{Patterns, Table};
+use super::setting::Setting;
+use super::support::refused;
 use crate::error::Error;
 use crate::layout::ModuleScale;
-
-/// Options that change nothing about the numbers once the tensors are saved.
-const INFORMATIVE: &[&str] = &[
-    "auto_mapping",
-    "base_model_name_or_path",
-    "bias",
-    "corda_config",
-    "eva_config",
-    "exclude_modules",
-    "inference_mode",
-    "init_lora_weights",
-    "layers_pattern",
-    "layers_to_transform",
-    "loftq_config",
-    "lora_dropout",
-    "lora_ga_config",
-    "megatron_config",
-    "megatron_core",
-    "modules_to_save",
-    "peft_type",
-    "peft_version",
-    "qalora_group_size",
-    "revision",
-    "runtime_config",
-    "target_modules",
-    "task_type",
-];
-
-/// Options that are read.
-const USED: &[&str] = &[
-    "r",
-    "lora_alpha",
-    "rank_pattern",
-    "alpha_pattern",
-    "use_rslora",
-];
 
 /// The resolved options.
 #[derive(Debug)]
 pub(super) struct Config {
     rank: u32,
     alpha: f64,
-    ranks: Vec<(Regex, u32)>,
-    alphas: Vec<(Regex, f64)>,
+    ranks: Patterns<u32>,
+    alphas: Patterns<f64>,
     rank_stabilised: bool,
 }
 
+/// The options that matter, as the file has them.
+#[derive(Default)]
+struct Used {
+    peft_type: Option<Setting>,
+    r: Option<Setting>,
+    lora_alpha: Option<Setting>,
+    use_rslora: Option<Setting>,
+    rank_pattern: Option<Table>,
+    alpha_pattern: Option<Table>,
+    /// The first option that is not implemented and on, and what to do about it.
+    refused: Option<(String, Setting, &'static str)>,
+}
+
 impl Config {
-    pub(super) fn parse(path: &Path, bytes: &[u8]) -> Result<Self, Error> {
-        let Distinct(options) = serde_json::from_slice::<Distinct<Value>>(bytes)
-            .map_err(|error| malformed(path, error.to_string()))?;
-        refuse_unknown(path, &options)?;
-        let number = |name: &str| -> Result<f64, Error> {
-            match options.get(name).and_then(Value::as_f64) {
-                Some(number) if number.is_finite() => Ok(number),
-                _ => {
-                    let found = options.get(name).unwrap_or(&Value::Null);
-                    Err(malformed(
-                        path,
-                        format!("{name} must be a number, it is {found}"),
-                    ))
-                }
-            }
-        };
-        let rank = rank_of(path, "r", number("r")?)?;
-        let tables: Patterns =
-            serde_json::from_slice(bytes).map_err(|error| malformed(path, error.to_string()))?;
-        let ranks = compile(path, "rank_pattern", tables.rank_pattern)?
-            .into_iter()
-            .map(|(regex, rank)| Ok((regex, rank_of(path, "rank_pattern", rank)?)))
-            .collect::<Result<_, Error>>()?;
-        let rank_stabilised = match options.get("use_rslora") {
-            None | Some(Value::Null) => false,
-            Some(Value::Bool(flag)) => *flag,
-            Some(other) => {
-                return Err(malformed(
-                    path,
-                    format!("use_rslora must be a flag, it is {other}"),
-                ));
-            }
-        };
-        Ok(Config {
-            rank,
-            alpha: number("lora_alpha")?,
-            ranks,
-            alphas: compile(path, "alpha_pattern", tables.alpha_pattern)?,
-            rank_stabilised,
-        })
+    pub(super) fn read(path: &Path, document: &impl Document) -> Result<Self, Error> {
+        let (scan, refusal) = (Scan::config(), Refusal::default());
+        let used = json::read(path, document, &scan, &refusal, PhantomData::<Used>)?;
+        used.check_support(path)?;
+        used.resolve().map_err(|reason| malformed(path, reason))
     }
 
     /// Rank and scale of one module: the first pattern that matches, else the default.
     pub(super) fn scale(&self, module: &str) -> ModuleScale {
-        fn pick<T: Copy>(patterns: &[(Regex, T)], module: &str, default: T) -> T {
-            let hit = patterns.iter().find(|(regex, _)| regex.is_match(module));
-            hit.map_or(default, |&(_, value)| value)
-        }
-        let rank = pick(&self.ranks, module, self.rank);
-        let alpha = pick(&self.alphas, module, self.alpha);
+        let rank = self.ranks.pick(module).unwrap_or(self.rank);
+        let alpha = self.alphas.pick(module).unwrap_or(self.alpha);
         ModuleScale::new(rank, alpha, self.rank_stabilised)
+    }
+
+    /// Is it too much to resolve so many modules?
+    ///
+    /// # Errors
+    /// A reason, with both sides.
+    pub(super) fn check_work(&self, modules: usize) -> Result<(), String> {
+        let of = |option, work: Result<(), String>| work.map_err(|r| format!("{option}: {r}"));
+        of("rank_pattern", self.ranks.check_work(modules))?;
+        of("alpha_pattern", self.alphas.check_work(modules))
     }
 }
 
-fn rank_of(path: &Path, option: &str, rank: f64) -> Result<u32, Error> {
+impl Used {
+    /// Is it an adapter of the kind that is implemented, with nothing that is not?
+    fn check_support(&self, path: &Path) -> Result<(), Error> {
+        let refuse = |option: &str, value: &Setting, advice| {
+            Err(Error::Unsupported {
+                file: path.to_owned(),
+                option: shown(option),
+                value: value.to_string(),
+                advice,
+            })
+        };
+        // Asked first: another kind has other options.
+        match &self.peft_type {
+            Some(Setting::Text(kind)) if kind == "LORA" => {}
+            Some(other) => {
+                return refuse("peft_type", other, "Only LORA adapters are implemented.");
+            }
+            None => {
+                let reason = "has no peft_type; is it an adapter's configuration?";
+                return Err(malformed(path, reason));
+            }
+        }
+        match &self.refused {
+            Some((option, value, advice)) => refuse(option, value, advice),
+            None => Ok(()),
+        }
+    }
+
+    fn resolve(self) -> Result<Config, String> {
+        let number = |name: &str, setting: Option<Setting>| match setting {
+            Some(Setting::Number(number)) => Ok(number),
+            other => {
+                let found = other.unwrap_or(Setting::Null);
+                Err(format!("{name} must be a number, it is {found}"))
+            }
+        };
+        let rank_stabilised = match self.use_rslora {
+            None | Some(Setting::Null) => false,
+            Some(Setting::Flag(flag)) => flag,
+            Some(other) => return Err(format!("use_rslora must be a flag, it is {other}")),
+        };
+        let in_option = |option: &str, reason: String| format!("{option}: {reason}");
+        let rank = number("r", self.r)?;
+        Ok(Config {
+            rank: rank_of(rank).map_err(|reason| in_option("r", reason))?,
+            alpha: number("lora_alpha", self.lora_alpha)?,
+            ranks: Patterns::new(self.rank_pattern.unwrap_or_default(), rank_of)
+                .map_err(|reason| in_option("rank_pattern", reason))?,
+            alphas: Patterns::new(self.alpha_pattern.unwrap_or_default(), Ok)
+                .map_err(|reason| in_option("alpha_pattern", reason))?,
+            rank_stabilised,
+        })
+    }
+}
+
+fn rank_of(rank: f64) -> Result<u32, String> {
     if rank >= 1.0 && rank <= f64::from(u32::MAX) && rank.fract() == 0.0 {
         Ok(rank as u32)
     } else {
-        Err(malformed(
-            path,
-            format!("{option}: a rank is a whole number from 1, not {rank}"),
-        ))
+        Err(format!("a rank is a whole number from 1, not {rank}"))
     }
 }
 
-/// The two pattern tables, read once more by themselves, because order matters in them.
-#[derive(serde::Deserialize)]
-struct Patterns {
-    rank_pattern: Option<InOrder<f64>>,
-    alpha_pattern: Option<InOrder<f64>>,
+impl<'de> Deserialize<'de> for Used {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Options;
+
+        impl<'de> Visitor<'de> for Options {
+            type Value = Used;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object of options")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Used, A::Error> {
+                let (mut used, mut seen) = (Used::default(), HashSet::new());
+                while let Some(option) = map.next_key::<String>()? {
+                    let about =
+                        |error: A::Error| A::Error::custom(format_args!("{option:?}: {error}"));
+                    if seen.contains(&option) {
+                        return Err(about(A::Error::custom("is there twice")));
+                    }
+                    match &*option {
+                        "rank_pattern" => used.rank_pattern = map.next_value().map_err(about)?,
+                        "alpha_pattern" => used.alpha_pattern = map.next_value().map_err(about)?,
+                        _ => used.set(&option, map.next_value().map_err(about)?),
+                    }
+                    seen.insert(option);
+                }
+                Ok(used)
+            }
+        }
+
+        deserializer.deserialize_map(Options)
+    }
 }
 
-/// A `rank_pattern` or `alpha_pattern` in the file's order: PEFT takes the first key that matches.
-///
-/// A key matches a module if it matches its whole name or the part after some dot, as in PEFT:
-/// `re.match(rf"(.*\.)?({key})$", module)`.
-fn compile(
-    path: &Path,
-    option: &str,
-    table: Option<InOrder<f64>>,
-) -> Result<Vec<(Regex, f64)>, Error> {
-    let entries = table.map_or_else(Vec::new, |InOrder(entries)| entries);
-    let compile = |(key, value): (String, f64)| {
-        let regex = Regex::new(&format!(r"^(.*\.)?({key})$"))
-            .map_err(|error| malformed(path, format!("{option}[{key:?}]: {error}")))?;
-        Ok((regex, value))
-    };
-    entries.into_iter().map(compile).collect()
-}
-
-fn refuse_unknown(path: &Path, options: &BTreeMap<String, Value>) -> Result<(), Error> {
-    let refuse = |option: &str, value: &Value, advice| {
-        Err(Error::Unsupported {
-            file: path.to_owned(),
-            option: option.to_owned(),
-            value: value.to_string(),
-            advice,
-        })
-    };
-    match options.get("peft_type") {
-        Some(Value::String(kind)) if kind == "LORA" => {}
-        Some(other) => return refuse("peft_type", other, "Only LORA adapters are implemented."),
-        None => {
-            return Err(malformed(
-                path,
-                "has no peft_type; is it an adapter's configuration?",
-            ));
+impl Used {
+    /// Each option is used, ignored, or found to be refused.
+    fn set(&mut self, option: &str, value: Setting) {
+        match option {
+            "peft_type" => self.peft_type = Some(value),
+            "r" => self.r = Some(value),
+            "lora_alpha" => self.lora_alpha = Some(value),
+            "use_rslora" => self.use_rslora = Some(value),
+            _ => {
+                if self.refused.is_none()
+                    && let Some(advice) = refused(option, &value)
+                {
+                    self.refused = Some((option.to_owned(), value, advice));
+                }
+            }
         }
-    }
-    match options.get("bias") {
-        None | Some(Value::Null) => {}
-        Some(Value::String(kind)) if kind == "none" => {}
-        Some(other) => return refuse("bias", other, "Trained biases are not implemented."),
-    }
-    // These start from a changed base ("pissa", "olora", "corda", "loftq", ...): on the plain base
-    // their A and B mean something else.
-    match options.get("init_lora_weights") {
-        None | Some(Value::Null | Value::Bool(_)) => {}
-        Some(Value::String(kind)) if ["gaussian", "eva", "orthogonal"].contains(&kind.as_str()) => {
-        }
-        Some(other) => {
-            let advice = "It changes the base; save the adapter converted to plain LoRA.";
-            return refuse("init_lora_weights", other, advice);
-        }
-    }
-    for (option, value) in options {
-        if USED.contains(&option.as_str()) || INFORMATIVE.contains(&option.as_str()) {
-            continue;
-        }
-        if !is_off(value) {
-            let advice = "It is not implemented, and ignoring it would give wrong results.";
-            return refuse(option, value, advice);
-        }
-    }
-    Ok(())
-}
-
-/// `null`, `false`, nothing in it.
-fn is_off(value: &Value) -> bool {
-    match value {
-        Value::Null => true,
-        Value::Bool(flag) => !flag,
-        Value::Array(items) => items.is_empty(),
-        Value::Object(entries) => entries.is_empty(),
-        Value::String(text) => text.is_empty(),
-        Value::Number(_) => false,
     }
 }
 
@@ -219,7 +190,7 @@ mod tests {
     use super::*;
 
     fn parse(json: &str) -> Result<Config, String> {
-        Config::parse(Path::new("adapter_config.json"), json.as_bytes())
+        Config::read(Path::new("adapter_config.json"), &json.as_bytes())
             .map_err(|error| error.to_string())
     }
 
@@ -262,49 +233,72 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_implemented_is_refused_by_name_and_only_when_it_is_on() {
-        for option in [
-            "use_dora",
-            "lora_bias",
-            "fan_in_fan_out",
-            "use_qalora",
-            "use_bdlora",
-            "ensure_weight_tying",
-            "an_option_of_the_future",
+    fn what_is_no_configuration_is_refused_with_the_reason() {
+        for (json, words) in [
+            // Another kind has other options; its kind is what is wrong.
+            (
+                r#"{"feedforward_modules":["x"],"peft_type":"IA3","r":1,"lora_alpha":1}"#
+                    .to_owned(),
+                &["peft_type", "IA3", "Only LORA"][..],
+            ),
+            (
+                r#"{"architectures":["LlamaForCausalLM"]}"#.to_owned(),
+                &["no peft_type"],
+            ),
+            (r#"{"peft_type":null}"#.to_owned(), &["peft_type = null"]),
+            (with(r#""r":9"#), &["\"r\"", "twice"]),
+            (
+                r#"{"peft_type":"LORA","r":0,"lora_alpha":1}"#.to_owned(),
+                &["r: ", "rank", "not 0"],
+            ),
+            (
+                r#"{"peft_type":"LORA","r":1.5,"lora_alpha":1}"#.to_owned(),
+                &["rank", "1.5"],
+            ),
+            (
+                r#"{"peft_type":"LORA","r":-4,"lora_alpha":1}"#.to_owned(),
+                &["rank", "-4"],
+            ),
+            (
+                r#"{"peft_type":"LORA","r":1e99,"lora_alpha":1}"#.to_owned(),
+                &["rank"],
+            ),
+            (
+                r#"{"peft_type":"LORA","r":1e999,"lora_alpha":1}"#.to_owned(),
+                &["\"r\"", "range"],
+            ),
+            (
+                r#"{"peft_type":"LORA","r":"8","lora_alpha":1}"#.to_owned(),
+                &["r must be", "\"8\""],
+            ),
+            (
+                r#"{"peft_type":"LORA","r":4}"#.to_owned(),
+                &["lora_alpha", "null"],
+            ),
+            (with(r#""use_rslora":"yes""#), &["use_rslora", "\"yes\""]),
+            (
+                with(r#""rank_pattern":{"q":0}"#),
+                &["rank_pattern", "\"q\"", "not 0"],
+            ),
+            (
+                with(r#""rank_pattern":{"q":1,"q":2}"#),
+                &["rank_pattern", "\"q\"", "twice"],
+            ),
+            (
+                with(r#""rank_pattern":["q"]"#),
+                &["rank_pattern", "an object"],
+            ),
+            (
+                with(r#""alpha_pattern":{"(":1}"#),
+                &["alpha_pattern", "\"(\""],
+            ),
+            ("[]".to_owned(), &["configuration", "object"]),
+            (String::new(), &["ends before"]),
         ] {
-            assert!(
-                parse(&with(&format!(r#""{option}":false"#))).is_ok(),
-                "{option} off"
-            );
-            let refused = parse(&with(&format!(r#""{option}":true"#))).unwrap_err();
-            assert!(refused.contains(option), "{refused}");
+            let refused = parse(&json).expect_err(&json);
+            for word in words {
+                assert!(refused.contains(word), "{word:?} is missing in: {refused}");
+            }
         }
-        for option in [
-            r#""layer_replication":[[0,4]]"#,
-            r#""target_parameters":["x"]"#,
-            r#""trainable_token_indices":[1]"#,
-            r#""alora_invocation_tokens":[1]"#,
-            r#""bias":"all""#,
-            r#""init_lora_weights":"pissa""#,
-        ] {
-            let name = option.split('"').nth(1).unwrap();
-            assert!(parse(&with(option)).unwrap_err().contains(name), "{option}");
-        }
-        assert!(
-            parse(r#"{"peft_type":"IA3","r":1,"lora_alpha":1}"#)
-                .unwrap_err()
-                .contains("IA3")
-        );
-        assert!(parse(&with(r#""r":9"#)).unwrap_err().contains("twice"));
-        assert!(
-            parse(r#"{"peft_type":"LORA","r":0,"lora_alpha":1}"#)
-                .unwrap_err()
-                .contains("rank")
-        );
-        assert!(
-            parse(r#"{"peft_type":"LORA","r":4}"#)
-                .unwrap_err()
-                .contains("lora_alpha")
-        );
     }
 }

@@ -18,12 +18,33 @@ pub(super) enum Role {
     Replacement,
 }
 
+/// What a name must not contain, and why.
+const REFUSED: &[(&str, &str)] = &[
+    (".lora_embedding_", "LoRA on embeddings is not implemented."),
+    (".lora_magnitude_vector", "DoRA is not implemented."),
+    (
+        ".lora_",
+        "Only lora_A.weight and lora_B.weight are implemented.",
+    ),
+    (
+        ".trainable_tokens_",
+        "Trained single tokens are not implemented.",
+    ),
+    // PEFT takes these out of the names when it saves.
+    (".modules_to_save.", ADVICE_WRAPPER),
+    (".original_module.", ADVICE_WRAPPER),
+    (".base_layer.", ADVICE_WRAPPER),
+];
+
+const ADVICE_WRAPPER: &str =
+    "It is named inside a wrapper of PEFT's; save the adapter with save_pretrained.";
+
 /// The module and the role of `key`.
 pub(super) fn parse<'k>(file: &Path, key: &'k str) -> Result<(&'k str, Role), Error> {
     let unsupported = |option: &str, advice| Error::Unsupported {
         file: file.to_owned(),
         option: option.to_owned(),
-        value: key.to_owned(),
+        value: format!("{key:?}"),
         advice,
     };
     let Some(rest) = key.strip_prefix(PREFIX) else {
@@ -38,38 +59,29 @@ pub(super) fn parse<'k>(file: &Path, key: &'k str) -> Result<(&'k str, Role), Er
         // Saved with an adapter name, by tools that do not strip it.
         (".lora_A.default.weight", Role::A),
         (".lora_B.default.weight", Role::B),
+        (".weight", Role::Replacement),
+        (".bias", Role::Replacement),
     ] {
-        if let Some(module) = rest.strip_suffix(suffix) {
-            return Ok((module, role));
-        }
+        let Some(module) = rest.strip_suffix(suffix) else {
+            continue;
+        };
+        // A module named `x.lora_A`, say, is none.
+        let wrapped = format!(".{module}.");
+        let refused = REFUSED.iter().find(|(part, _)| wrapped.contains(part));
+        return match refused {
+            Some((_, advice)) => Err(unsupported("tensor", advice)),
+            None if module.is_empty() || module.starts_with('.') || module.ends_with('.') => {
+                Err(unsupported("tensor", "It names no module."))
+            }
+            None => Ok((module, role)),
+        };
     }
-    for (part, advice) in [
-        (".lora_embedding_", "LoRA on embeddings is not implemented."),
-        (".lora_magnitude_vector", "DoRA is not implemented."),
-        (
-            ".lora_A.",
-            "Only lora_A.weight and lora_B.weight are implemented.",
-        ),
-        (
-            ".lora_B.",
-            "Only lora_A.weight and lora_B.weight are implemented.",
-        ),
-        (
-            ".lora_",
-            "Only lora_A.weight and lora_B.weight are implemented.",
-        ),
-    ] {
-        if rest.contains(part) {
-            return Err(unsupported("tensor", advice));
-        }
-    }
-    match rest.rsplit_once('.') {
-        Some((module, "weight" | "bias")) => Ok((module, Role::Replacement)),
-        _ => Err(unsupported(
-            "tensor",
-            "Only LoRA matrices and saved weights are implemented.",
-        )),
-    }
+    let refused = REFUSED.iter().find(|(part, _)| rest.contains(part));
+    let advice = refused.map_or(
+        "Only LoRA matrices and saved weights are implemented.",
+        |(_, advice)| advice,
+    );
+    Err(unsupported("tensor", advice))
 }
 
 #[cfg(all(test, not(weighbridge_loom)))]
@@ -78,27 +90,78 @@ mod tests {
 
     #[test]
     fn keys_of_real_adapters_are_understood_or_refused_by_name() {
-        let of = |key| parse(Path::new("f"), key).map_err(|error| error.to_string());
-        assert_eq!(
-            of("base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight"),
-            Ok(("model.layers.0.self_attn.q_proj", Role::A))
-        );
-        assert_eq!(
-            of("base_model.model.m.lora_B.default.weight"),
-            Ok(("m", Role::B))
-        );
-        assert_eq!(
-            of("base_model.model.score.weight"),
-            Ok(("score", Role::Replacement))
-        );
-        for (key, word) in [
-            ("base_model.model.m.lora_magnitude_vector", "DoRA"),
-            ("base_model.model.m.lora_embedding_A", "embeddings"),
-            ("base_model.model.m.lora_A.bias", "lora_A.weight"),
-            ("model.m.lora_A.weight", "base_model.model."),
+        const Q: &str = "model.layers.0.self_attn.q_proj";
+        for (key, expected) in [
+            (
+                "model.layers.0.self_attn.q_proj.lora_A.weight",
+                Ok((Q, Role::A)),
+            ),
+            (
+                "model.layers.0.self_attn.q_proj.lora_B.weight",
+                Ok((Q, Role::B)),
+            ),
+            ("m.lora_A.default.weight", Ok(("m", Role::A))),
+            ("m.lora_B.default.weight", Ok(("m", Role::B))),
+            // GPT-2, DistilBERT.
+            (
+                "transformer.h.0.attn.c_attn.lora_A.weight",
+                Ok(("transformer.h.0.attn.c_attn", Role::A)),
+            ),
+            // Saved whole.
+            ("score.weight", Ok(("score", Role::Replacement))),
+            (
+                "pre_classifier.bias",
+                Ok(("pre_classifier", Role::Replacement)),
+            ),
+            (
+                "model.embed_tokens.weight",
+                Ok(("model.embed_tokens", Role::Replacement)),
+            ),
+            // Refused, with the word that says why.
+            ("m.lora_magnitude_vector", Err("DoRA")),
+            ("m.lora_magnitude_vector.weight", Err("DoRA")),
+            ("m.lora_magnitude_vector.default.weight", Err("DoRA")),
+            ("m.lora_embedding_A", Err("embeddings")),
+            ("m.lora_embedding_B.default", Err("embeddings")),
+            ("m.lora_A.bias", Err("lora_A.weight")),
+            ("m.lora_B.bias", Err("lora_A.weight")),
+            ("m.lora_A.other.weight", Err("lora_A.weight")),
+            ("m.lora_C.weight", Err("lora_A.weight")),
+            ("m.lora_A", Err("lora_A.weight")),
+            ("m.trainable_tokens_delta", Err("tokens")),
+            ("m.token_adapter.trainable_tokens_delta", Err("tokens")),
+            ("lm_head.modules_to_save.weight", Err("wrapper")),
+            ("lm_head.modules_to_save.default.weight", Err("wrapper")),
+            ("lm_head.original_module.weight", Err("wrapper")),
+            ("m.base_layer.weight", Err("wrapper")),
+            ("m.base_layer.lora_A.weight", Err("wrapper")),
+            ("m.running_mean", Err("saved weights")),
+            ("weight", Err("saved weights")),
+            (".weight", Err("no module")),
+            ("lora_A.weight", Err("lora_A.weight")),
+            (".lora_A.weight", Err("no module")),
+            ("a..lora_A.weight", Err("no module")),
+            ("", Err("saved weights")),
         ] {
-            let refused = of(key).unwrap_err();
-            assert!(refused.contains(word) && refused.contains(key), "{refused}");
+            let key = format!("{PREFIX}{key}");
+            match (parse(Path::new("f"), &key), expected) {
+                (Ok(found), Ok(expected)) => assert_eq!(found, expected, "{key}"),
+                (Err(refused), Err(word)) => {
+                    assert!(refused.is_unsupported());
+                    let text = refused.to_string();
+                    assert!(text.contains(word) && text.contains(&key), "{text}");
+                }
+                (found, _) => panic!("{key}: {found:?}"),
+            }
+        }
+        for key in [
+            "model.m.lora_A.weight",
+            "base_model.m.lora_A.weight",
+            "lora_A",
+            "",
+        ] {
+            let refused = parse(Path::new("f"), key).unwrap_err().to_string();
+            assert!(refused.contains(PREFIX), "{refused}");
         }
     }
 }

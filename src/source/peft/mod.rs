@@ -1,10 +1,13 @@
 //! LoRA adapters as PEFT saves them: `adapter_config.json` and `adapter_model.safetensors`.
 //!
 //! What lives here: [`PeftAdapter`], pairing A and B, resolving each module's rank and scale. What
-//! does not: the configuration's options (`config`), the names of tensors (`keys`).
+//! does not: the configuration's options (`config`, `support`), the names of tensors (`keys`).
 
 mod config;
 mod keys;
+mod patterns;
+mod setting;
+mod support;
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -13,8 +16,11 @@ use config::Config;
 use keys::Role;
 
 use super::Source;
-use super::checkpoint::SingleFile;
-use super::file::{malformed, read_small};
+use super::checkpoint::{CONFIG_CAP, SingleFile};
+use super::file::malformed;
+use super::folder::Folder;
+use super::header::{PICKLE_ADVICE, other_format_error};
+use super::options::OpenOptions;
 use crate::error::Error;
 use crate::handle::SetHandle;
 use crate::plan::Plan;
@@ -23,7 +29,6 @@ use crate::tensor::WeightKind;
 const CONFIG: &str = "adapter_config.json";
 const WEIGHTS: &str = "adapter_model.safetensors";
 const PICKLE: &str = "adapter_model.bin";
-const CONFIG_CAP: u64 = 1 << 20;
 
 /// A LoRA adapter on disk.
 ///
@@ -54,26 +59,31 @@ impl PeftAdapter {
     /// Opens an adapter directory.
     ///
     /// # Errors
-    /// [`Error::Io`], [`Error::Malformed`], [`Error::Unsupported`], [`Error::AdapterMismatch`] if A
-    /// and B do not pair up or do not have the configured rank.
+    /// [`Error::Io`], [`Error::Malformed`], [`Error::Unsupported`], [`Error::SourceChanged`],
+    /// [`Error::AdapterMismatch`] if A and B do not pair up or do not have the configured rank.
     pub fn open(dir: impl AsRef<Path>) -> Result<Self, Error> {
-        let dir = dir.as_ref();
-        let path = dir.join(CONFIG);
-        let Some(bytes) = read_small(&path, CONFIG_CAP)? else {
-            return Err(malformed(dir, format!("has no {CONFIG}")));
+        Self::open_with(dir, &OpenOptions::new())
+    }
+
+    /// [`open`](Self::open) within other limits.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub fn open_with(dir: impl AsRef<Path>, options: &OpenOptions) -> Result<Self, Error> {
+        let folder = Folder::open(dir.as_ref(), options)?;
+        let absent = |name: &str| malformed(folder.path(), format!("has no {name}"));
+        let file = folder.file(CONFIG)?.ok_or_else(|| absent(CONFIG))?;
+        let config = Config::read(file.path(), &file.small(CONFIG_CAP)?)?;
+        let Some(file) = folder.file(WEIGHTS)? else {
+            if folder.has(PICKLE) {
+                let path = folder.path_of(PICKLE);
+                return Err(other_format_error(&path, "pickle", PICKLE_ADVICE));
+            }
+            return Err(absent(WEIGHTS));
         };
-        let config = Config::parse(&path, &bytes)?;
-        let weights = dir.join(WEIGHTS);
-        if !weights.exists() && dir.join(PICKLE).exists() {
-            return Err(Error::Unsupported {
-                file: dir.join(PICKLE),
-                option: "format".to_owned(),
-                value: "pickle".to_owned(),
-                advice: "A pickle can run code. Save the adapter with safe_serialization=True.",
-            });
-        }
-        let file = SingleFile::open(&weights)?;
-        let plan = resolve(dir, &weights, &config, &file)?;
+        let file = SingleFile::open(file, options)?;
+        let weights = folder.path_of(WEIGHTS);
+        let plan = resolve(folder.path(), &weights, &config, &file)?;
         Ok(PeftAdapter {
             plan,
             file,
@@ -138,6 +148,8 @@ fn resolve(dir: &Path, weights: &Path, config: &Config, file: &SingleFile) -> Re
     if pairs.is_empty() {
         return Err(malformed(weights, "has no LoRA tensors"));
     }
+    let work = config.check_work(pairs.len());
+    work.map_err(|reason| malformed(&dir.join(CONFIG), reason))?;
     let plan = Plan::new(&origin, tensors, &[])?;
     let mut modules = Vec::with_capacity(pairs.len());
     for (module, pair) in pairs {
