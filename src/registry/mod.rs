@@ -21,7 +21,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
 
 pub use catalog::{Catalog, CatalogEntry, Stats};
-pub use filling::{Filling, TensorWriter};
+pub use filling::{Filling, SealError, TensorWriter};
 pub use lease::{AdapterModule, AdapterView, Lease, LeasedSet, Weight};
 pub use publish::Replaced;
 pub use read::{Reader, Scope, SetView};
