@@ -50,7 +50,8 @@ use shared::Shared;
 /// bytes.
 ///
 /// Not supported: use in a child process after `fork`. Whatever loads, changes or waits says so
-/// ([`Error::Forked`]); reads do not look.
+/// ([`Error::Forked`]); reads do not look. Dropping the registry there frees nothing: its locks may be
+/// held by threads that stayed in the parent.
 pub struct WeightRegistry {
     id: u32,
     // Dropped before everything that generations refer to; see `Drop`.
@@ -136,16 +137,28 @@ impl WeightRegistry {
 
 impl Drop for WeightRegistry {
     fn drop(&mut self) {
+        if self.shared.check_process().is_err() {
+            return self.abandon();
+        }
         self.spine.sweep();
         self.spine.reclaimer().close();
         if let Some(thread) = self.reclaimer.take()
             && thread.thread().id() != thread::current().id()
-            && self.shared.check_process().is_ok()
         {
             // What it is freeing right now is back when we return. It does not panic: errands are
             // caught. (A destructor of foreign bytes may drop the registry on that very thread.)
             let _ = thread.join();
         }
+    }
+}
+
+impl WeightRegistry {
+    /// The end in a forked child, where a thread of the parent's may hold the ledger's lock for ever,
+    /// and the reclaimer's id may by now be another thread's, which must not be detached.
+    fn abandon(&mut self) {
+        std::mem::forget(self.reclaimer.take());
+        let empty = Spine::new(Arc::new(Reclaimer::open()));
+        std::mem::forget(std::mem::replace(&mut self.spine, empty));
     }
 }
 

@@ -104,6 +104,7 @@ impl WeightRegistry {
         name: impl Into<SetName>,
         source: impl Source,
     ) -> Result<SetHandle, PublishError> {
+        self.shared.check_process()?;
         let name = name.into();
         name.validate()?;
         if let Some(handle) = self.names.lookup(name.as_ref())
