@@ -3,6 +3,9 @@
 //! Without the test harness: `fork` copies the calling thread only, so that no other may hold a lock
 //! of the harness; and `main` must be ours to return from. Takes a filter, as other test binaries do.
 
+#[cfg(unix)]
+#[path = "support/at_exit.rs"]
+mod at_exit;
 mod support;
 
 #[cfg(unix)]
