@@ -13,6 +13,8 @@ mod publish;
 mod read;
 mod retirement;
 mod shared;
+#[cfg(all(test, not(weighbridge_loom)))]
+mod spent;
 mod staged;
 mod transaction;
 
@@ -29,7 +31,7 @@ pub use retirement::Retirement;
 pub use staged::{PublishError, Staged};
 pub use transaction::{Committed, Transaction, TransactionError};
 
-use crate::core::Reclaimer;
+use crate::core::{Bounds, Reclaimer};
 use crate::error::Error;
 use crate::handle::SetHandle;
 use crate::layout::Interner;
@@ -87,6 +89,11 @@ impl Builder {
     /// [`Error::Io`] if the thread cannot be started, [`Error::Spent`] if this process has made
     /// four billion registries.
     pub fn build(self) -> Result<WeightRegistry, Error> {
+        self.build_within(Bounds::FULL)
+    }
+
+    /// [`build`](Self::build), with as many sets as `bounds` says over its whole life.
+    fn build_within(self, bounds: Bounds) -> Result<WeightRegistry, Error> {
         static NEXT: AtomicU32 = AtomicU32::new(1);
         // E13: Relaxed: only uniqueness matters.
         let relaxed = std::sync::atomic::Ordering::Relaxed;
@@ -95,7 +102,7 @@ impl Builder {
             .map_err(|_| Error::Spent)?;
         let queue = Arc::new(Reclaimer::open());
         let worker = Arc::clone(&queue);
-        let spine = Spine::new(queue);
+        let spine = Spine::within(bounds, queue);
         let epochs = spine.epochs();
         let life = move || {
             let participant = epochs.register();
