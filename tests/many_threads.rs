@@ -1,38 +1,17 @@
 //! 512 readers at a time, wave after wave: what they held comes back to the byte, and so does what
 //! their threads were registered with. A binary of its own: it counts every allocation.
 
+#[path = "support/counting.rs"]
+mod counting;
 mod support;
 
-use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::Barrier;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
+
+use counting::live;
 
 use support::{SOON, bytes, registry};
 use weighbridge::{Retirement, SetHandle, WeightRegistry};
-
-/// Bytes that are allocated now.
-static LIVE: AtomicUsize = AtomicUsize::new(0);
-
-struct Counting;
-
-// SAFETY: the system's allocator, and a counter beside it.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        LIVE.fetch_add(layout.size(), Ordering::Relaxed);
-        // SAFETY: the caller's.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, place: *mut u8, layout: Layout) {
-        LIVE.fetch_sub(layout.size(), Ordering::Relaxed);
-        // SAFETY: the caller's.
-        unsafe { System.dealloc(place, layout) }
-    }
-}
-
-#[global_allocator]
-static COUNTING: Counting = Counting;
 
 const THREADS: usize = 512;
 const STACK: usize = 128 << 10;
@@ -104,14 +83,14 @@ fn wave(registry: &WeightRegistry, sets: [SetHandle; 2]) {
 /// Swaps until no more than `bound` bytes are live, or until it has become clear that they stay.
 fn settle(registry: &WeightRegistry, sets: [SetHandle; 2], bound: usize) -> usize {
     for _ in 0..1_000 {
-        if LIVE.load(Ordering::Relaxed) <= bound {
+        if live() <= bound {
             break;
         }
         for previous in swap(registry, sets, 0) {
             previous.reclaimed(SOON).unwrap();
         }
     }
-    LIVE.load(Ordering::Relaxed)
+    live()
 }
 
 #[test]
@@ -126,10 +105,10 @@ fn five_hundred_readers_come_and_go_and_leave_nothing() {
     for wave_number in 2..=4 {
         wave(&registry, sets);
         let bound = first + THREADS * REGISTRATION / 4;
-        let live = settle(&registry, sets, bound);
+        let left = settle(&registry, sets, bound);
         assert!(
-            live <= bound,
-            "wave {wave_number}: {first} bytes grew to {live}"
+            left <= bound,
+            "wave {wave_number}: {first} bytes grew to {left}"
         );
     }
     for set in sets {
