@@ -116,7 +116,7 @@ mod tests {
         let map: ShardMap<u32, u32> = owned(ShardMap::new());
         assert_eq!(owned(map.insert_new(1, 10)), Ok(()));
         assert_eq!(owned(map.insert_new(1, 11)), Err(10));
-        owned(map.set(1, 12));
+        let () = map.set(1, 12);
         assert!(!owned(map.remove_if(&1, |&value| value == 10)));
         assert_eq!(owned(map.len()), 1);
         assert!(owned(map.remove_if(&1, |&value| value == 12)));

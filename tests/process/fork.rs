@@ -514,24 +514,23 @@ fn a_child_reads_what_its_parent_had() {
 }
 
 fn a_child_drops_what_it_has_in_any_order() {
-    let parts: [fn(&mut Option<WeightRegistry>, &mut Vec<Lease>, &mut Vec<Retirement>); 3] = [
-        |registry, _, _| drop(registry.take()),
-        |_, leases, _| leases.clear(),
-        |_, _, going| going.clear(),
-    ];
     for order in [[0, 1, 2], [1, 0, 2], [2, 0, 1], [2, 1, 0]] {
         let registry = registry();
         let set = registry.publish("a", bytes(2 << 20, 1)).unwrap();
         let gone = registry.publish("b", bytes(64, 1)).unwrap();
-        let leases = vec![
+        let mut leases = vec![
             registry.acquire(set).unwrap(),
             registry.acquire_as("labelled", [set, gone]).unwrap(),
         ];
-        let going = vec![registry.retire(gone).unwrap()];
-        let (mut registry, mut leases, mut going) = (Some(registry), leases, going);
+        let mut going = vec![registry.retire(gone).unwrap()];
+        let mut registry = Some(registry);
         forked("drops", || {
             for part in order {
-                parts[part](&mut registry, &mut leases, &mut going);
+                match part {
+                    0 => registry = None,
+                    1 => leases.clear(),
+                    _ => going.clear(),
+                }
             }
         });
         leases.clear();
