@@ -40,7 +40,8 @@ pub struct Arena {
     mapped: bool,
 }
 
-// SAFETY: an arena owns its memory and has no interior mutability: `&Arena` only reads.
+// SAFETY: an arena owns its memory, and `&Arena` only reads; whoever writes through `as_ptr` answers
+// for it there.
 unsafe impl Send for Arena {}
 // SAFETY: as above.
 unsafe impl Sync for Arena {}
@@ -115,7 +116,8 @@ impl Arena {
         unsafe { std::slice::from_raw_parts_mut(self.base.as_ptr(), self.len) }
     }
 
-    /// Where the bytes are, for a caller that shares them out itself.
+    /// Where the bytes are, for a caller that shares them out itself. Before it writes there it must
+    /// know that nobody has a slice of that place.
     pub(crate) fn as_ptr(&self) -> NonNull<u8> {
         self.base
     }

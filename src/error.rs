@@ -289,6 +289,14 @@ pub enum Error {
         /// What is wrong, with both sides.
         reason: String,
     },
+    /// A tensor is written by one writer at a time, and another one has it.
+    #[error(
+        "tensor {tensor:?} is being written by another writer; it is free when that is dropped"
+    )]
+    TensorBusy {
+        /// The tensor.
+        tensor: String,
+    },
     /// A file that an index names is not there.
     #[error("{}: the index names it, but it is not there", file.display())]
     MissingShard {
@@ -374,6 +382,7 @@ impl Error {
             self,
             Error::AlreadyPublished { .. }
                 | Error::NameBusy { .. }
+                | Error::TensorBusy { .. }
                 | Error::Conflict { .. }
                 | Error::Dependants { .. }
                 | Error::AliasedBy { .. }

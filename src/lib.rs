@@ -74,8 +74,8 @@ pub use names::{NameRef, SetName};
 pub use plan::Plan;
 pub use registry::{
     AdapterModule, AdapterView, Builder, Catalog, CatalogEntry, Committed, Filling, KeptGeneration,
-    Lease, LeasedSet, PublishError, Reader, Replaced, Retirement, Scope, SetView, Staged, Stats,
-    TensorWriter, Transaction, TransactionError, Weight, WeightRegistry,
+    Lease, LeasedSet, PublishError, Reader, Replaced, Retirement, Scope, SealError, SetView,
+    Staged, Stats, TensorWriter, Transaction, TransactionError, Weight, WeightRegistry,
 };
 pub use safetensors::Dtype;
 pub use tensor::WeightKind;

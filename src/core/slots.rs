@@ -37,6 +37,24 @@ impl<M, S> Slot<M, S> {
     }
 }
 
+/// How far slots and their tags go. Less than all of them only in tests: nobody waits for 2^32 of
+/// either.
+#[derive(Debug, Clone, Copy)]
+pub struct Bounds {
+    /// Slots there may be.
+    pub slots: u32,
+    /// The last tag of a slot; the first is 1.
+    pub last_tag: u32,
+}
+
+impl Bounds {
+    /// All that a handle can tell apart.
+    pub const FULL: Bounds = Bounds {
+        slots: u32::MAX,
+        last_tag: u32::MAX,
+    };
+}
+
 struct Free {
     /// Slots without a tenant, with the tag of their next one.
     keys: Vec<Key>,
@@ -47,6 +65,7 @@ struct Free {
 pub(super) struct SlotTable<M, S> {
     segments: [AtomicPtr<Slot<M, S>>; SEGMENTS],
     free: Mutex<Free>,
+    bounds: Bounds,
 }
 
 /// Which segment, how long it is, and the place in it.
@@ -59,13 +78,14 @@ fn locate(index: u32) -> (usize, usize, usize) {
 }
 
 impl<M, S> SlotTable<M, S> {
-    pub(super) fn new() -> Self {
+    pub(super) fn new(bounds: Bounds) -> Self {
         SlotTable {
             segments: std::array::from_fn(|_| AtomicPtr::new(ptr::null_mut())),
             free: Mutex::new(Free {
                 keys: Vec::new(),
                 next: 0,
             }),
+            bounds,
         }
     }
 
@@ -83,13 +103,16 @@ impl<M, S> SlotTable<M, S> {
         Some(unsafe { &*base.add(offset) })
     }
 
-    /// A slot that nobody uses: a recycled one, or the next new one. `None`: all are in use.
+    /// A slot that nobody uses: a recycled one, or the next new one. `None`: all are in use or spent.
     pub(super) fn allocate(&self) -> Option<Key> {
         let mut free = self.free.lock();
         if let Some(key) = free.keys.pop() {
             return Some(key);
         }
         let index = free.next;
+        if index >= self.bounds.slots {
+            return None;
+        }
         let (segment, length, _) = locate(index);
         let place = self.segments.get(segment)?;
         // E3: Relaxed: segments are only published under the lock that we hold.
@@ -98,7 +121,7 @@ impl<M, S> SlotTable<M, S> {
             // E3: Release: publishes the initialised slots.
             place.store(Box::leak(slots).as_mut_ptr(), Ordering::Release);
         }
-        free.next = index.checked_add(1)?;
+        free.next = index + 1;
         Some(Key {
             slot: index,
             tag: 1,
@@ -108,7 +131,8 @@ impl<M, S> SlotTable<M, S> {
     /// Gives a slot back for its next tenant. The caller retired `key`, or never published it. A slot
     /// whose tags are spent is never handed out again.
     pub(super) fn recycle(&self, key: Key) {
-        if let Some(tag) = key.tag.checked_add(1) {
+        if key.tag < self.bounds.last_tag {
+            let tag = key.tag + 1;
             self.free.lock().keys.push(Key { tag, ..key });
         }
     }
@@ -139,7 +163,7 @@ mod tests {
 
     #[test]
     fn a_slot_comes_back_with_the_next_tag_until_they_are_spent() {
-        let table = SlotTable::<(), ()>::new();
+        let table = SlotTable::<(), ()>::new(Bounds::FULL);
         let first = table.allocate().unwrap();
         assert_eq!((first.slot, first.tag), (0, 1));
         table.recycle(first);

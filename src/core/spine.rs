@@ -15,7 +15,7 @@ use crossbeam_utils::CachePadded;
 
 use super::node::{Node, StagedNode, Storage};
 use super::reclaim::Reclaimer;
-use super::slots::SlotTable;
+use super::slots::{Bounds, SlotTable};
 use super::{Bond, Key};
 use crate::sync::Mutex;
 use crate::sync::atomic::{AtomicU64, Ordering};
@@ -114,9 +114,14 @@ pub struct Spine<M: Send + Sync + 'static, S: Storage> {
 impl<M: Send + Sync + 'static, S: Storage> Spine<M, S> {
     /// An empty spine at commit 0.
     pub fn new(reclaimer: Arc<Reclaimer>) -> Self {
+        Self::within(Bounds::FULL, reclaimer)
+    }
+
+    /// The same with as many slots and tags as `bounds` says.
+    pub fn within(bounds: Bounds, reclaimer: Arc<Reclaimer>) -> Self {
         Spine {
             clock: CachePadded::new(AtomicU64::new(0)),
-            slots: SlotTable::new(),
+            slots: SlotTable::new(bounds),
             commit: Mutex::new(()),
             collector: Collector::new(),
             reclaimer,

@@ -6,8 +6,10 @@
 
 use std::fmt;
 use std::ptr;
+use std::sync::Arc;
 
 use super::WeightRegistry;
+use super::shared::Shared;
 use super::staged::{Furnished, Staged};
 use crate::error::Error;
 use crate::handle::SetHandle;
@@ -38,12 +40,13 @@ use crate::sync::Mutex;
 ///         });
 ///     }
 /// });
-/// let set = registry.publish_staged("policy", filling.seal().map_err(|(error, _)| error)?)?;
+/// let set = registry.publish_staged("policy", filling.seal()?)?;
 /// assert_eq!(registry.acquire(set)?.set(set)?.get("b")?.bytes(), [1, 2, 3, 4]);
 /// # Ok::<(), weighbridge::Error>(())
 /// ```
 pub struct Filling {
     furnished: Furnished,
+    shared: Arc<Shared>,
     /// By tensor, in the plan's order.
     progress: Box<[Mutex<Progress>]>,
 }
@@ -66,7 +69,7 @@ impl WeightRegistry {
     /// `base`: the set it stands on, for an adapter.
     ///
     /// # Errors
-    /// [`Error::OverLimit`], [`Error::OutOfMemory`], and for an adapter as
+    /// [`Error::OverLimit`], [`Error::OutOfMemory`], [`Error::Forked`], and for an adapter as
     /// [`stage`](WeightRegistry::stage).
     pub fn fill(&self, plan: Plan, base: Option<SetHandle>) -> Result<Filling, Error> {
         let room = self.room(plan, base, |origin, adapter, base| {
@@ -77,6 +80,7 @@ impl WeightRegistry {
         let progress = furnished.room.plan.tensors().iter();
         Ok(Filling {
             progress: progress.map(|_| Mutex::default()).collect(),
+            shared: Arc::clone(&self.shared),
             furnished,
         })
     }
@@ -91,9 +95,10 @@ impl Filling {
     /// The right to write `tensor`, from where the last writer of it stopped.
     ///
     /// # Errors
-    /// [`Error::InvalidTensor`] if there is no such tensor, if it is a tie, or while somebody else
-    /// writes it.
+    /// [`Error::InvalidTensor`] if there is no such tensor, or if it is a tie;
+    /// [`Error::TensorBusy`] while somebody else writes it; [`Error::Forked`].
     pub fn writer(&self, tensor: &str) -> Result<TensorWriter<'_>, Error> {
+        self.shared.check_process()?;
         let refuse = |reason: String| Error::InvalidTensor {
             tensor: tensor.to_owned(),
             reason,
@@ -108,7 +113,9 @@ impl Filling {
         }
         let mut progress = self.progress[index].lock(); // E18
         if progress.taken {
-            return Err(refuse("is being written by another writer".to_owned()));
+            return Err(Error::TensorBusy {
+                tensor: tensor.to_owned(),
+            });
         }
         progress.taken = true;
         Ok(TensorWriter {
@@ -121,8 +128,9 @@ impl Filling {
     /// Everything is in it: hashes the contents, and makes it a staged set.
     ///
     /// # Errors
-    /// [`Error::InvalidTensor`] for the first tensor that is not complete; the filling comes back.
-    pub fn seal(self) -> Result<Staged, (Error, Box<Self>)> {
+    /// [`Error::InvalidTensor`] for the first tensor that is not complete; [`Error::TensorBusy`] if
+    /// its writer was leaked (`mem::forget`); [`Error::Forked`]. The filling comes back.
+    pub fn seal(self) -> Result<Staged, SealError> {
         self.seal_as(None)
     }
 
@@ -131,18 +139,19 @@ impl Filling {
     ///
     /// # Errors
     /// As [`seal`](Self::seal).
-    pub fn seal_declared(self, revision: &str) -> Result<Staged, (Error, Box<Self>)> {
+    pub fn seal_declared(self, revision: &str) -> Result<Staged, SealError> {
         self.seal_as(Some(revision))
     }
 
-    fn seal_as(self, declared: Option<&str>) -> Result<Staged, (Error, Box<Self>)> {
-        match self.missing() {
-            Some(error) => Err((error, Box::new(self))),
-            None => Ok(self.furnished.fill(declared)),
+    fn seal_as(self, declared: Option<&str>) -> Result<Staged, SealError> {
+        match self.shared.check_process().and_then(|()| self.complete()) {
+            Ok(()) => Ok(self.furnished.fill(declared)),
+            Err(error) => Err(SealError(Box::new((error, self)))),
         }
     }
 
-    fn missing(&self) -> Option<Error> {
+    /// Is every byte there?
+    fn complete(&self) -> Result<(), Error> {
         let tensors = self
             .furnished
             .room
@@ -150,17 +159,55 @@ impl Filling {
             .tensors()
             .iter()
             .zip(&self.progress);
-        tensors
-            .filter(|(tensor, _)| tensor.tie.is_none())
-            .find_map(|(tensor, progress)| {
-                let Progress { written, taken } = *progress.lock(); // E18
-                let len = tensor.range().len();
-                // A writer that was leaked with `mem::forget` still has the tensor.
-                (written < len || taken).then(|| Error::InvalidTensor {
-                    tensor: tensor.name().to_owned(),
+        for (tensor, progress) in tensors.filter(|(tensor, _)| tensor.tie.is_none()) {
+            let Progress { written, taken } = *progress.lock(); // E18
+            let name = || tensor.name().to_owned();
+            let len = tensor.range().len();
+            if taken {
+                return Err(Error::TensorBusy { tensor: name() });
+            }
+            if written < len {
+                return Err(Error::InvalidTensor {
+                    tensor: name(),
                     reason: format!("{written} of its {len} bytes were written"),
-                })
-            })
+                });
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A filling that could not be sealed: why, and the filling, to be completed.
+#[derive(Debug)]
+pub struct SealError(Box<(Error, Filling)>);
+
+impl SealError {
+    /// Why.
+    pub fn error(&self) -> &Error {
+        &self.0.0
+    }
+
+    /// The filling, as it was.
+    pub fn into_filling(self) -> Filling {
+        self.0.1
+    }
+}
+
+impl fmt::Display for SealError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.0.fmt(f)
+    }
+}
+
+impl std::error::Error for SealError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        self.0.0.source()
+    }
+}
+
+impl From<SealError> for Error {
+    fn from(failed: SealError) -> Self {
+        failed.0.0
     }
 }
 
@@ -223,7 +270,10 @@ impl fmt::Debug for Filling {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Filling")
             .field("origin", &self.furnished.room.plan.origin())
-            .field("missing", &self.missing().map(|error| error.to_string()))
+            .field(
+                "complete",
+                &self.complete().map_err(|error| error.to_string()),
+            )
             .finish_non_exhaustive()
     }
 }

@@ -18,6 +18,8 @@ mod record;
 mod retirement;
 mod rollback;
 mod shared;
+#[cfg(all(test, not(weighbridge_loom)))]
+mod spent;
 mod staged;
 mod swap;
 mod transaction;
@@ -27,7 +29,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
 
 pub use catalog::{Catalog, CatalogEntry, Stats};
-pub use filling::{Filling, TensorWriter};
+pub use filling::{Filling, SealError, TensorWriter};
 pub use lease::{AdapterModule, AdapterView, Lease, LeasedSet, Weight};
 pub use publish::Replaced;
 pub use read::{Reader, Scope, SetView};
@@ -36,7 +38,7 @@ pub use rollback::KeptGeneration;
 pub use staged::{PublishError, Staged};
 pub use transaction::{Committed, Transaction, TransactionError};
 
-use crate::core::Reclaimer;
+use crate::core::{Bounds, Reclaimer};
 use crate::error::Error;
 use crate::handle::SetHandle;
 use crate::layout::Interner;
@@ -57,7 +59,8 @@ use shared::Shared;
 /// bytes.
 ///
 /// Not supported: use in a child process after `fork`. Whatever loads, changes or waits says so
-/// ([`Error::Forked`]); reads do not look.
+/// ([`Error::Forked`]); reads do not look. Dropping the registry there frees nothing: its locks may be
+/// held by threads that stayed in the parent.
 pub struct WeightRegistry {
     id: u32,
     // Dropped before everything that generations refer to; see `Drop`.
@@ -103,6 +106,11 @@ impl Builder {
     /// [`Error::Io`] if the thread cannot be started, [`Error::Spent`] if this process has made
     /// four billion registries.
     pub fn build(self) -> Result<WeightRegistry, Error> {
+        self.build_within(Bounds::FULL)
+    }
+
+    /// [`build`](Self::build), with as many sets as `bounds` says over its whole life.
+    fn build_within(self, bounds: Bounds) -> Result<WeightRegistry, Error> {
         static NEXT: AtomicU32 = AtomicU32::new(1);
         // E13: Relaxed: only uniqueness matters.
         let relaxed = std::sync::atomic::Ordering::Relaxed;
@@ -111,7 +119,7 @@ impl Builder {
             .map_err(|_| Error::Spent)?;
         let queue = Arc::new(Reclaimer::open());
         let worker = Arc::clone(&queue);
-        let spine = Spine::new(queue);
+        let spine = Spine::within(bounds, queue);
         let epochs = spine.epochs();
         let life = move || {
             let participant = epochs.register();
@@ -157,17 +165,29 @@ impl WeightRegistry {
 
 impl Drop for WeightRegistry {
     fn drop(&mut self) {
+        if self.shared.check_process().is_err() {
+            return self.abandon();
+        }
         self.let_go_of_kept();
         self.spine.sweep();
         self.spine.reclaimer().close();
         if let Some(thread) = self.reclaimer.take()
             && thread.thread().id() != thread::current().id()
-            && self.shared.check_process().is_ok()
         {
             // What it is freeing right now is back when we return. It does not panic: errands are
             // caught. (A destructor of foreign bytes may drop the registry on that very thread.)
             let _ = thread.join();
         }
+    }
+}
+
+impl WeightRegistry {
+    /// The end in a forked child, where a thread of the parent's may hold the ledger's lock for ever,
+    /// and the reclaimer's id may by now be another thread's, which must not be detached.
+    fn abandon(&mut self) {
+        std::mem::forget(self.reclaimer.take());
+        let empty = Spine::new(Arc::new(Reclaimer::open()));
+        std::mem::forget(std::mem::replace(&mut self.spine, empty));
     }
 }
 

@@ -73,17 +73,17 @@ impl WeightRegistry {
     ) -> Result<Staged, Error> {
         let room = self.room(source.plan().clone(), source.base(), fits)?;
         let charge = self.shared.ledger.reserve(room.charged()?)?;
-        self.read(room.furnish(charge)?, &source)
+        Self::read(room.furnish(charge)?, source)
     }
 
     /// Fills the room from `source`.
-    pub(super) fn read(
-        &self,
-        mut furnished: Furnished,
-        source: &impl Source,
-    ) -> Result<Staged, Error> {
+    pub(super) fn read(mut furnished: Furnished, source: impl Source) -> Result<Staged, Error> {
         source.read_into(furnished.body.arena.as_mut_slice())?;
-        Ok(furnished.fill(source.declared()))
+        let declared = source.declared().map(str::to_owned);
+        // While the room is still ours: if this panics, its bytes come back. A value that is being
+        // returned would be lost.
+        drop(source);
+        Ok(furnished.fill(declared.as_deref()))
     }
 
     /// What a set that `plan` describes will be, checked before any byte is reserved.
@@ -130,6 +130,7 @@ impl WeightRegistry {
         name: impl Into<SetName>,
         source: impl Source,
     ) -> Result<SetHandle, PublishError> {
+        self.shared.check_process()?;
         let name = name.into();
         name.validate()?;
         if let Some(handle) = self.names.lookup(name.as_ref())

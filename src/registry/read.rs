@@ -89,7 +89,11 @@ impl WeightRegistry {
     /// ```
     #[inline]
     pub fn acquire(&self, sets: impl AsRef<[SetHandle]>) -> Result<Lease, Error> {
-        self.lease_from(&mut self.view(), sets.as_ref())
+        let lease = self.lease_from(&mut self.view(), sets.as_ref())?;
+        // A destructor of the caller's: if it panics, the lease ends. One that is being returned would
+        // be lost.
+        drop(sets);
+        Ok(lease)
     }
 
     /// [`acquire`](Self::acquire) with a name that a wait for these generations can report. Costs
@@ -250,7 +254,9 @@ impl Reader<'_> {
     #[inline]
     pub fn acquire(&self, sets: impl AsRef<[SetHandle]>) -> Result<Lease, Error> {
         let mut view = self.registry.spine.view(&self.participant);
-        self.registry.lease_from(&mut view, sets.as_ref())
+        let lease = self.registry.lease_from(&mut view, sets.as_ref())?;
+        drop(sets); // As in `WeightRegistry::acquire`.
+        Ok(lease)
     }
 
     /// As [`WeightRegistry::acquire_as`].
@@ -302,14 +308,18 @@ impl Scope<'_> {
     /// [`Error::Superseded`] if one of them was replaced or retired since: call
     /// [`refresh`](Self::refresh) and resolve again. Otherwise as [`WeightRegistry::acquire`].
     pub fn acquire(&self, sets: impl AsRef<[SetHandle]>) -> Result<Lease, Error> {
-        let sets = sets.as_ref();
-        self.registry.check(sets)?;
-        let holds = self
-            .view
-            .acquire_here(sets.len(), |index| unchecked(sets[index]))
-            .map_err(|miss| self.registry.explain(miss, sets))?;
-        check_pairs(&holds)?;
-        Ok(Lease::new(holds, self.view.number()))
+        let lease = {
+            let sets = sets.as_ref();
+            self.registry.check(sets)?;
+            let holds = self
+                .view
+                .acquire_here(sets.len(), |index| unchecked(sets[index]))
+                .map_err(|miss| self.registry.explain(miss, sets))?;
+            check_pairs(&holds)?;
+            Lease::new(holds, self.view.number())
+        };
+        drop(sets); // As in `WeightRegistry::acquire`.
+        Ok(lease)
     }
 
     /// Moves the scope to the newest commit.

@@ -52,7 +52,7 @@ impl WeightRegistry {
         match self.shared.ledger.reserve(needed) {
             // Enough for both.
             Ok(charge) => {
-                let staged = self.read(room.furnish(charge)?, &source)?;
+                let staged = Self::read(room.furnish(charge)?, source)?;
                 return self.replace_staged(set, staged);
             }
             Err(Error::OverLimit { .. }) => {}
@@ -68,7 +68,7 @@ impl WeightRegistry {
         })?;
         let charge = charge.reuse(more);
         charge.shrink_to(needed);
-        let staged = self.read(room.furnish(charge)?, &source)?;
+        let staged = Self::read(room.furnish(charge)?, source)?;
         let expect = Expect::Exactly {
             tag: set.tag,
             birth: number,

@@ -324,6 +324,7 @@ impl Transaction<'_> {
     }
 
     fn retire_expecting(&mut self, set: SetHandle, expect: Expect) -> Result<(), Error> {
+        self.registry.shared.check_process()?;
         let (record, _) = self.registry.record(set)?;
         let record = self.once(record)?;
         self.add(record, expect, Act::Retire);

@@ -101,3 +101,24 @@ mod mock {
 pub use mock::ShardMap;
 #[cfg(not(weighbridge_loom))]
 pub use real::ShardMap;
+
+#[cfg(all(test, not(weighbridge_loom)))]
+mod tests {
+    use super::ShardMap;
+
+    /// Nothing that the map returns borrows it: it would not be `'static` then, and this would not
+    /// compile. So no guard leaves it, and whoever calls it holds no lock between two calls.
+    #[test]
+    fn what_comes_out_is_owned() {
+        fn owned<T: 'static>(value: T) -> T {
+            value
+        }
+        let map: ShardMap<u32, u32> = owned(ShardMap::new());
+        assert_eq!(owned(map.insert_new(1, 10)), Ok(()));
+        assert_eq!(owned(map.insert_new(1, 11)), Err(10));
+        let () = map.set(1, 12);
+        assert!(!owned(map.remove_if(&1, |&value| value == 10)));
+        assert_eq!(owned(map.len()), 1);
+        assert!(owned(map.remove_if(&1, |&value| value == 12)));
+    }
+}

@@ -1,0 +1,263 @@
+//! User code that the registry calls may call the registry: no lock is held meanwhile, and none of
+//! the map of names leaves the room it lives in.
+
+mod support;
+
+use std::cell::Cell;
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::sync::{Arc, Barrier};
+use std::thread;
+
+use support::{SOON, bytes, registry};
+use weighbridge::source::{InMemory, Source};
+use weighbridge::{Error, NameRef, Plan, SetHandle, SetName, WeightRegistry};
+
+/// Enough that every shard of every map meets every other one's names.
+const NAMES: usize = 300;
+
+fn name(number: usize) -> String {
+    format!("set-{number}")
+}
+
+/// Runs `f` on a thread of its own. It must end.
+fn ends(what: &str, f: impl FnOnce() + Send + 'static) {
+    let (done, wait) = mpsc::channel();
+    let thread = thread::spawn(move || {
+        f();
+        let _ = done.send(());
+    });
+    match wait.recv_timeout(SOON) {
+        Err(RecvTimeoutError::Timeout) => panic!("{what}: it hangs"),
+        // Ended, well or with a panic of its own.
+        Ok(()) | Err(RecvTimeoutError::Disconnected) => thread.join().unwrap(),
+    }
+}
+
+/// Every kind of call, under names of its own.
+fn call_everything(registry: &WeightRegistry, own: &str) {
+    let set = registry.publish(own, bytes(64, 1)).unwrap();
+    assert_eq!(registry.lookup(own), Some(set));
+    let lease = registry.acquire_as(own, set).unwrap();
+    let w = registry.weight_handle(set, "w").unwrap();
+    assert_eq!(lease.weight(w).unwrap().bytes(), [1; 64]);
+    let swap = registry.replace(set, bytes(64, 2)).unwrap();
+    assert!(registry.catalog().get(own).is_some());
+    assert!(registry.stats().sets > 0 && !registry.retired().is_empty());
+    let mut transaction = registry.transaction();
+    let staged = transaction.stage(bytes(64, 3)).unwrap();
+    transaction.replace(set, staged).unwrap();
+    transaction.commit().unwrap();
+    drop(lease);
+    swap.previous.reclaimed(SOON).unwrap();
+    registry.retire(set).unwrap().reclaimed(SOON).unwrap();
+    assert_eq!(registry.lookup(own), None);
+}
+
+/// A source that calls the registry from wherever the registry calls it.
+struct Caller<'r> {
+    set: InMemory,
+    registry: &'r WeightRegistry,
+    own: String,
+    calls: Cell<usize>,
+}
+
+impl<'r> Caller<'r> {
+    fn new(registry: &'r WeightRegistry, own: String) -> Self {
+        Caller {
+            set: bytes(64, 7),
+            registry,
+            own,
+            calls: Cell::new(0),
+        }
+    }
+
+    fn call(&self) {
+        self.calls.set(self.calls.get() + 1);
+        call_everything(self.registry, &self.own);
+    }
+}
+
+impl Source for Caller<'_> {
+    fn plan(&self) -> &Plan {
+        self.call();
+        self.set.plan()
+    }
+
+    fn read_into(&self, arena: &mut [u8]) -> Result<(), Error> {
+        self.call();
+        self.set.read_into(arena)
+    }
+
+    fn declared(&self) -> Option<&str> {
+        self.call();
+        None
+    }
+
+    fn base(&self) -> Option<SetHandle> {
+        self.call();
+        None
+    }
+}
+
+impl Drop for Caller<'_> {
+    fn drop(&mut self) {
+        self.call();
+        assert!(
+            self.calls.get() >= 5,
+            "asked in {} places only",
+            self.calls.get()
+        );
+    }
+}
+
+impl From<Caller<'_>> for SetName {
+    fn from(caller: Caller<'_>) -> Self {
+        (0..4).for_each(|_| caller.call());
+        SetName::from(format!("{} named", caller.own))
+    }
+}
+
+impl From<&Caller<'_>> for NameRef<'_> {
+    fn from(caller: &Caller<'_>) -> Self {
+        caller.call();
+        NameRef::from("nobody")
+    }
+}
+
+struct Sets<'r>(SetHandle, &'r WeightRegistry, String);
+
+impl AsRef<[SetHandle]> for Sets<'_> {
+    fn as_ref(&self) -> &[SetHandle] {
+        call_everything(self.1, &self.2);
+        self.0.as_ref()
+    }
+}
+
+fn call_from_everywhere(registry: &WeightRegistry, thread: usize) {
+    let own = |number: usize| format!("{} of {thread}", name(number));
+    let stays = registry.publish(own(0).as_str(), bytes(64, 1)).unwrap();
+    for number in 1..NAMES / 10 {
+        let caller = || Caller::new(registry, format!("{} called", own(number)));
+        let set = registry.publish(own(number), caller()).unwrap();
+        registry.replace(set, caller()).unwrap();
+        let mut transaction = registry.transaction();
+        let staged = transaction.stage(caller()).unwrap();
+        transaction.replace(set, staged).unwrap();
+        // With a name claimed, and one to be retired.
+        let staged = transaction.stage(caller()).unwrap();
+        let named = transaction.publish(caller(), staged).unwrap();
+        let done = transaction.commit().unwrap();
+        assert_eq!(done.published, [named]);
+        registry.retire(named).unwrap();
+        registry.retire(set).unwrap();
+        let asked = caller();
+        assert_eq!(registry.lookup(&asked), None);
+        (0..4).for_each(|_| asked.call());
+        drop(asked);
+        let sets = || Sets(stays, registry, format!("{} leased", own(number)));
+        registry.acquire(sets()).unwrap();
+        registry.reader().acquire(sets()).unwrap();
+        registry.scope(|scope| {
+            // Pinned all the while: bytes come back all the same.
+            call_everything(registry, &own(number));
+            scope.acquire(sets()).unwrap();
+        });
+    }
+    registry.retire(stays).unwrap();
+}
+
+#[test]
+fn user_code_may_call_the_registry_that_calls_it() {
+    ends("one thread", || {
+        let registry = registry();
+        call_from_everywhere(&registry, 0);
+        assert_eq!(registry.stats().sets, 0);
+    });
+}
+
+#[test]
+fn user_code_of_several_threads_may_call_the_registry_that_calls_it() {
+    const THREADS: usize = 4;
+    ends("several threads", || {
+        let registry = Arc::new(registry());
+        let start = Barrier::new(THREADS);
+        thread::scope(|scope| {
+            for thread in 0..THREADS {
+                let (registry, start) = (&registry, &start);
+                scope.spawn(move || {
+                    start.wait();
+                    call_from_everywhere(registry, thread);
+                });
+            }
+        });
+        assert_eq!(registry.stats().sets, 0);
+        for going in registry.retired() {
+            going.reclaimed(SOON).unwrap();
+        }
+        assert_eq!(registry.ledger().total(), 0);
+    });
+}
+
+#[test]
+fn transactions_hold_names_and_not_the_map_of_names() {
+    ends("claims", || {
+        let registry = registry();
+        let mut transaction = registry.transaction();
+        for number in 0..NAMES {
+            let staged = registry.stage(bytes(64, 1)).unwrap();
+            transaction.publish(name(number), staged).unwrap();
+            // Whatever shard the claims are in, other names of it are free to come and go.
+            call_everything(&registry, &format!("another-{number}"));
+        }
+        let taken = registry.publish(name(0), bytes(64, 1)).unwrap_err();
+        assert!(matches!(taken.error(), Error::NameBusy { .. }));
+        drop(taken);
+        transaction.commit().unwrap();
+        assert_eq!(registry.stats().sets, NAMES);
+    });
+}
+
+fn sources(directory: &Path, found: &mut Vec<PathBuf>) {
+    for entry in std::fs::read_dir(directory).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            sources(&path, found);
+        } else if path.extension().is_some_and(|kind| kind == "rs") {
+            found.push(path);
+        }
+    }
+}
+
+/// The map's guards are locks. They stay in one file, whose own test shows that it returns none
+/// (`what_comes_out_is_owned` in `src/sync/map.rs`).
+#[test]
+fn the_map_of_names_is_known_to_one_file() {
+    let mut all = Vec::new();
+    sources(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"), &mut all);
+    let knows = |path: &&PathBuf| {
+        let text = std::fs::read_to_string(path).unwrap();
+        let code = |line: &&str| !line.trim_start().starts_with("//");
+        text.lines()
+            .filter(code)
+            .any(|line| line.to_lowercase().contains("dashmap"))
+    };
+    let who: Vec<_> = all.iter().filter(knows).collect();
+    assert_eq!(who.len(), 1, "{who:?}");
+    assert!(who[0].ends_with("src/sync/map.rs"), "{who:?}");
+    let map = std::fs::read_to_string(who[0]).unwrap();
+    assert!(map.contains("fn what_comes_out_is_owned()"));
+    // Every function of the map is in that test.
+    let (real, tests) = map.split_once("mod tests").unwrap();
+    let functions = real.split("pub fn ").skip(1);
+    let names = functions.filter_map(|rest| rest.split('(').next());
+    let mut seen = 0;
+    for function in names {
+        assert!(
+            tests.contains(&format!("{function}(")),
+            "{function} is not in its test"
+        );
+        seen += 1;
+    }
+    assert!(seen >= 5, "only {seen} functions were found");
+}
