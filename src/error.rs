@@ -108,6 +108,28 @@ pub enum Error {
         /// How many living sets are bound to it.
         count: u32,
     },
+    /// Other names stand for this set.
+    #[error(
+        "{set} is what {} stand(s) for; retire the alias(es) first, or all of them together",
+        listed(aliases)
+    )]
+    AliasedBy {
+        /// The set.
+        set: SetName,
+        /// Its aliases.
+        aliases: Vec<SetName>,
+    },
+    /// A flat registry was given the handle of a set that is not one of its weights.
+    #[error(
+        "{set} is not a weight of the flat registry in namespace {namespace:?}; \
+         use the registry that it was registered in"
+    )]
+    OtherNamespace {
+        /// The set.
+        set: SetName,
+        /// The namespace of the flat registry that was asked.
+        namespace: String,
+    },
     /// An adapter's base was retired before the adapter could be published.
     #[error("{base}, the base this adapter is bound to, is not current; publish the base first")]
     BaseNotCurrent {
@@ -295,6 +317,16 @@ fn other(leased: &Option<SetName>) -> String {
         .map_or_else(|| "another base".to_owned(), ToString::to_string)
 }
 
+/// The first few of what may be many.
+fn listed(names: &[SetName]) -> String {
+    let first: Vec<String> = names.iter().take(5).map(SetName::to_string).collect();
+    let mut text = first.join(", ");
+    if names.len() > 5 {
+        text += &format!(" and {} more", names.len() - 5);
+    }
+    text
+}
+
 fn of_tensor(tensor: &Option<String>) -> String {
     tensor
         .as_ref()
@@ -318,6 +350,7 @@ impl Error {
                 | Error::NameBusy { .. }
                 | Error::Conflict { .. }
                 | Error::Dependants { .. }
+                | Error::AliasedBy { .. }
                 | Error::Superseded { .. }
                 | Error::KindMismatch { .. }
         )
@@ -370,6 +403,7 @@ impl Error {
                 | Error::NotABase { .. }
                 | Error::TwiceInTransaction { .. }
                 | Error::StagedElsewhere { .. }
+                | Error::OtherNamespace { .. }
                 | Error::Forked { .. }
         )
     }

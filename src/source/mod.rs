@@ -13,6 +13,7 @@ mod peft;
 
 pub use checkpoint::Checkpoint;
 pub use memory::InMemory;
+pub(crate) use memory::lora_names;
 pub use peft::PeftAdapter;
 
 use crate::error::Error;
