@@ -110,7 +110,6 @@ pub struct FlatEntry {
 
 /// What a registration did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-#[must_use = "it says whether the weight is new or was there already"]
 pub enum Registered<H = FlatHandle> {
     /// It is new.
     Created(H),
