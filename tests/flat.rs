@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use support::{SOON, adapter, bytes, fixture, registry, tiny};
 use weighbridge::flat::{
-    FlatHandle, FlatKind, FlatRegistry, Loaded, Registered, Totals, WeightLoader,
+    Address, FlatHandle, FlatKind, FlatRegistry, Loaded, Registered, Totals, WeightLoader,
 };
 use weighbridge::layout::ModuleScale;
 use weighbridge::source::{Checkpoint, InMemory, Source};
@@ -354,6 +354,63 @@ fn of_many_who_register_one_name_one_creates_it() {
             assert!(matches!(refused, Err(Error::AlreadyPublished { .. })));
         }
         flat.unregister(flat.lookup("w").unwrap()).unwrap();
+    }
+    assert_eq!(flat.totals(), Totals::default());
+}
+
+/// Weights of four bytes, all at once.
+fn put_all(flat: &FlatRegistry, weights: &[(&str, u8)]) -> Result<Vec<Registered>, Error> {
+    let bytes: Vec<[u8; 4]> = weights.iter().map(|&(_, fill)| [fill; 4]).collect();
+    let one = |(&(name, _), bytes)| (Address::from(name), Dtype::U8, &[4][..], bytes);
+    let bytes = bytes.iter().map(|bytes| &bytes[..]);
+    flat.register_all(weights.iter().zip(bytes).map(one))
+}
+
+#[test]
+fn many_are_registered_at_one_instant_or_not_at_all() {
+    let flat = flat();
+    let w = put(&flat, "w", 1);
+    untouched(&flat, || {
+        let refused = put_all(&flat, &[("a", 1), ("b", 1), ("w", 2)]).unwrap_err();
+        assert!(
+            matches!(refused, Error::AlreadyPublished { .. }),
+            "{refused}"
+        );
+        let refused = put_all(&flat, &[("a", 1), ("b", 1), ("a", 1)]).unwrap_err();
+        assert!(refused.to_string().contains("is there twice"), "{refused}");
+        let refused = put_all(&flat, &[("a", 1), ("", 1)]).unwrap_err();
+        assert!(matches!(refused, Error::InvalidName { .. }), "{refused}");
+    });
+    assert!(flat.lookup("a").is_none());
+    let commits = flat.registry().stats().commits;
+    let made = put_all(&flat, &[("a", 3), ("w", 1), ("b", 4)]).unwrap();
+    assert_eq!(flat.registry().stats().commits, commits + 1);
+    let new: Vec<_> = made.iter().map(|one| one.is_new()).collect();
+    assert_eq!((new, made[1].handle()), (vec![true, false, true], w));
+    assert_eq!(flat.get(made[2].handle()).unwrap().bytes(), [4; 4]);
+    assert_eq!((flat.len(), flat.total_bytes()), (3, 12));
+    flat.unregister(made[2].handle()).unwrap();
+}
+
+#[test]
+fn of_many_who_register_the_same_batch_one_creates_each() {
+    let flat = flat();
+    let batch = [("a", 1), ("b", 2), ("c", 3)];
+    for _ in 0..50 {
+        let made: Vec<Vec<Registered>> = std::thread::scope(|scope| {
+            let threads: Vec<_> = (0..4)
+                .map(|_| scope.spawn(|| put_all(&flat, &batch).unwrap()))
+                .collect();
+            threads
+                .into_iter()
+                .map(|thread| thread.join().unwrap())
+                .collect()
+        });
+        for weight in 0..batch.len() {
+            let created = made.iter().filter(|made| made[weight].is_new()).count();
+            assert_eq!(created, 1);
+            flat.unregister(made[0][weight].handle()).unwrap();
+        }
     }
     assert_eq!(flat.totals(), Totals::default());
 }

@@ -10,6 +10,7 @@ use super::address::{FlatHandle, FlatKind};
 use crate::error::Error;
 use crate::handle::SetHandle;
 use crate::names::SetName;
+use crate::plan::PlannedTensor;
 
 /// Weights of one kind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -45,7 +46,8 @@ pub(super) struct Entry {
 }
 
 impl Entry {
-    pub(super) fn new(name: SetName, target: Option<SetHandle>, bytes: u64) -> Self {
+    pub(super) fn new(name: SetName, target: Option<SetHandle>, tensors: &[PlannedTensor]) -> Self {
+        let bytes = tensors.iter().map(PlannedTensor::byte_len).sum();
         Entry {
             name,
             adapter: None,
@@ -209,6 +211,7 @@ mod tests {
     use std::cell::Cell;
 
     use super::*;
+    use crate::Dtype;
 
     thread_local! {
         /// How often the bytes of an entry were looked at on this thread.
@@ -223,20 +226,25 @@ mod tests {
         }
     }
 
+    fn tensor(bytes: u64) -> PlannedTensor {
+        PlannedTensor::new("weight", Dtype::U8.into(), vec![bytes as usize], bytes)
+    }
+
     fn weight(name: &str, bytes: u64) -> Entry {
-        Entry::new(SetName::from(name), None, bytes)
+        Entry::new(SetName::from(name), None, &[tensor(bytes)])
     }
 
     /// 1,117 adapters of 448 tensors: totals look at no weight, an adapter's questions at its own.
     #[test]
     fn questions_about_half_a_million_weights_look_at_none_of_them() {
         let mut index = Index::default();
+        let tensors = [tensor(64)];
         let mut slot = 0;
         for adapter in 0..1_117 {
             let adapter = format!("adapter-{adapter:04}");
             for tensor in 0..448 {
                 let name = SetName::from((&*adapter, &*format!("t{tensor:03}")));
-                index.insert(set(slot), Entry::new(name, None, 64), Some(&adapter));
+                index.insert(set(slot), Entry::new(name, None, &tensors), Some(&adapter));
                 slot += 1;
             }
         }
@@ -262,7 +270,7 @@ mod tests {
     fn the_books_end_where_they_began() {
         let mut index = Index::default();
         index.insert(set(1), weight("embed", 100), None);
-        let head = Entry::new("head".into(), Some(set(1)), 0);
+        let head = Entry::new("head".into(), Some(set(1)), &[]);
         index.insert(set(2), head, None);
         index.insert(set(3), weight("a", 10), Some("pirate"));
         let totals = index.totals();

@@ -73,14 +73,8 @@ impl FlatRegistry {
             Err(failed) => failed,
         };
         let (error, staged) = failed.into_parts();
-        let known = staged.and_then(|staged| {
-            let offer = Offer {
-                identity: staged.identity(),
-                base,
-                plan: staged.plan(),
-            };
-            self.compare(&name, &offer, |_| true)
-        });
+        let known =
+            staged.and_then(|staged| self.compare(&name, &Offer::of(&staged, base), |_| true));
         known.map_or(Err(error), |known| known.map(Registered::Reused))
     }
 }

@@ -6,11 +6,12 @@
 //! a set of one tensor, a pin is a lease, an alias is an empty set that stands on its target. What
 //! does not: anything about bytes, names or readers, which is the registry's.
 //!
-//! `address` has the words, `registry` what writes, `read` what reads, `pinned` the guard, `group`
-//! LoRA slices on their way to an adapter, `loader` whole files, `index` the books, `one` sources of
-//! one tensor, `offer` both sides of a conflict.
+//! `address` has the words, `registry` and `bulk` what writes, `read` what reads, `pinned` the guard,
+//! `group` LoRA slices on their way to an adapter, `loader` whole files, `index` the books, `one`
+//! sources of one tensor, `offer` both sides of a conflict.
 
 mod address;
+mod bulk;
 mod group;
 mod index;
 mod loader;

@@ -6,7 +6,7 @@
 use crate::handle::SetHandle;
 use crate::identity::Identity;
 use crate::plan::Plan;
-use crate::registry::SetView;
+use crate::registry::{SetView, Staged};
 
 /// What is offered under a name, to be compared with what stands there.
 pub(super) struct Offer<'o> {
@@ -15,7 +15,16 @@ pub(super) struct Offer<'o> {
     pub(super) plan: &'o Plan,
 }
 
-impl Offer<'_> {
+impl<'o> Offer<'o> {
+    /// What is staged. `base`: the set that it is to stand on.
+    pub(super) fn of(staged: &'o Staged, base: Option<SetHandle>) -> Self {
+        Offer {
+            identity: staged.identity(),
+            base,
+            plan: staged.plan(),
+        }
+    }
+
     /// What is offered, in words. `base`: the name of what it would stand on.
     pub(super) fn described(&self, base: Option<String>) -> String {
         let only = match self.plan.tensors() {

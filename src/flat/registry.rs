@@ -307,8 +307,7 @@ impl FlatRegistry {
         staged: Staged,
         target: Option<SetHandle>,
     ) -> Result<Registered, Error> {
-        let bytes = staged.plan().tensors().iter().map(|one| one.byte_len());
-        let entry = Entry::new(name.clone(), target, bytes.sum());
+        let entry = Entry::new(name.clone(), target, staged.plan().tensors());
         // What was staged for nothing is freed when the lock is free again.
         let (answer, _left) = {
             let mut index = self.index.lock(); // E30
@@ -319,14 +318,9 @@ impl FlatRegistry {
                 }
                 Err(failed) => {
                     let (error, left) = failed.into_parts();
-                    let known = left.as_ref().and_then(|staged| {
-                        let offer = Offer {
-                            identity: staged.identity(),
-                            base: target,
-                            plan: staged.plan(),
-                        };
-                        self.known(&index, &name, &offer)
-                    });
+                    let known = left
+                        .as_ref()
+                        .and_then(|staged| self.known(&index, &name, &Offer::of(staged, target)));
                     (known.unwrap_or(Err(error)), left)
                 }
             }
@@ -335,7 +329,7 @@ impl FlatRegistry {
     }
 
     /// What stands under `name`, compared with what is offered. `None`: nothing.
-    fn known(
+    pub(super) fn known(
         &self,
         index: &Index,
         name: &SetName,
