@@ -110,7 +110,8 @@ pub enum Error {
     },
     /// Other names stand for this set.
     #[error(
-        "{set} is what {} stand(s) for; retire the alias(es) first, or all of them together",
+        "{set} has {} alias(es): {}; retire them first, or all of them together",
+        aliases.len(),
         listed(aliases)
     )]
     AliasedBy {

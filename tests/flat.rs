@@ -392,6 +392,43 @@ fn many_are_registered_at_one_instant_or_not_at_all() {
     flat.unregister(made[2].handle()).unwrap();
 }
 
+/// What comes and goes while a batch is being read.
+#[test]
+fn a_batch_looks_again_when_it_is_complete() {
+    let flat = flat();
+    let batch = |meanwhile: &dyn Fn()| {
+        let second = std::iter::once_with(|| {
+            meanwhile();
+            (Address::from("b"), Dtype::U8, &[1][..], &[2][..])
+        });
+        let first = (Address::from("a"), Dtype::U8, &[1][..], &[1][..]);
+        flat.register_all(std::iter::once(first).chain(second))
+    };
+    let register = |fill| flat.register("a", Dtype::U8, [1], &[fill]);
+    let unregister = |name: &str| {
+        let weight = flat.lookup(name).unwrap();
+        flat.unregister(weight).unwrap().reclaimed(SOON).unwrap();
+    };
+    // The same came: it is used.
+    let made = batch(&|| assert!(register(1).unwrap().is_new())).unwrap();
+    assert_eq!((made[0].is_new(), made[1].is_new()), (false, true));
+    assert_eq!(Some(made[0].handle()), flat.lookup("a"));
+    unregister("b");
+    // What was there went.
+    let refused = batch(&|| unregister("a")).unwrap_err();
+    assert!(matches!(refused, Error::NameBusy { .. }), "{refused}");
+    // Something else came.
+    let refused = batch(&|| assert!(register(9).unwrap().is_new())).unwrap_err();
+    assert!(
+        matches!(refused, Error::AlreadyPublished { .. }),
+        "{refused}"
+    );
+    assert!(flat.lookup("b").is_none());
+    assert_eq!((flat.len(), flat.total_bytes()), (1, 1));
+    unregister("a");
+    assert_eq!(flat.registry().ledger().total(), 0);
+}
+
 #[test]
 fn of_many_who_register_the_same_batch_one_creates_each() {
     let flat = flat();

@@ -194,8 +194,16 @@ impl FlatRegistry {
                 ),
             });
         }
-        let staged = self.registry.stage(InMemory::new().on(root))?;
-        self.admit(name, address.adapter, staged, Some(root))
+        let staged = self.registry.stage(InMemory::new().on(root));
+        staged
+            .and_then(|staged| self.admit(name, address.adapter, staged, Some(root)))
+            .map_err(|error| match error {
+                // The target went since we looked.
+                Error::BaseNotCurrent { .. } | Error::StaleHandle { .. } => {
+                    Error::StaleHandle { handle: target.0 }
+                }
+                other => other,
+            })
     }
 
     /// Unregisters a weight, now: new calls get [`Error::StaleHandle`], guards keep the bytes, which
