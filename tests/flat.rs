@@ -278,6 +278,12 @@ fn a_source_of_one_tensor_is_a_weight() {
     let r = flat.register_from("r", revision()).unwrap().handle();
     let again = untouched(&flat, || flat.register_from("r", revision()).unwrap());
     assert_eq!(again, Registered::Reused(r));
+    // A revision vouches for bytes, not for what they are taken to be.
+    for shape in [[2, 2], [1, 4]] {
+        let other = InMemory::new().tensor("w", Dtype::U8, shape, [5; 4]);
+        let refused = flat.register_from("r", other.unwrap().declared("r1"));
+        assert!(matches!(refused, Err(Error::AlreadyPublished { .. })));
+    }
 }
 
 #[test]

@@ -14,7 +14,7 @@ use std::task::{Context, Waker};
 use std::time::Instant;
 
 use support::{SOON, bytes, registry};
-use weighbridge::flat::{FlatHandle, FlatKind, FlatRegistry, Pinned, Registered, Totals};
+use weighbridge::flat::{Address, FlatHandle, FlatKind, FlatRegistry, Pinned, Registered, Totals};
 use weighbridge::layout::ModuleScale;
 use weighbridge::source::{InMemory, Source};
 use weighbridge::{Dtype, Error, Plan, WeightRegistry};
@@ -260,16 +260,23 @@ fn d12_answers_are_as_long_as_they_are() {
 #[ignore = "a measurement: cargo test --release --test seed_defects -- --ignored --nocapture"]
 fn d12_half_a_million_weights_through_the_public_interface() {
     let flat = FlatRegistry::new(Arc::new(WeightRegistry::builder().build().unwrap()));
+    let names: Vec<String> = (0..448).map(|tensor| format!("t{tensor:03}")).collect();
     let started = Instant::now();
     for adapter in 0..1_117 {
         let adapter = format!("adapter-{adapter:04}");
-        for tensor in 0..448 {
-            let address = (&*adapter, &*format!("t{tensor:03}"));
-            flat.register(address, Dtype::F32, [4], &[1; 16]).unwrap();
-        }
+        let one = |name: &String| {
+            let address = Address::from((&*adapter, &**name));
+            (address, Dtype::F32, &[4][..], &[1; 16][..])
+        };
+        flat.register_all(names.iter().map(one)).unwrap();
     }
-    let each = started.elapsed() / 500_416;
-    println!("register: {each:?} each");
+    println!("register_all, each: {:?}", started.elapsed() / 500_416);
+    let started = Instant::now();
+    for name in &names {
+        flat.register(("one-more", &**name), Dtype::F32, [4], &[1; 16])
+            .unwrap();
+    }
+    println!("register, each: {:?}", started.elapsed() / 448);
     let time = |what: &str, act: &dyn Fn() -> usize| {
         let started = Instant::now();
         let answer = (0..100).map(|_| act()).max();

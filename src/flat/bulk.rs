@@ -15,6 +15,7 @@ use crate::error::Error;
 use crate::handle::SetHandle;
 use crate::identity::content_identity;
 use crate::names::SetName;
+use crate::plan::Plan;
 use crate::registry::Staged;
 use crate::source::Source;
 
@@ -81,17 +82,10 @@ impl FlatRegistry {
     ) -> Result<Coming<'n>, Error> {
         let name = self.name_of(address)?;
         let slice = Slice::new(address.name, dtype, shape, bytes)?;
-        if self.registry().lookup(&name).is_some() {
-            let offer = Offer {
-                identity: &content_identity(slice.plan(), bytes),
-                base: None,
-                plan: slice.plan(),
-            };
-            let known = self.known(&self.index().lock(), &name, &offer); // E30
-            if let Some(known) = known {
-                let is = Is::There(known?.handle().0);
-                return Ok(Coming { name, address, is });
-            }
+        let identity = |plan: &Plan| Some(content_identity(plan, bytes));
+        if let Some(there) = self.there(&name, slice.plan(), identity) {
+            let is = Is::There(there?.handle().0);
+            return Ok(Coming { name, address, is });
         }
         let is = Is::New(Box::new(self.registry().stage(slice)?));
         Ok(Coming { name, address, is })

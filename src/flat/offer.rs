@@ -1,11 +1,11 @@
-//! Both sides of a conflict, in words.
+//! Both sides of a conflict.
 //!
-//! What lives here: what is offered under a name, and how it and what stands there are described.
-//! What does not: comparing them (`registry`).
+//! What lives here: what is offered under a name, whether that is what stands there, and how both are
+//! described. What does not: looking it up (`registry`).
 
 use crate::handle::SetHandle;
 use crate::identity::Identity;
-use crate::plan::Plan;
+use crate::plan::{Plan, PlannedTensor};
 use crate::registry::{SetView, Staged};
 
 /// What is offered under a name, to be compared with what stands there.
@@ -23,6 +23,20 @@ impl<'o> Offer<'o> {
             base,
             plan: staged.plan(),
         }
+    }
+
+    /// Is it what stands there? A declared revision vouches for contents, not for what they mean, so
+    /// dtypes and shapes are compared too.
+    pub(super) fn is(&self, there: &SetView<'_>) -> bool {
+        let layout = there.layout();
+        let found = |tensor: &PlannedTensor| {
+            let info = layout.tensor(layout.ordinal(tensor.name())?)?;
+            let found = (info.dtype_name(), info.shape());
+            Some(found == (tensor.dtype().name(), tensor.shape()))
+        };
+        (there.identity(), there.base()) == (self.identity, self.base)
+            && layout.len() == self.plan.tensors().len()
+            && (self.plan.tensors().iter()).all(|tensor| found(tensor) == Some(true))
     }
 
     /// What is offered, in words. `base`: the name of what it would stand on.

@@ -147,18 +147,8 @@ impl FlatRegistry {
         identity: impl FnOnce(&Plan) -> Option<Identity>,
     ) -> Result<Registered, Error> {
         let name = self.name_of(address)?;
-        if self.registry.lookup(&name).is_some()
-            && let Some(identity) = identity(source.plan())
-        {
-            let offer = Offer {
-                identity: &identity,
-                base: None,
-                plan: source.plan(),
-            };
-            let known = self.known(&self.index.lock(), &name, &offer); // E30
-            if let Some(known) = known {
-                return known;
-            }
+        if let Some(there) = self.there(&name, source.plan(), identity) {
+            return there;
         }
         let staged = self.registry.stage(source)?;
         self.admit(name, address.adapter, staged, None)
@@ -172,7 +162,8 @@ impl FlatRegistry {
     ///
     /// # Errors
     /// [`Error::InvalidTensor`] if dtype and shape are not the target's; [`Error::StaleHandle`],
-    /// [`Error::WrongRegistry`], [`Error::OtherNamespace`] for the target; otherwise as [`register`](Self::register).
+    /// [`Error::WrongRegistry`], [`Error::OtherNamespace`] for the target; otherwise as
+    /// [`register`](Self::register).
     pub fn alias<'n>(
         &self,
         address: impl Into<Address<'n>>,
@@ -212,7 +203,8 @@ impl FlatRegistry {
     ///
     /// # Errors
     /// [`Error::AliasedBy`] with the names of its aliases; [`Error::StaleHandle`],
-    /// [`Error::WrongRegistry`], [`Error::OtherNamespace`].
+    /// [`Error::WrongRegistry`], [`Error::OtherNamespace`]; [`Error::Dependants`] if an adapter in the
+    /// registry underneath is bound to it.
     pub fn unregister(&self, weight: FlatHandle) -> Result<Retirement, Error> {
         let set = weight.0;
         let mut index = self.index.lock(); // E30
@@ -231,7 +223,7 @@ impl FlatRegistry {
     /// answer.
     ///
     /// # Errors
-    /// [`Error::StaleHandle`], [`Error::WrongRegistry`], [`Error::OtherNamespace`].
+    /// As [`unregister`](Self::unregister), but for its aliases.
     pub fn unregister_cascade(&self, weight: FlatHandle) -> Result<Vec<Retirement>, Error> {
         let mut index = self.index.lock(); // E30
         let mut sets = vec![weight.0];
@@ -336,6 +328,23 @@ impl FlatRegistry {
         answer
     }
 
+    /// What stands under `name`, compared with what is described before it is read. `None`: nothing,
+    /// or its identity is not known yet.
+    pub(super) fn there(
+        &self,
+        name: &SetName,
+        plan: &Plan,
+        identity: impl FnOnce(&Plan) -> Option<Identity>,
+    ) -> Option<Result<Registered, Error>> {
+        self.registry.lookup(name)?;
+        let offer = Offer {
+            identity: &identity(plan)?,
+            base: None,
+            plan,
+        };
+        self.known(&self.index.lock(), name, &offer) // E30
+    }
+
     /// What stands under `name`, compared with what is offered. `None`: nothing.
     pub(super) fn known(
         &self,
@@ -358,8 +367,7 @@ impl FlatRegistry {
         let set = self.registry.lookup(name)?;
         self.registry.scope(|scope| {
             let there = scope.get(set).ok()?;
-            let same = (there.identity(), there.base()) == (offer.identity, offer.base);
-            if same && reusable(set) {
+            if offer.is(&there) && reusable(set) {
                 return Some(Ok(set));
             }
             let base = |base: Option<SetHandle>| Some(scope.get(base?).ok()?.name().to_string());
