@@ -264,11 +264,11 @@ fn d12_half_a_million_weights_through_the_public_interface() {
     let started = Instant::now();
     for adapter in 0..1_117 {
         let adapter = format!("adapter-{adapter:04}");
-        let one = |name: &String| {
+        flat.register_all(names.iter().map(|name| {
             let address = Address::from((&*adapter, &**name));
             (address, Dtype::F32, &[4][..], &[1; 16][..])
-        };
-        flat.register_all(names.iter().map(one)).unwrap();
+        }))
+        .unwrap();
     }
     println!("register_all, each: {:?}", started.elapsed() / 500_416);
     let started = Instant::now();
