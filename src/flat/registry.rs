@@ -4,7 +4,7 @@
 //! (`read`), adapters that are put together from slices (`group`).
 //!
 //! One lock orders the changes and keeps the books (`index`) equal to what was committed. It is held
-//! over a commit, never over reading, hashing or freeing bytes, and no reader takes it (E30).
+//! over a commit, never over reading, hashing or freeing bytes; lookups and pins never take it (E30).
 
 use std::fmt;
 use std::sync::Arc;
