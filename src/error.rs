@@ -146,6 +146,17 @@ pub enum Error {
         /// What is kept, oldest first.
         kept: Vec<Generation>,
     },
+    /// A flat registry was given the handle of a set that is not one of its weights.
+    #[error(
+        "{set} is not a weight of the flat registry in namespace {namespace:?}; \
+         use the registry that it was registered in"
+    )]
+    OtherNamespace {
+        /// The set.
+        set: SetName,
+        /// The namespace of the flat registry that was asked.
+        namespace: String,
+    },
     /// An adapter's base was retired before the adapter could be published.
     #[error("{base}, the base this adapter is bound to, is not current; publish the base first")]
     BaseNotCurrent {
@@ -439,6 +450,7 @@ impl Error {
                 | Error::NotABase { .. }
                 | Error::TwiceInTransaction { .. }
                 | Error::StagedElsewhere { .. }
+                | Error::OtherNamespace { .. }
                 | Error::Forked { .. }
         )
     }

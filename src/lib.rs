@@ -39,6 +39,7 @@
 //! - [`source`]: checkpoints, PEFT adapters, tensors in memory, or a source of your own.
 //! - [`Lease`]: what a request holds. [`Retirement`]: what is left of a generation, and who is in the
 //!   way. [`Catalog`] and [`Stats`]: for schedulers, routers and metrics.
+//! - [`flat`]: weights one by one, for callers whose unit is the tensor.
 //! - [`_documentation`]: the design, the orderings, the guarantees with their tests, what was
 //!   verified and how.
 //!
@@ -51,6 +52,7 @@
 pub mod arena;
 mod core;
 mod error;
+pub mod flat;
 mod handle;
 mod holdup;
 pub mod identity;
@@ -98,6 +100,8 @@ pub mod _documentation {
     }
     #[doc = include_str!("../docs/VERIFICATION.md")]
     pub mod verification {}
+    #[doc = include_str!("../docs/COMING_FROM_RLX.md")]
+    pub mod coming_from_rlx {}
     #[doc = include_str!("../CHANGELOG.md")]
     pub mod changelog {}
 }

@@ -229,7 +229,8 @@ fn there_already(name: &str) -> Error {
     }
 }
 
-fn lora_names(module: &str) -> [String; 2] {
+/// What PEFT calls the A and the B of a module.
+pub(crate) fn lora_names(module: &str) -> [String; 2] {
     ["lora_A", "lora_B"].map(|matrix| format!("base_model.model.{module}.{matrix}.weight"))
 }
 

@@ -18,6 +18,7 @@ mod scan;
 
 pub use checkpoint::Checkpoint;
 pub use memory::InMemory;
+pub(crate) use memory::lora_names;
 pub use options::OpenOptions;
 pub use peft::PeftAdapter;
 

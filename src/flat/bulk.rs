@@ -1,0 +1,142 @@
+//! Many weights at one instant.
+//!
+//! What lives here: registering all of them or none. What does not: one weight (`registry`), slices
+//! that become an adapter (`group`).
+
+use std::collections::HashSet;
+
+use super::address::{Address, FlatHandle, Registered};
+use super::index::Entry;
+use super::offer::Offer;
+use super::one::Slice;
+use super::registry::FlatRegistry;
+use crate::Dtype;
+use crate::error::Error;
+use crate::handle::SetHandle;
+use crate::identity::content_identity;
+use crate::names::SetName;
+use crate::plan::Plan;
+use crate::registry::Staged;
+use crate::source::Source;
+
+/// One weight of many, on its way.
+struct Coming<'n> {
+    name: SetName,
+    address: Address<'n>,
+    is: Is,
+}
+
+enum Is {
+    There(SetHandle),
+    New(Box<Staged>),
+}
+
+impl FlatRegistry {
+    /// [`register`](Self::register) for any number of weights: all of them are there from one instant
+    /// on, or none is and nothing was changed. What was registered already is part of the answer and
+    /// stays as it is.
+    ///
+    /// # Errors
+    /// As [`register`](Self::register), of the first weight that is refused;
+    /// [`Error::InvalidTensor`] if a name is there twice; [`Error::NameBusy`] if another thread
+    /// unregisters one of them meanwhile.
+    ///
+    /// # Examples
+    /// ```
+    /// # use std::sync::Arc;
+    /// # use weighbridge::{Dtype, WeightRegistry, flat::FlatRegistry};
+    /// # let flat = FlatRegistry::new(Arc::new(WeightRegistry::builder().build()?));
+    /// let slices = ["q.A", "q.B"].map(|name| (("pirate", name).into(), Dtype::U8, [2], [7; 2]));
+    /// let made = flat.register_all(
+    ///     slices.iter().map(|(at, dtype, shape, bytes)| (*at, *dtype, &shape[..], &bytes[..])),
+    /// )?;
+    /// assert!(made.iter().all(|one| one.is_new()));
+    /// assert_eq!(flat.adapter_handles("pirate").len(), 2);
+    /// # Ok::<(), weighbridge::Error>(())
+    /// ```
+    pub fn register_all<'n>(
+        &self,
+        weights: impl IntoIterator<Item = (Address<'n>, Dtype, &'n [usize], &'n [u8])>,
+    ) -> Result<Vec<Registered>, Error> {
+        let mut names = HashSet::new();
+        let mut coming = Vec::new();
+        for (address, dtype, shape, bytes) in weights {
+            let one = self.coming(address, dtype, shape, bytes)?;
+            if !names.insert(one.name.clone()) {
+                return Err(Error::InvalidTensor {
+                    tensor: one.name.to_string(),
+                    reason: "is there twice".to_owned(),
+                });
+            }
+            coming.push(one);
+        }
+        self.admit_all(coming)
+    }
+
+    fn coming<'n>(
+        &self,
+        address: Address<'n>,
+        dtype: Dtype,
+        shape: &[usize],
+        bytes: &[u8],
+    ) -> Result<Coming<'n>, Error> {
+        let name = self.name_of(address)?;
+        let slice = Slice::new(address.name, dtype, shape, bytes)?;
+        let identity = |plan: &Plan| Some(content_identity(plan, bytes));
+        if let Some(there) = self.there(&name, slice.plan(), identity) {
+            let is = Is::There(there?.handle().0);
+            return Ok(Coming { name, address, is });
+        }
+        let is = Is::New(Box::new(self.registry().stage(slice)?));
+        Ok(Coming { name, address, is })
+    }
+
+    fn admit_all(&self, coming: Vec<Coming<'_>>) -> Result<Vec<Registered>, Error> {
+        // All that may hold staged bytes is declared before the lock is taken: what was staged for
+        // nothing is freed when the lock is free again.
+        let mut coming = coming.into_iter();
+        let mut left = Vec::new();
+        let mut entries = Vec::new();
+        let mut all = self.registry().transaction();
+        let (answers, done) = {
+            let mut index = self.index().lock(); // E30
+            let mut answers = Vec::with_capacity(coming.len());
+            for Coming { name, address, is } in &mut coming {
+                let staged = match is {
+                    Is::There(set) if index.get(set).is_some() => {
+                        answers.push(Registered::Reused(FlatHandle(set)));
+                        continue;
+                    }
+                    // It went since we looked.
+                    Is::There(_) => return Err(Error::NameBusy { name }),
+                    Is::New(staged) => staged,
+                };
+                let entry = Entry::new(name.clone(), None, staged.plan().tensors());
+                let (error, staged) = match all.publish(name.clone(), *staged) {
+                    Ok(set) => {
+                        entries.push((set, entry, address.adapter));
+                        answers.push(Registered::Created(FlatHandle(set)));
+                        continue;
+                    }
+                    Err(failed) => failed.into_parts(),
+                };
+                // It came since we looked.
+                let known = staged.and_then(|staged| {
+                    let known = self.known(&index, &name, &Offer::of(&staged, None));
+                    left.push(staged);
+                    known
+                });
+                answers.push(known.unwrap_or(Err(error))?);
+            }
+            let done = all.commit();
+            if done.is_ok() {
+                for (set, entry, adapter) in entries {
+                    index.insert(set, entry, adapter);
+                }
+            }
+            (answers, done)
+        };
+        done?;
+        Ok(answers)
+    }
+}

@@ -1,0 +1,98 @@
+//! Sources of one tensor.
+//!
+//! What lives here: bytes at hand, and a caller's source whose only tensor is given the name that all
+//! flat weights have. What does not: what a source is (`source`).
+
+use super::pinned::TENSOR;
+use crate::Dtype;
+use crate::error::Error;
+use crate::plan::Plan;
+use crate::source::Source;
+use crate::tensor::byte_len;
+
+/// The bytes of one weight, as a source.
+pub(super) struct Slice<'b> {
+    plan: Plan,
+    bytes: &'b [u8],
+}
+
+impl<'b> Slice<'b> {
+    pub(super) fn new(
+        name: &str,
+        dtype: Dtype,
+        shape: &[usize],
+        bytes: &'b [u8],
+    ) -> Result<Self, Error> {
+        let wrong = |reason| Error::InvalidTensor {
+            tensor: name.to_owned(),
+            reason,
+        };
+        let expected = byte_len(dtype, shape).map_err(wrong)?;
+        if expected != bytes.len() as u64 {
+            return Err(wrong(format!(
+                "{dtype} x {shape:?} is {expected} bytes, {} were given",
+                bytes.len()
+            )));
+        }
+        let plan = Plan::of(name, [(TENSOR, dtype, shape.to_vec())])?;
+        Ok(Slice { plan, bytes })
+    }
+}
+
+impl Source for Slice<'_> {
+    fn plan(&self) -> &Plan {
+        &self.plan
+    }
+
+    fn read_into(&self, arena: &mut [u8]) -> Result<(), Error> {
+        // One tensor: it is at the beginning.
+        arena[..self.bytes.len()].copy_from_slice(self.bytes);
+        Ok(())
+    }
+}
+
+/// A caller's source.
+pub(super) struct One<S> {
+    plan: Plan,
+    source: S,
+}
+
+impl<S: Source> One<S> {
+    pub(super) fn new(name: &str, source: S) -> Result<Self, Error> {
+        let wrong = |reason| Error::InvalidTensor {
+            tensor: name.to_owned(),
+            reason,
+        };
+        let planned = source.plan();
+        let ([only], None, None) = (planned.tensors(), planned.adapter(), source.base()) else {
+            return Err(wrong(format!(
+                "{} describes {} tensors; a weight is one tensor",
+                planned.origin(),
+                planned.tensors().len()
+            )));
+        };
+        let Some(dtype) = only.dtype().dtype() else {
+            return Err(wrong(format!(
+                "has the unknown dtype {:?}",
+                only.dtype().name()
+            )));
+        };
+        let plan = Plan::of(planned.origin(), [(TENSOR, dtype, only.shape().to_vec())])?;
+        Ok(One { plan, source })
+    }
+}
+
+impl<S: Source> Source for One<S> {
+    fn plan(&self) -> &Plan {
+        &self.plan
+    }
+
+    fn read_into(&self, arena: &mut [u8]) -> Result<(), Error> {
+        // One tensor of the same size: the same arena.
+        self.source.read_into(arena)
+    }
+
+    fn declared(&self) -> Option<&str> {
+        self.source.declared()
+    }
+}

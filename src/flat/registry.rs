@@ -1,0 +1,402 @@
+//! The writing side: registering, tying, unregistering.
+//!
+//! What lives here: [`FlatRegistry`] and everything that changes it. What does not: reading it
+//! (`read`), adapters that are put together from slices (`group`).
+//!
+//! One lock orders the changes and keeps the books (`index`) equal to what was committed. It is held
+//! over a commit, never over reading, hashing or freeing bytes; lookups and pins never take it (E30).
+
+use std::fmt;
+use std::sync::Arc;
+
+use super::address::{Address, FlatHandle, Registered};
+use super::index::{Entry, Index};
+use super::offer::{self, Offer};
+use super::one::{One, Slice};
+use crate::Dtype;
+use crate::error::Error;
+use crate::handle::SetHandle;
+use crate::identity::{Identity, content_identity};
+use crate::names::SetName;
+use crate::plan::Plan;
+use crate::registry::{
+    Committed, Retirement, Staged, Transaction, TransactionError, WeightRegistry,
+};
+use crate::source::{InMemory, Source};
+use crate::sync::Mutex;
+
+/// A registry of single weights: register by name, look up, pin, unregister.
+///
+/// Share it by reference or in an `Arc`; every method takes `&self`. It stands on a
+/// [`WeightRegistry`], which may hold checkpoints and adapters beside it: one ledger, one limit.
+/// Its weights have names in its own namespace; leave those, and the namespaces of its adapters
+/// (`namespace/adapter`), to it, and make one `FlatRegistry` per namespace.
+///
+/// Progress: looking up and pinning are lock-free. Changes wait for each other, for as long as a
+/// commit takes; never for a reader, and never for bytes that are read, hashed or freed.
+///
+/// # Examples
+/// ```
+/// use std::sync::Arc;
+/// use weighbridge::flat::{FlatRegistry, Registered};
+/// use weighbridge::{Dtype, WeightRegistry};
+///
+/// let flat = FlatRegistry::new(Arc::new(WeightRegistry::builder().limit_bytes(1 << 20).build()?));
+/// let embed = flat.register("embed", Dtype::U8, [2, 2], &[1, 2, 3, 4])?.handle();
+/// let head = flat.alias("lm_head", embed, Dtype::U8, [2, 2])?.handle();
+///
+/// // The same again is the same; anything else under this name is refused, with both sides.
+/// assert_eq!(flat.register("embed", Dtype::U8, [2, 2], &[1, 2, 3, 4])?, Registered::Reused(embed));
+/// let refused = flat.register("embed", Dtype::U8, [4], &[1, 2, 3, 4]).unwrap_err();
+/// assert!(refused.to_string().contains("U8 [2, 2]") && refused.to_string().contains("U8 [4]"));
+///
+/// let pinned = flat.get(head)?; // holds the embedding
+/// assert_eq!(pinned.bytes(), [1, 2, 3, 4]);
+/// assert_eq!((flat.total_bytes(), flat.len()), (4, 1));
+/// assert!(flat.unregister(embed).unwrap_err().to_string().contains("lm_head"));
+/// flat.unregister_cascade(embed)?;
+/// assert_eq!(pinned.bytes(), [1, 2, 3, 4]); // until it is dropped
+/// # Ok::<(), weighbridge::Error>(())
+/// ```
+pub struct FlatRegistry {
+    registry: Arc<WeightRegistry>,
+    namespace: Box<str>,
+    index: Mutex<Index>,
+}
+
+impl FlatRegistry {
+    /// In the namespace `flat` of `registry`.
+    pub fn new(registry: Arc<WeightRegistry>) -> Self {
+        Self::unchecked(registry, "flat")
+    }
+
+    /// In a namespace of your choice, one per model: the same tensor names in two of them are two
+    /// different weights.
+    ///
+    /// # Errors
+    /// [`Error::InvalidName`] if it is empty, longer than 512 bytes, or has control characters.
+    pub fn within(registry: Arc<WeightRegistry>, namespace: &str) -> Result<Self, Error> {
+        SetName::from(namespace).validate()?;
+        Ok(Self::unchecked(registry, namespace))
+    }
+
+    fn unchecked(registry: Arc<WeightRegistry>, namespace: &str) -> Self {
+        FlatRegistry {
+            registry,
+            namespace: namespace.into(),
+            index: Mutex::new(Index::default()),
+        }
+    }
+
+    /// The registry underneath.
+    pub fn registry(&self) -> &Arc<WeightRegistry> {
+        &self.registry
+    }
+
+    pub(super) fn namespace(&self) -> &str {
+        &self.namespace
+    }
+
+    pub(super) fn index(&self) -> &Mutex<Index> {
+        &self.index
+    }
+
+    /// Registers a weight: its bytes are copied once, into memory that was reserved in the ledger
+    /// before. What was registered already, byte for byte, is not copied, reserved or changed.
+    ///
+    /// # Errors
+    /// [`Error::InvalidTensor`] if `bytes` is not what dtype and shape demand,
+    /// [`Error::AlreadyPublished`] with both sides if the name means something else,
+    /// [`Error::InvalidName`], [`Error::OverLimit`], [`Error::OutOfMemory`], [`Error::Spent`],
+    /// [`Error::Forked`]. Nothing is changed then.
+    pub fn register<'n>(
+        &self,
+        address: impl Into<Address<'n>>,
+        dtype: Dtype,
+        shape: impl AsRef<[usize]>,
+        bytes: &[u8],
+    ) -> Result<Registered, Error> {
+        let address = address.into();
+        let slice = Slice::new(address.name, dtype, shape.as_ref(), bytes)?;
+        self.register_source(address, slice, |plan| Some(content_identity(plan, bytes)))
+    }
+
+    /// [`register`](Self::register), of a source that describes one tensor: its bytes are read
+    /// straight into their place. What was registered already is not changed; to know that, it is
+    /// read and hashed first, unless the source declares its revision.
+    ///
+    /// # Errors
+    /// [`Error::InvalidTensor`] if the source describes more than one tensor, or one whose dtype is
+    /// not known; whatever is wrong with the source; otherwise as [`register`](Self::register).
+    pub fn register_from<'n>(
+        &self,
+        address: impl Into<Address<'n>>,
+        source: impl Source,
+    ) -> Result<Registered, Error> {
+        let address = address.into();
+        let one = One::new(address.name, source)?;
+        let declared = one.declared().map(|it| Identity::Declared(it.into()));
+        self.register_source(address, one, |_| declared)
+    }
+
+    /// Registers `source`, whose identity may be known before it is read.
+    fn register_source(
+        &self,
+        address: Address<'_>,
+        source: impl Source,
+        identity: impl FnOnce(&Plan) -> Option<Identity>,
+    ) -> Result<Registered, Error> {
+        let name = self.name_of(address)?;
+        if let Some(there) = self.there(&name, source.plan(), identity) {
+            return there;
+        }
+        let staged = self.registry.stage(source)?;
+        self.admit(name, address.adapter, staged, None)
+    }
+
+    /// Registers a second name for a weight. It has no bytes of its own: to get it is to get the
+    /// target, to pin it pins the target. An alias of an alias is one of the same target, so chains
+    /// and circles cannot be made; and while it is there, its target cannot be unregistered alone.
+    ///
+    /// Dtype and shape are what the caller believes the target to be.
+    ///
+    /// # Errors
+    /// [`Error::InvalidTensor`] if dtype and shape are not the target's; [`Error::StaleHandle`],
+    /// [`Error::WrongRegistry`], [`Error::OtherNamespace`] for the target; otherwise as
+    /// [`register`](Self::register).
+    pub fn alias<'n>(
+        &self,
+        address: impl Into<Address<'n>>,
+        target: FlatHandle,
+        dtype: Dtype,
+        shape: impl AsRef<[usize]>,
+    ) -> Result<Registered, Error> {
+        let address = address.into();
+        let name = self.name_of(address)?;
+        let root = self.root(target)?;
+        let of = self.entry(FlatHandle(root))?;
+        let shape = shape.as_ref();
+        if (of.dtype, &*of.shape) != (dtype, shape) {
+            return Err(Error::InvalidTensor {
+                tensor: address.name.to_owned(),
+                reason: format!(
+                    "is to be an alias of {}, which is {} {:?} and not {dtype} {shape:?}",
+                    of.name, of.dtype, of.shape
+                ),
+            });
+        }
+        let staged = self.registry.stage(InMemory::new().on(root));
+        staged
+            .and_then(|staged| self.admit(name, address.adapter, staged, Some(root)))
+            .map_err(|error| match error {
+                // The target went since we looked.
+                Error::BaseNotCurrent { .. } | Error::StaleHandle { .. } => {
+                    Error::StaleHandle { handle: target.0 }
+                }
+                other => other,
+            })
+    }
+
+    /// Unregisters a weight, now: new calls get [`Error::StaleHandle`], guards keep the bytes, which
+    /// come back with the last of them. Never waits for a guard and never fails because of one; wait
+    /// for them with [`Retirement::drained`] if you want to.
+    ///
+    /// # Errors
+    /// [`Error::AliasedBy`] with the names of its aliases; [`Error::StaleHandle`],
+    /// [`Error::WrongRegistry`], [`Error::OtherNamespace`]; [`Error::Dependants`] if an adapter in the
+    /// registry underneath is bound to it.
+    pub fn unregister(&self, weight: FlatHandle) -> Result<Retirement, Error> {
+        let set = weight.0;
+        let mut index = self.index.lock(); // E30
+        self.own(&index, set)?;
+        if let Some(aliased) = index.aliased(&[set]) {
+            return Err(aliased);
+        }
+        let retired = self.registry.retire(set);
+        if matches!(retired, Ok(_) | Err(Error::StaleHandle { .. })) {
+            index.remove(set);
+        }
+        retired
+    }
+
+    /// Unregisters a weight and all its aliases at one instant. The weight comes first in the
+    /// answer.
+    ///
+    /// # Errors
+    /// As [`unregister`](Self::unregister), but for its aliases.
+    pub fn unregister_cascade(&self, weight: FlatHandle) -> Result<Vec<Retirement>, Error> {
+        let mut index = self.index.lock(); // E30
+        let mut sets = vec![weight.0];
+        sets.extend_from_slice(self.own(&index, weight.0)?.aliases());
+        let mut all = self.registry.transaction();
+        sets.iter().try_for_each(|&set| all.retire(set))?;
+        Ok(settle(&mut index, all, &sets)?.previous)
+    }
+
+    /// Unregisters everything that is registered for an adapter at one instant. Nothing is there:
+    /// nothing happens.
+    ///
+    /// # Errors
+    /// [`Error::AliasedBy`] if something outside of the adapter is an alias of a slice.
+    pub fn unregister_adapter(&self, adapter: &str) -> Result<Vec<Retirement>, Error> {
+        let mut index = self.index.lock(); // E30
+        let sets = index.members(adapter);
+        if let Some(aliased) = index.aliased(&sets) {
+            return Err(aliased);
+        }
+        let mut all = self.registry.transaction();
+        sets.iter().try_for_each(|&set| all.retire(set))?;
+        Ok(settle(&mut index, all, &sets)?.previous)
+    }
+
+    /// The full name of an address.
+    pub(super) fn name_of(&self, address: Address<'_>) -> Result<SetName, Error> {
+        let name = match address.adapter {
+            None => SetName::from((&*self.namespace, address.name)),
+            Some("") => {
+                return Err(Error::InvalidName {
+                    name: address.name.to_owned(),
+                    reason: "its adapter has no name",
+                });
+            }
+            Some(adapter) => {
+                let namespace = self.adapter_namespace(adapter);
+                SetName::from((&*namespace, address.name))
+            }
+        };
+        name.validate()?;
+        Ok(name)
+    }
+
+    pub(super) fn adapter_namespace(&self, adapter: &str) -> String {
+        format!("{}/{adapter}", self.namespace)
+    }
+
+    /// The books' entry of a set; if there is none, why.
+    pub(super) fn own<'i>(&self, index: &'i Index, set: SetHandle) -> Result<&'i Entry, Error> {
+        match index.get(set) {
+            Some(entry) => Ok(entry),
+            None => Err(self.registry.scope(|scope| match scope.get(set) {
+                Ok(view) => self.not_ours(view.name()),
+                Err(gone) => gone,
+            })),
+        }
+    }
+
+    /// Is this a name in the namespaces of this registry?
+    pub(super) fn ours(&self, name: &SetName) -> Result<(), Error> {
+        match name.namespace().strip_prefix(&*self.namespace) {
+            Some(rest) if rest.is_empty() || rest.starts_with('/') => Ok(()),
+            _ => Err(self.not_ours(name)),
+        }
+    }
+
+    #[cold]
+    fn not_ours(&self, name: &SetName) -> Error {
+        Error::OtherNamespace {
+            set: name.clone(),
+            namespace: self.namespace.to_string(),
+        }
+    }
+
+    /// Publishes what is staged, if nothing stands there.
+    fn admit(
+        &self,
+        name: SetName,
+        adapter: Option<&str>,
+        staged: Staged,
+        target: Option<SetHandle>,
+    ) -> Result<Registered, Error> {
+        let entry = Entry::new(name.clone(), target, staged.plan().tensors());
+        // What was staged for nothing is freed when the lock is free again.
+        let (answer, _left) = {
+            let mut index = self.index.lock(); // E30
+            match self.registry.publish_staged(name.clone(), staged) {
+                Ok(set) => {
+                    index.insert(set, entry, adapter);
+                    (Ok(Registered::Created(FlatHandle(set))), None)
+                }
+                Err(failed) => {
+                    let (error, left) = failed.into_parts();
+                    let known = left
+                        .as_ref()
+                        .and_then(|staged| self.known(&index, &name, &Offer::of(staged, target)));
+                    (known.unwrap_or(Err(error)), left)
+                }
+            }
+        };
+        answer
+    }
+
+    /// What stands under `name`, compared with what is described before it is read. `None`: nothing,
+    /// or its identity is not known yet.
+    pub(super) fn there(
+        &self,
+        name: &SetName,
+        plan: &Plan,
+        identity: impl FnOnce(&Plan) -> Option<Identity>,
+    ) -> Option<Result<Registered, Error>> {
+        self.registry.lookup(name)?;
+        let offer = Offer {
+            identity: &identity(plan)?,
+            base: None,
+            plan,
+        };
+        self.known(&self.index.lock(), name, &offer) // E30
+    }
+
+    /// What stands under `name`, compared with what is offered. `None`: nothing.
+    pub(super) fn known(
+        &self,
+        index: &Index,
+        name: &SetName,
+        offer: &Offer<'_>,
+    ) -> Option<Result<Registered, Error>> {
+        let answer = self.compare(name, offer, |set| index.get(set).is_some())?;
+        Some(answer.map(|set| Registered::Reused(FlatHandle(set))))
+    }
+
+    /// The set that `name` means, if it is what is offered and may be reused; else the conflict with
+    /// both sides. `None`: the name means nothing.
+    pub(super) fn compare(
+        &self,
+        name: &SetName,
+        offer: &Offer<'_>,
+        reusable: impl FnOnce(SetHandle) -> bool,
+    ) -> Option<Result<SetHandle, Error>> {
+        let set = self.registry.lookup(name)?;
+        self.registry.scope(|scope| {
+            let there = scope.get(set).ok()?;
+            if offer.is(&there) && reusable(set) {
+                return Some(Ok(set));
+            }
+            let base = |base: Option<SetHandle>| Some(scope.get(base?).ok()?.name().to_string());
+            Some(Err(Error::AlreadyPublished {
+                name: name.clone(),
+                current: there.generation(),
+                identity: offer::standing(&there, base(there.base())),
+                offered: offer.described(base(offer.base)),
+            }))
+        })
+    }
+}
+
+/// Commits, and strikes out of the books what went.
+pub(super) fn settle(
+    index: &mut Index,
+    transaction: Transaction<'_>,
+    going: &[SetHandle],
+) -> Result<Committed, TransactionError> {
+    let done = transaction.commit()?;
+    going.iter().for_each(|&set| index.remove(set));
+    Ok(done)
+}
+
+impl fmt::Debug for FlatRegistry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("FlatRegistry")
+            .field("namespace", &self.namespace)
+            .field("totals", &self.totals())
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,876 @@
+//! Weights registered one by one.
+
+mod support;
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use support::{SOON, adapter, bytes, fixture, registry, tiny};
+use weighbridge::flat::{
+    Address, FlatHandle, FlatKind, FlatRegistry, Loaded, Registered, Totals, WeightLoader,
+};
+use weighbridge::layout::ModuleScale;
+use weighbridge::source::{Checkpoint, InMemory, Source};
+use weighbridge::{Dtype, Error, SetHandle, WeightRegistry};
+
+fn flat() -> FlatRegistry {
+    FlatRegistry::new(Arc::new(registry()))
+}
+
+fn put(flat: &FlatRegistry, name: &str, fill: u8) -> FlatHandle {
+    flat.register(name, Dtype::U8, [4], &[fill; 4])
+        .unwrap()
+        .handle()
+}
+
+/// Nothing that anybody can ask has another answer than before.
+fn untouched<R>(flat: &FlatRegistry, act: impl FnOnce() -> R) -> R {
+    let before = (flat.totals(), flat.registry().ledger().total());
+    let commits = flat.registry().stats().commits;
+    let result = act();
+    assert_eq!((flat.totals(), flat.registry().ledger().total()), before);
+    assert_eq!(flat.registry().stats().commits, commits);
+    result
+}
+
+// ---- the six behaviours ----
+
+#[test]
+fn a_registered_weight_is_found_and_read() {
+    let flat = flat();
+    assert!(flat.is_empty() && flat.lookup("embed").is_none());
+    let values = [1.5f32, -2.0].map(f32::to_le_bytes).concat();
+    let embed = flat
+        .register("embed", Dtype::F32, [1, 2], &values)
+        .unwrap()
+        .handle();
+    assert_eq!(flat.lookup("embed"), Some(embed));
+    assert!(flat.lookup("unembed").is_none());
+    let pinned = flat.get(embed).unwrap();
+    assert_eq!(pinned.bytes(), values);
+    assert_eq!((pinned.dtype(), pinned.shape()), (Dtype::F32, &[1, 2][..]));
+    assert_eq!((pinned.name(), pinned.handle()), ("embed", embed));
+    let entry = flat.entry(embed).unwrap();
+    assert_eq!((entry.kind, entry.bytes), (FlatKind::Base, 8));
+    assert_eq!((entry.dtype, &*entry.shape), (Dtype::F32, &[1, 2][..]));
+    assert_eq!(entry.name.to_string(), "flat/embed");
+    assert_eq!((flat.len(), flat.total_bytes()), (1, 8));
+}
+
+#[test]
+fn the_same_again_is_the_same_and_anything_else_a_conflict() {
+    let flat = flat();
+    let w = flat.register("w", Dtype::U8, [4], &[1; 4]).unwrap();
+    assert!(w.is_new());
+    let w = w.handle();
+    untouched(&flat, || {
+        let again = flat.register("w", Dtype::U8, [4], &[1; 4]).unwrap();
+        assert_eq!(again, Registered::Reused(w));
+        for (dtype, shape, bytes) in [
+            (Dtype::U8, vec![4], [2; 4]),
+            (Dtype::U8, vec![2, 2], [1; 4]),
+            (Dtype::I8, vec![4], [1; 4]),
+        ] {
+            let refused = flat.register("w", dtype, &shape, &bytes).unwrap_err();
+            let Error::AlreadyPublished {
+                identity, offered, ..
+            } = &refused
+            else {
+                panic!("{refused}")
+            };
+            assert!(identity.starts_with("U8 [4], blake3:"), "{refused}");
+            let side = format!("{dtype} {shape:?}, blake3:");
+            assert!(offered.starts_with(&side), "{refused}");
+            assert_ne!(identity, offered);
+            assert!(refused.is_conflict());
+        }
+        let other = put_alias_target(&flat, w);
+        assert!(matches!(other, Err(Error::AlreadyPublished { .. })));
+    });
+    assert_eq!(flat.get(w).unwrap().bytes(), [1; 4]);
+}
+
+/// An alias under the name of a weight.
+fn put_alias_target(flat: &FlatRegistry, target: FlatHandle) -> Result<Registered, Error> {
+    flat.alias("w", target, Dtype::U8, [4])
+}
+
+#[test]
+fn pins_and_releases_balance() {
+    let flat = flat();
+    let w = put(&flat, "w", 7);
+    assert_eq!(flat.pin_count(w).unwrap(), 0);
+    let first = flat.get(w).unwrap();
+    let second = flat.pin_as("step-3", w).unwrap();
+    let third = second.clone();
+    assert_eq!(flat.pin_count(w).unwrap(), 3);
+    drop(first);
+    assert_eq!(flat.pin_count(w).unwrap(), 2);
+
+    let gone = flat.unregister(w).unwrap();
+    assert!(matches!(flat.get(w), Err(Error::StaleHandle { .. })));
+    assert_eq!((gone.leases(), gone.is_drained()), (2, false));
+    let late = gone.drained(Duration::ZERO).unwrap_err();
+    assert!(late.to_string().contains("step-3"), "{late}");
+    assert_eq!((second.bytes(), third.bytes()), (&[7; 4][..], &[7; 4][..]));
+    drop((second, third));
+    gone.reclaimed(SOON).unwrap();
+    assert_eq!(flat.registry().ledger().total(), 0);
+}
+
+#[test]
+fn a_tied_alias_is_its_target() {
+    let flat = flat();
+    let embed = put(&flat, "embed", 3);
+    let head = flat.alias("lm_head", embed, Dtype::U8, [4]).unwrap();
+    let again = flat.alias("lm_head", embed, Dtype::U8, [4]).unwrap();
+    assert_eq!((head.is_new(), again.is_new()), (true, false));
+    let head = head.handle();
+    assert_eq!(flat.lookup("lm_head"), Some(head));
+    assert_eq!(
+        flat.entry(head).unwrap().kind,
+        FlatKind::TiedAlias { target: embed }
+    );
+    let pinned = flat.get(head).unwrap();
+    assert_eq!((pinned.bytes(), pinned.handle()), (&[3; 4][..], embed));
+    assert_eq!(
+        pinned.bytes().as_ptr(),
+        flat.get(embed).unwrap().bytes().as_ptr()
+    );
+    for weight in [head, embed] {
+        assert_eq!(flat.pin_count(weight).unwrap(), 1);
+    }
+    // Another target under the name is a conflict that names both.
+    let other = put(&flat, "other", 4);
+    let refused = flat.alias("lm_head", other, Dtype::U8, [4]).unwrap_err();
+    let text = refused.to_string();
+    assert!(
+        text.contains("an alias of flat/embed") && text.contains("an alias of flat/other"),
+        "{text}"
+    );
+    // The alias goes alone; then its target can.
+    let refused = flat.unregister(embed).unwrap_err();
+    assert!(
+        matches!(&refused, Error::AliasedBy { set, aliases }
+            if set.name() == "embed" && aliases.len() == 1 && aliases[0].name() == "lm_head"),
+        "{refused}"
+    );
+    flat.unregister(head).unwrap();
+    assert!(matches!(flat.get(head), Err(Error::StaleHandle { handle }) if handle == head.set()));
+    flat.unregister(embed).unwrap();
+}
+
+#[test]
+fn totals_skip_aliases() {
+    let flat = flat();
+    let embed = put(&flat, "embed", 1);
+    flat.alias("head", embed, Dtype::U8, [4]).unwrap();
+    flat.register(("pirate", "a"), Dtype::F16, [3], &[0; 6])
+        .unwrap();
+    let Totals {
+        base,
+        lora,
+        aliases,
+        ..
+    } = flat.totals();
+    assert_eq!((base.weights, base.bytes), (1, 4));
+    assert_eq!((lora.weights, lora.bytes, aliases), (1, 6, 1));
+    assert_eq!((flat.len(), flat.total_bytes()), (2, 10));
+    for previous in flat.unregister_cascade(embed).unwrap() {
+        previous.reclaimed(SOON).unwrap();
+    }
+    assert_eq!((flat.len(), flat.total_bytes()), (1, 6));
+    assert_eq!(flat.totals().aliases, 0);
+    assert!(flat.lookup("head").is_none() && flat.lookup("embed").is_none());
+}
+
+#[test]
+fn slices_belong_to_their_adapter() {
+    let flat = flat();
+    put(&flat, "base", 0);
+    let slice = |adapter, name: &str, fill| {
+        flat.register((adapter, name), Dtype::U8, [2], &[fill; 2])
+            .unwrap()
+            .handle()
+    };
+    let pirate = [slice("pirate", "a", 1), slice("pirate", "b", 2)];
+    let robot = [slice("robot", "a", 3)];
+    assert_eq!(
+        flat.adapter_names(),
+        ["pirate", "robot"].map(Arc::<str>::from)
+    );
+    assert_eq!(flat.adapter_handles("pirate"), pirate);
+    assert_eq!(flat.adapter_handles("robot"), robot);
+    assert!(flat.adapter_handles("nobody").is_empty());
+    assert_eq!(flat.adapter_bytes("pirate"), 4);
+    let entry = flat.entry(pirate[0]).unwrap();
+    assert_eq!(
+        (entry.kind, entry.adapter.as_deref()),
+        (FlatKind::Lora, Some("pirate"))
+    );
+    assert_eq!(flat.lookup(("robot", "a")), Some(robot[0]));
+    let commits = flat.registry().stats().commits;
+    assert_eq!(flat.unregister_adapter("pirate").unwrap().len(), 2);
+    assert_eq!(
+        flat.registry().stats().commits,
+        commits + 1,
+        "at one instant"
+    );
+    assert_eq!(flat.adapter_names(), [Arc::<str>::from("robot")]);
+    assert!(flat.unregister_adapter("pirate").unwrap().is_empty());
+}
+
+// ---- registering ----
+
+#[test]
+fn what_is_not_a_weight_is_refused_and_leaves_nothing() {
+    let flat = flat();
+    let target = put(&flat, "target", 1);
+    let long = "x".repeat(600);
+    untouched(&flat, || {
+        for shape in [vec![5], vec![], vec![usize::MAX, usize::MAX]] {
+            let refused = flat.register("w", Dtype::U8, shape, &[0; 4]).unwrap_err();
+            assert!(matches!(refused, Error::InvalidTensor { .. }), "{refused}");
+        }
+        for name in ["", "a\nb", &long] {
+            let refused = flat.register(name, Dtype::U8, [1], &[0]).unwrap_err();
+            assert!(matches!(refused, Error::InvalidName { .. }), "{refused}");
+        }
+        for adapter in ["", "a\0", &long] {
+            let refused = flat.register((adapter, "w"), Dtype::U8, [1], &[0]);
+            let refused = refused.unwrap_err();
+            assert!(matches!(refused, Error::InvalidName { .. }), "{refused}");
+            assert!(flat.lookup((adapter, "w")).is_none());
+        }
+        let refused = flat.alias("t", target, Dtype::U8, [2, 2]).unwrap_err();
+        assert!(
+            refused.to_string().contains("U8 [4] and not U8 [2, 2]"),
+            "{refused}"
+        );
+        let two = bytes(4, 1).tensor("x", Dtype::U8, [1], [1]).unwrap();
+        let refused = flat.register_from("two", two).unwrap_err();
+        assert!(refused.to_string().contains("2 tensors"), "{refused}");
+        let big = vec![0; 65 << 20];
+        let refused = flat.register("big", Dtype::U8, [65 << 20], &big);
+        assert!(matches!(refused, Err(Error::OverLimit { .. })));
+    });
+    // Nothing at all, and a scalar, are weights.
+    let none = flat.register("none", Dtype::F32, [0, 7], &[]).unwrap();
+    assert!(flat.get(none.handle()).unwrap().bytes().is_empty());
+    let one = flat.register("one", Dtype::U8, [], &[9]).unwrap();
+    assert!(flat.get(one.handle()).unwrap().shape().is_empty());
+}
+
+#[test]
+fn a_source_of_one_tensor_is_a_weight() {
+    let flat = flat();
+    let w = flat.register_from("w", bytes(4, 5)).unwrap().handle();
+    assert_eq!(flat.get(w).unwrap().bytes(), [5; 4]);
+    // However it was given, it is the same.
+    let again = flat.register("w", Dtype::U8, [4], &[5; 4]).unwrap();
+    assert_eq!(again, Registered::Reused(w));
+    let again = flat.register_from("w", bytes(4, 5)).unwrap();
+    assert_eq!(again, Registered::Reused(w));
+    assert!(flat.register_from("w", bytes(4, 6)).is_err());
+    let revision = || bytes(4, 5).declared("r1");
+    let r = flat.register_from("r", revision()).unwrap().handle();
+    let again = untouched(&flat, || flat.register_from("r", revision()).unwrap());
+    assert_eq!(again, Registered::Reused(r));
+    // A revision vouches for bytes, not for what they are taken to be.
+    for shape in [[2, 2], [1, 4]] {
+        let other = InMemory::new().tensor("w", Dtype::U8, shape, [5; 4]);
+        let refused = flat.register_from("r", other.unwrap().declared("r1"));
+        assert!(matches!(refused, Err(Error::AlreadyPublished { .. })));
+    }
+}
+
+#[test]
+fn a_name_that_somebody_else_took_is_not_ours() {
+    let flat = flat();
+    let core = flat.registry();
+    let three = InMemory::new().tensor("x", Dtype::U8, [1], [1]).unwrap();
+    core.publish(("flat", "taken"), three).unwrap();
+    let refused = flat.register("taken", Dtype::U8, [1], &[1]).unwrap_err();
+    assert!(
+        matches!(refused, Error::AlreadyPublished { .. }),
+        "{refused}"
+    );
+    let theirs = flat.lookup("taken").unwrap();
+    assert!(matches!(flat.get(theirs), Err(Error::NoSuchTensor { .. })));
+    assert!(matches!(
+        flat.unregister(theirs),
+        Err(Error::OtherNamespace { .. })
+    ));
+    // A second flat registry on the same namespace does not mistake the first one's for its own.
+    let w = put(&flat, "w", 1);
+    let second = FlatRegistry::new(Arc::clone(core));
+    assert!(second.register("w", Dtype::U8, [4], &[1; 4]).is_err());
+    assert!(second.unregister(w).is_err());
+    assert!(flat.get(w).is_ok());
+}
+
+#[test]
+fn a_weight_that_is_retired_behind_our_back_is_struck_out_when_it_is_met() {
+    let flat = flat();
+    let w = put(&flat, "w", 1);
+    flat.registry().retire(w.set()).unwrap();
+    assert!(matches!(flat.get(w), Err(Error::StaleHandle { .. })));
+    assert!(matches!(flat.unregister(w), Err(Error::StaleHandle { .. })));
+    assert_eq!(flat.totals(), Totals::default());
+    assert_eq!(flat.registry().ledger().resident, 0);
+    // And a target cannot be: its aliases hold it, whoever asks.
+    let w = put(&flat, "w", 2);
+    flat.alias("a", w, Dtype::U8, [4]).unwrap();
+    assert!(matches!(
+        flat.registry().retire(w.set()),
+        Err(Error::Dependants { count: 1, .. })
+    ));
+}
+
+#[test]
+fn of_many_who_register_one_name_one_creates_it() {
+    let flat = flat();
+    let race = |content: fn(u8) -> u8| {
+        let mut results: Vec<_> = std::thread::scope(|scope| {
+            let threads: Vec<_> = (0..8)
+                .map(|thread| {
+                    let flat = &flat;
+                    scope.spawn(move || flat.register("w", Dtype::U8, [4], &[content(thread); 4]))
+                })
+                .collect();
+            threads
+                .into_iter()
+                .map(|thread| thread.join().unwrap())
+                .collect()
+        });
+        let created = results
+            .extract_if(.., |result| matches!(result, Ok(Registered::Created(_))))
+            .count();
+        assert_eq!(created, 1);
+        results
+    };
+    for _ in 0..50 {
+        let same = race(|_| 7);
+        assert!(same.iter().all(Result::is_ok), "{same:?}");
+        flat.unregister(flat.lookup("w").unwrap()).unwrap();
+        let different = race(|thread| thread);
+        for refused in different {
+            assert!(matches!(refused, Err(Error::AlreadyPublished { .. })));
+        }
+        flat.unregister(flat.lookup("w").unwrap()).unwrap();
+    }
+    assert_eq!(flat.totals(), Totals::default());
+}
+
+/// Weights of four bytes, all at once.
+fn put_all(flat: &FlatRegistry, weights: &[(&str, u8)]) -> Result<Vec<Registered>, Error> {
+    let bytes: Vec<[u8; 4]> = weights.iter().map(|&(_, fill)| [fill; 4]).collect();
+    let one = |(&(name, _), bytes)| (Address::from(name), Dtype::U8, &[4][..], bytes);
+    let bytes = bytes.iter().map(|bytes| &bytes[..]);
+    flat.register_all(weights.iter().zip(bytes).map(one))
+}
+
+#[test]
+fn many_are_registered_at_one_instant_or_not_at_all() {
+    let flat = flat();
+    let w = put(&flat, "w", 1);
+    untouched(&flat, || {
+        let refused = put_all(&flat, &[("a", 1), ("b", 1), ("w", 2)]).unwrap_err();
+        assert!(
+            matches!(refused, Error::AlreadyPublished { .. }),
+            "{refused}"
+        );
+        let refused = put_all(&flat, &[("a", 1), ("b", 1), ("a", 1)]).unwrap_err();
+        assert!(refused.to_string().contains("is there twice"), "{refused}");
+        let refused = put_all(&flat, &[("a", 1), ("", 1)]).unwrap_err();
+        assert!(matches!(refused, Error::InvalidName { .. }), "{refused}");
+    });
+    assert!(flat.lookup("a").is_none());
+    let commits = flat.registry().stats().commits;
+    let made = put_all(&flat, &[("a", 3), ("w", 1), ("b", 4)]).unwrap();
+    assert_eq!(flat.registry().stats().commits, commits + 1);
+    let new: Vec<_> = made.iter().map(|one| one.is_new()).collect();
+    assert_eq!((new, made[1].handle()), (vec![true, false, true], w));
+    assert_eq!(flat.get(made[2].handle()).unwrap().bytes(), [4; 4]);
+    assert_eq!((flat.len(), flat.total_bytes()), (3, 12));
+    flat.unregister(made[2].handle()).unwrap();
+}
+
+/// What comes and goes while a batch is being read.
+#[test]
+fn a_batch_looks_again_when_it_is_complete() {
+    let flat = flat();
+    let batch = |meanwhile: &dyn Fn()| {
+        let second = std::iter::once_with(|| {
+            meanwhile();
+            (Address::from("b"), Dtype::U8, &[1][..], &[2][..])
+        });
+        let first = (Address::from("a"), Dtype::U8, &[1][..], &[1][..]);
+        flat.register_all(std::iter::once(first).chain(second))
+    };
+    let register = |fill| flat.register("a", Dtype::U8, [1], &[fill]);
+    let unregister = |name: &str| {
+        let weight = flat.lookup(name).unwrap();
+        flat.unregister(weight).unwrap().reclaimed(SOON).unwrap();
+    };
+    // The same came: it is used.
+    let made = batch(&|| assert!(register(1).unwrap().is_new())).unwrap();
+    assert_eq!((made[0].is_new(), made[1].is_new()), (false, true));
+    assert_eq!(Some(made[0].handle()), flat.lookup("a"));
+    unregister("b");
+    // What was there went.
+    let refused = batch(&|| unregister("a")).unwrap_err();
+    assert!(matches!(refused, Error::NameBusy { .. }), "{refused}");
+    // Something else came.
+    let refused = batch(&|| assert!(register(9).unwrap().is_new())).unwrap_err();
+    assert!(
+        matches!(refused, Error::AlreadyPublished { .. }),
+        "{refused}"
+    );
+    assert!(flat.lookup("b").is_none());
+    assert_eq!((flat.len(), flat.total_bytes()), (1, 1));
+    unregister("a");
+    assert_eq!(flat.registry().ledger().total(), 0);
+}
+
+#[test]
+fn of_many_who_register_the_same_batch_one_creates_each() {
+    let flat = flat();
+    let batch = [("a", 1), ("b", 2), ("c", 3)];
+    for _ in 0..50 {
+        let made: Vec<Vec<Registered>> = std::thread::scope(|scope| {
+            let threads: Vec<_> = (0..4)
+                .map(|_| scope.spawn(|| put_all(&flat, &batch).unwrap()))
+                .collect();
+            threads
+                .into_iter()
+                .map(|thread| thread.join().unwrap())
+                .collect()
+        });
+        for weight in 0..batch.len() {
+            let created = made.iter().filter(|made| made[weight].is_new()).count();
+            assert_eq!(created, 1);
+            flat.unregister(made[0][weight].handle()).unwrap();
+        }
+    }
+    assert_eq!(flat.totals(), Totals::default());
+}
+
+/// The books against a plain model, over many changes of all kinds.
+#[test]
+fn the_books_never_drift() {
+    let flat = flat();
+    let mut there: HashMap<String, (FlatHandle, Option<String>)> = HashMap::new();
+    let mut seed = 12345u64;
+    let mut random = |below: u64| {
+        seed = seed
+            .wrapping_mul(6364136223846793005)
+            .wrapping_add(1442695040888963407);
+        (seed >> 33) % below
+    };
+    for _ in 0..4_000 {
+        let name = format!("w{}", random(24));
+        match (random(5), there.get(&name).cloned()) {
+            (0 | 1, None) => {
+                there.insert(name.clone(), (put(&flat, &name, 1), None));
+            }
+            (2, None) => {
+                let target = format!("w{}", random(24));
+                if let Some((handle, of)) = there.get(&target).cloned() {
+                    let alias = flat.alias(&name, handle, Dtype::U8, [4]).unwrap();
+                    there.insert(name, (alias.handle(), Some(of.unwrap_or(target))));
+                }
+            }
+            (3, Some((handle, _))) => {
+                let aliased = there.values().any(|(_, of)| of.as_ref() == Some(&name));
+                assert_eq!(flat.unregister(handle).is_err(), aliased);
+                if !aliased {
+                    there.remove(&name);
+                }
+            }
+            (4, Some((handle, _))) => {
+                flat.unregister_cascade(handle).unwrap();
+                there.retain(|other, (_, of)| *other != name && of.as_ref() != Some(&name));
+            }
+            _ => {}
+        }
+        let aliases = there.values().filter(|(_, of)| of.is_some()).count();
+        assert_eq!(flat.totals().aliases, aliases);
+        assert_eq!(flat.len(), there.len() - aliases);
+        assert_eq!(flat.total_bytes(), 4 * flat.len() as u64);
+    }
+    for (name, (handle, of)) in &there {
+        assert_eq!(flat.lookup(name), Some(*handle));
+        let held = flat.get(*handle).unwrap();
+        assert_eq!(held.name(), of.as_ref().unwrap_or(name));
+    }
+}
+
+/// Aliases are made and taken apart with their target while others read through them.
+#[test]
+fn an_alias_gives_its_target_or_nothing() {
+    const ENOUGH: usize = 100;
+    let flat = flat();
+    let (given, stale) = (AtomicUsize::new(0), AtomicUsize::new(0));
+    let enough =
+        || [&given, &stale].map(|seen| seen.load(Ordering::Relaxed) >= ENOUGH) == [true; 2];
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let deadline = Instant::now() + SOON;
+            let mut round = 0u8;
+            while !enough() {
+                assert!(
+                    Instant::now() < deadline,
+                    "{given:?} given, {stale:?} stale"
+                );
+                round = round.wrapping_add(1);
+                let embed = put(&flat, "embed", round);
+                flat.alias("head", embed, Dtype::U8, [4]).unwrap();
+                flat.unregister_cascade(embed).unwrap();
+            }
+        });
+        for _ in 0..2 {
+            scope.spawn(|| {
+                while !enough() {
+                    let Some(head) = flat.lookup("head") else {
+                        continue;
+                    };
+                    match flat.get(head) {
+                        Ok(held) => {
+                            assert_eq!((held.name(), held.bytes().len()), ("embed", 4));
+                            assert!(held.bytes().iter().all(|&byte| byte == held.bytes()[0]));
+                            given.fetch_add(1, Ordering::Relaxed);
+                        }
+                        Err(Error::StaleHandle { handle }) => {
+                            assert_eq!(handle, head.set());
+                            stale.fetch_add(1, Ordering::Relaxed);
+                        }
+                        Err(other) => panic!("{other}"),
+                    }
+                }
+            });
+        }
+    });
+    assert_eq!(flat.totals(), Totals::default());
+}
+
+// ---- groups ----
+
+/// Registers the modules of a fixture's adapter as flat slices, and pairs them.
+fn slices<'f>(
+    flat: &'f FlatRegistry,
+    base: SetHandle,
+    from: &str,
+) -> weighbridge::flat::LoraGroup<'f> {
+    let core = flat.registry();
+    let whole = core.publish("whole", adapter(from, base)).unwrap();
+    let lease = core.acquire(whole).unwrap();
+    core.retire(whole).unwrap();
+    let modules = lease.set(whole).unwrap().adapter().unwrap();
+    let scales: BTreeMap<String, ModuleScale> = adapter(from, base)
+        .plan()
+        .adapter()
+        .unwrap()
+        .modules()
+        .map(|(name, scale)| (name.to_owned(), scale))
+        .collect();
+    let mut group = flat.lora_group("pirate");
+    for module in modules.modules() {
+        let module = module.unwrap();
+        let [a, b] = [("A", module.a), ("B", module.b)].map(|(matrix, weight)| {
+            let name = format!("{}.{matrix}", module.module);
+            flat.register(
+                ("pirate", &*name),
+                weight.dtype(),
+                weight.shape(),
+                weight.bytes(),
+            )
+            .unwrap()
+            .handle()
+        });
+        group
+            .module(module.module, scales[module.module], a, b)
+            .unwrap();
+    }
+    group
+}
+
+#[test]
+fn sealed_slices_are_the_adapter_that_a_file_would_have_given() {
+    let flat = flat();
+    let core = Arc::clone(flat.registry());
+    let base = core.publish("base", tiny()).unwrap();
+    let expected = core.stage(adapter("pirate-v1", base)).unwrap();
+    let group = slices(&flat, base, "pirate-v1");
+    let count = flat.adapter_handles("pirate").len();
+    assert!(count >= 2);
+    let commits = core.stats().commits;
+    let sealed = group.seal("pirate", base).unwrap();
+    assert_eq!(core.stats().commits, commits + 1, "at one instant");
+    let lease = core.acquire([base, sealed.set]).unwrap();
+    let set = lease.set(sealed.set).unwrap();
+    assert_eq!(set.identity(), expected.identity());
+    assert_eq!(set.generation(), sealed.generation);
+    assert_eq!(sealed.previous.len(), count);
+    for slice in sealed.previous {
+        slice.reclaimed(SOON).unwrap();
+    }
+    assert_eq!(flat.totals(), Totals::default());
+    assert!(flat.adapter_names().is_empty());
+
+    // The next version, over the first one.
+    let next = core.stage(adapter("pirate-v2", base)).unwrap();
+    let again = slices(&flat, base, "pirate-v2");
+    let swapped = again.seal_over(sealed.set).unwrap();
+    assert_eq!(swapped.set, sealed.set);
+    assert_eq!(swapped.previous[0].generation(), sealed.generation);
+    assert_eq!(set.identity(), expected.identity(), "a lease keeps its own");
+    let lease = core.acquire(sealed.set).unwrap();
+    assert_eq!(lease.set(sealed.set).unwrap().identity(), next.identity());
+}
+
+#[test]
+fn a_group_that_does_not_fit_is_refused_and_changes_nothing() {
+    let flat = flat();
+    let core = Arc::clone(flat.registry());
+    let small = InMemory::new().tensor("p.weight", Dtype::U8, [2, 3], [0; 6]);
+    let base = core.publish("base", small.unwrap()).unwrap();
+    let slice = |adapter, name: &str, shape: [usize; 2]| {
+        let bytes = vec![1; shape[0] * shape[1]];
+        let made = flat.register((adapter, name), Dtype::U8, shape, &bytes);
+        made.unwrap().handle()
+    };
+    let a = slice("pirate", "a", [1, 3]);
+    let b = slice("pirate", "b", [2, 1]);
+    let other = slice("robot", "a", [1, 3]);
+    let plain = put(&flat, "plain", 1);
+    let scale = |rank| ModuleScale::new(rank, 2.0, false);
+    let pair = |module: &str, rank| {
+        let mut group = flat.lora_group("pirate");
+        group.module(module, scale(rank), a, b).map(|()| group)
+    };
+    let mismatch = |refused: Error, says: &str| {
+        let text = refused.to_string();
+        assert!(matches!(refused, Error::AdapterMismatch { .. }), "{text}");
+        assert!(text.contains(says), "{text}");
+    };
+    untouched(&flat, || {
+        mismatch(pair("p", 0).unwrap_err(), "rank is 0");
+        mismatch(
+            pair("p", 2).unwrap().seal("x", base).unwrap_err(),
+            "rank 2 by the configuration",
+        );
+        mismatch(
+            pair("q", 1).unwrap().seal("x", base).unwrap_err(),
+            "no dense weight",
+        );
+        mismatch(
+            flat.lora_group("pirate").seal("x", base).unwrap_err(),
+            "no module",
+        );
+        let mut group = pair("p", 1).unwrap();
+        mismatch(
+            group.module("p", scale(1), a, b).unwrap_err(),
+            "slices already",
+        );
+        for stranger in [other, plain] {
+            let refused = group.module("q", scale(1), a, stranger).unwrap_err();
+            mismatch(refused, "not a slice of this adapter");
+        }
+        let refused = group.seal("base", base).unwrap_err();
+        assert!(
+            matches!(refused, Error::AlreadyPublished { .. }),
+            "{refused}"
+        );
+        let refused = pair("p", 1).unwrap().seal_over(base).unwrap_err();
+        assert!(matches!(refused, Error::AdapterWithoutBase { .. }));
+    });
+    // A slice that nobody paired would be lost.
+    let c = slice("pirate", "c", [2, 1]);
+    let refused = untouched(&flat, || pair("p", 1).unwrap().seal("x", base));
+    mismatch(refused.unwrap_err(), "flat/pirate/c is in no module");
+    flat.unregister(c).unwrap().reclaimed(SOON).unwrap();
+    // Somebody else's alias of a slice.
+    let alias = flat.alias("alias", a, Dtype::U8, [1, 3]).unwrap().handle();
+    let refused = untouched(&flat, || pair("p", 1).unwrap().seal("x", base));
+    assert!(matches!(refused, Err(Error::AliasedBy { .. })));
+    assert!(matches!(
+        flat.unregister_adapter("pirate"),
+        Err(Error::AliasedBy { .. })
+    ));
+    flat.unregister(alias).unwrap();
+    // A slice that went meanwhile, although the group still holds its bytes.
+    let group = pair("p", 1).unwrap();
+    flat.unregister(b).unwrap();
+    assert!(matches!(
+        group.seal("x", base),
+        Err(Error::StaleHandle { handle }) if handle == b.set()
+    ));
+    assert!(core.lookup("x").is_none() && flat.get(a).is_ok());
+    assert_eq!(core.ledger().reserved, 0);
+}
+
+#[test]
+fn a_slice_may_be_an_alias_within_its_adapter() {
+    let flat = flat();
+    let two = InMemory::new()
+        .tensor("p.weight", Dtype::U8, [2, 3], [0; 6])
+        .and_then(|set| set.tensor("q.weight", Dtype::U8, [2, 3], [0; 6]));
+    let base = flat.registry().publish("base", two.unwrap()).unwrap();
+    let put = |name, shape: [usize; 2], fill| {
+        let bytes = vec![fill; shape[0] * shape[1]];
+        let made = flat.register(("vera", name), Dtype::U8, shape, &bytes);
+        made.unwrap().handle()
+    };
+    let shared = put("shared.A", [1, 3], 1);
+    let [p, q] = [put("p.B", [2, 1], 2), put("q.B", [2, 1], 3)];
+    let tied = flat.alias(("vera", "q.A"), shared, Dtype::U8, [1, 3]);
+    let tied = tied.unwrap().handle();
+    assert_eq!(flat.adapter_handles("vera").len(), 4);
+    let scale = ModuleScale::new(1, 1.0, false);
+    let mut group = flat.lora_group("vera");
+    group.module("p", scale, shared, p).unwrap();
+    group.module("q", scale, tied, q).unwrap();
+    let sealed = group.seal("vera", base).unwrap();
+    let lease = flat.registry().acquire(sealed.set).unwrap();
+    let view = lease.set(sealed.set).unwrap().adapter().unwrap();
+    for (index, fill) in [2, 3].into_iter().enumerate() {
+        let module = view.module(index).unwrap();
+        assert_eq!(module.a.bytes(), [1; 3]);
+        assert_eq!(module.b.bytes(), [fill; 2]);
+    }
+    assert_eq!(flat.totals(), Totals::default());
+}
+
+// ---- whole files ----
+
+#[test]
+fn loading_a_file_again_is_the_same_unless_it_changed() {
+    let flat = flat();
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("model.safetensors");
+    std::fs::copy(fixture("tiny-llama/model.safetensors"), &path).unwrap();
+    let open = || Checkpoint::open(&path).unwrap();
+    let first = flat.load("llama", open()).unwrap();
+    assert!(first.is_new());
+    let set = first.handle();
+    untouched(&flat, || {
+        assert_eq!(flat.load("llama", open()).unwrap(), Registered::Reused(set));
+    });
+    // The same path, other bytes.
+    let mut content = std::fs::read(&path).unwrap();
+    *content.last_mut().unwrap() ^= 1;
+    std::fs::write(&path, &content).unwrap();
+    let refused = untouched(&flat, || flat.load("llama", open()).unwrap_err());
+    assert!(
+        matches!(refused, Error::AlreadyPublished { .. }),
+        "{refused}"
+    );
+    // Changed between its header and its last byte.
+    let opened = open();
+    content.truncate(content.len() - 1);
+    std::fs::write(&path, &content).unwrap();
+    let refused = untouched(&flat, || flat.load("other", opened).unwrap_err());
+    assert!(matches!(refused, Error::SourceChanged { .. }), "{refused}");
+    assert!(flat.registry().lookup("other").is_none());
+    // Adapters with the same content on another base are something else.
+    let twin = flat.registry().publish("twin", tiny()).unwrap();
+    let base = flat.registry().publish("base", tiny()).unwrap();
+    let pirate = |base| flat.load("pirate", adapter("pirate-v1", base));
+    assert!(pirate(base).unwrap().is_new() && !pirate(base).unwrap().is_new());
+    let refused = pirate(twin).unwrap_err().to_string();
+    assert!(
+        refused.contains("on base") && refused.contains("on twin"),
+        "{refused}"
+    );
+}
+
+#[test]
+fn a_declared_file_is_compared_unread() {
+    struct Never(weighbridge::Plan);
+    impl Source for Never {
+        fn plan(&self) -> &weighbridge::Plan {
+            &self.0
+        }
+        fn read_into(&self, _: &mut [u8]) -> Result<(), Error> {
+            panic!("was read")
+        }
+        fn declared(&self) -> Option<&str> {
+            Some("r1")
+        }
+    }
+    let flat = flat();
+    let set = flat.load("s", bytes(4, 1).declared("r1")).unwrap().handle();
+    let plan = bytes(4, 1).plan().clone();
+    let again = flat.load("s", Never(plan)).unwrap();
+    assert_eq!(again, Registered::Reused(set));
+    assert!(flat.load("s", bytes(4, 1).declared("r2")).is_err());
+}
+
+#[test]
+fn of_many_who_load_one_name_one_creates_it() {
+    let flat = flat();
+    for round in 0..50 {
+        let name = format!("s{round}");
+        let results: Vec<_> = std::thread::scope(|scope| {
+            let threads: Vec<_> = (0..4)
+                .map(|_| scope.spawn(|| flat.load(&*name, bytes(4, 1)).unwrap()))
+                .collect();
+            threads
+                .into_iter()
+                .map(|thread| thread.join().unwrap())
+                .collect()
+        });
+        assert_eq!(results.iter().filter(|result| result.is_new()).count(), 1);
+        assert!(results.iter().all(|it| it.handle() == results[0].handle()));
+    }
+}
+
+/// Code that knows nothing but the contract.
+fn contents(loader: &dyn WeightLoader) -> BTreeMap<String, Vec<u8>> {
+    let bytes = |name: &str| loader.tensor_bytes(name).unwrap().to_vec();
+    loader
+        .names()
+        .map(|name| (name.to_owned(), bytes(name)))
+        .collect()
+}
+
+#[test]
+fn a_loaded_set_lends_names_and_bytes_like_the_file_itself() {
+    let flat = flat();
+    let path = fixture("tiny-llama/model.safetensors");
+    let file = std::fs::read(&path).unwrap();
+    let file = safetensors::SafeTensors::deserialize(&file).unwrap();
+    let set = flat
+        .load("llama", Checkpoint::open(&path).unwrap())
+        .unwrap();
+    let set = set.handle();
+    let core = flat.registry();
+    let loaded = Loaded::new(core.acquire(set).unwrap(), set).unwrap();
+    assert_eq!(contents(&loaded), contents(&file));
+    assert!(contents(&loaded).len() > 1);
+    assert!(loaded.tensor_bytes("no.such.tensor").is_none());
+    assert!(WeightLoader::tensor_bytes(&file, "no.such.tensor").is_none());
+    // It holds what it lends.
+    core.retire(set).unwrap();
+    assert_eq!(contents(&loaded), contents(&file));
+    let other = core.publish("other", bytes(4, 1)).unwrap();
+    let foreign = Loaded::new(core.acquire(other).unwrap(), set);
+    assert!(matches!(foreign, Err(Error::NotInLease { .. })));
+}
+
+#[test]
+fn everything_travels() {
+    fn travels<T: Send + Sync + 'static>() {}
+    travels::<FlatRegistry>();
+    travels::<weighbridge::flat::Pinned>();
+    travels::<Loaded>();
+    travels::<FlatHandle>();
+    let one = WeightRegistry::builder().build().unwrap();
+    for namespace in ["", "a\nb"] {
+        assert!(FlatRegistry::within(Arc::new(registry()), namespace).is_err());
+    }
+    assert!(FlatRegistry::within(Arc::new(one), "model").is_ok());
+}
