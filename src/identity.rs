@@ -12,11 +12,31 @@ use crate::plan::Plan;
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Identity {
-    /// The registry read every byte: BLAKE3 over names, dtypes, shapes and contents, and, for an
-    /// adapter, the resolved rank and scaling of each module. Equal on every host.
+    /// The registry read every byte: BLAKE3 over names, dtypes, shapes and contents, for an adapter the
+    /// resolved rank and scaling of each module, and which part of which tensor is here, where a model
+    /// is spread over devices. Equal on every host.
     Content([u8; 32]),
     /// The caller vouches for the contents by a revision of its own.
     Declared(Arc<str>),
+    /// The same, for a part of what the revision names: BLAKE3 over which part of which tensor.
+    DeclaredPart(Arc<str>, [u8; 32]),
+}
+
+impl Identity {
+    /// What `plan` describes, by the revision that a caller vouches with.
+    pub(crate) fn declared(plan: &Plan, revision: &str) -> Self {
+        let mut hasher = blake3::Hasher::new();
+        hasher.update(PART_TAG);
+        if hash_shards(&mut hasher, plan) {
+            Identity::DeclaredPart(revision.into(), *hasher.finalize().as_bytes())
+        } else {
+            Identity::Declared(revision.into())
+        }
+    }
+}
+
+fn write_hex(f: &mut fmt::Formatter<'_>, bytes: &[u8]) -> fmt::Result {
+    bytes.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
 }
 
 impl fmt::Display for Identity {
@@ -24,15 +44,24 @@ impl fmt::Display for Identity {
         match self {
             Identity::Content(digest) => {
                 f.write_str("blake3:")?;
-                digest.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+                write_hex(f, digest)
             }
             Identity::Declared(revision) => write!(f, "declared:{revision}"),
+            // The digest has a known length, so no revision can be read as revision and part.
+            Identity::DeclaredPart(revision, parts) => {
+                f.write_str("declared-part:")?;
+                write_hex(f, parts)?;
+                write!(f, ":{revision}")
+            }
         }
     }
 }
 
 const CONTENT_TAG: &[u8] = b"weighbridge content v1";
 const CACHE_TAG: &[u8] = b"weighbridge cache key v1";
+const PART_TAG: &[u8] = b"weighbridge part v1";
+/// No number of modules.
+const SHARDS: u64 = u64::MAX;
 
 fn hash_text(hasher: &mut blake3::Hasher, text: &str) {
     hash_number(hasher, text.len() as u64);
@@ -43,14 +72,37 @@ fn hash_number(hasher: &mut blake3::Hasher, number: u64) {
     hasher.update(&number.to_le_bytes());
 }
 
+/// Hashes which part of which tensor is here, if any is a part.
+fn hash_shards(hasher: &mut blake3::Hasher, plan: &Plan) -> bool {
+    let parts = || {
+        let parts = plan.tensors().iter();
+        parts.filter_map(|tensor| Some((tensor.name(), tensor.shard()?)))
+    };
+    let count = parts().count() as u64;
+    if count == 0 {
+        return false;
+    }
+    hash_number(hasher, SHARDS);
+    hash_number(hasher, count);
+    for (name, shard) in parts() {
+        hash_text(hasher, name);
+        for number in [shard.dim, shard.rank, shard.world] {
+            hash_number(hasher, u64::from(number));
+        }
+    }
+    true
+}
+
 /// The content identity of `plan`'s tensors as they lie in `arena`.
 ///
 /// The format, version 1: the tag `weighbridge content v1`; the number of tensors; per tensor in
 /// bytewise order of names: name, dtype name, rank, dimensions, BLAKE3 of its bytes (a tie under
 /// its own name with its target's digest, so that it makes no difference whether a tied head is
 /// stored or declared); for an adapter then the number of modules and per module in order of names:
-/// module name, rank (u32), scaling (f64 bits). Numbers are little-endian u64 unless noted, texts
-/// are preceded by their length.
+/// module name, rank (u32), scaling (f64 bits); if any tensor is a part of a whole then `u64::MAX`,
+/// which is no number of modules, the number of such tensors, and per tensor in order of names (a tie
+/// under its own): name, dimension, rank, world. Numbers are little-endian u64 unless noted, texts are
+/// preceded by their length.
 ///
 /// # Panics
 /// If `arena` is shorter than the plan says.
@@ -87,6 +139,7 @@ pub fn content_identity(plan: &Plan, arena: &[u8]) -> Identity {
             hasher.update(&scale.scaling.to_bits().to_le_bytes());
         }
     }
+    hash_shards(&mut hasher, plan);
     Identity::Content(*hasher.finalize().as_bytes())
 }
 
@@ -114,10 +167,7 @@ impl CacheKey {
 impl fmt::Debug for CacheKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("CacheKey(")?;
-        self.0
-            .iter()
-            .take(8)
-            .try_for_each(|byte| write!(f, "{byte:02x}"))?;
+        write_hex(f, &self.0[..8])?;
         f.write_str("…)")
     }
 }

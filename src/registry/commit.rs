@@ -15,6 +15,7 @@ use crate::core::{Bond, Expect, Refusal};
 use crate::error::Error;
 use crate::handle::{Generation, SetHandle, SetKind};
 use crate::layout::{Layout, OrdinalTable};
+use crate::modules::{Fit, check_fit};
 use crate::plan::{AdapterPlan, Plan};
 
 /// What becomes of one set.
@@ -61,6 +62,12 @@ struct Remains {
     own: Arc<Layout>,
     base: Option<SetHandle>,
     ordinals: Option<OrdinalTable>,
+}
+
+/// What an adapter is going to stand on, and how it fits that.
+struct Bound {
+    bond: Bond,
+    fit: Fit,
 }
 
 impl WeightRegistry {
@@ -163,9 +170,10 @@ impl WeightRegistry {
     fn node(
         &self,
         writing: &Writing<'_>,
-        bond: Option<Bond>,
+        bound: Option<Bound>,
         staged: Staged,
     ) -> (StagedNode, Remains) {
+        let (bond, fit) = bound.map(|Bound { bond, fit }| (bond, fit)).unzip();
         let record = writing.record;
         let kind = staged.kind();
         let Staged {
@@ -193,6 +201,7 @@ impl WeightRegistry {
             layout,
             identity,
             base,
+            fit: fit.unwrap_or_default(),
             bytes: bytes.charge.bytes(),
             shared: Arc::clone(&self.shared),
         };
@@ -279,7 +288,7 @@ impl WeightRegistry {
     }
 
     /// What each step's generation is going to stand on, if that fits.
-    fn bonds(&self, steps: &[Step]) -> Result<Vec<Option<Bond>>, (usize, Error)> {
+    fn bonds(&self, steps: &[Step]) -> Result<Vec<Option<Bound>>, (usize, Error)> {
         let along: HashMap<SetHandle, &Step> = match steps {
             [_] => HashMap::new(),
             _ => steps
@@ -291,7 +300,7 @@ impl WeightRegistry {
             Act::Retire => Ok(None),
             Act::Become(staged) => staged
                 .base
-                .map(|base| self.bond(&staged.plan, base, along.get(&base).copied()))
+                .map(|base| self.bond(staged, base, along.get(&base).copied()))
                 .transpose()
                 .map_err(|error| (index, error)),
         };
@@ -300,25 +309,34 @@ impl WeightRegistry {
 
     /// Binds an adapter to the generation of its base that will be current with it: the one that
     /// comes along, or else the one that is current now.
-    fn bond(&self, plan: &Plan, base: SetHandle, along: Option<&Step>) -> Result<Bond, Error> {
+    fn bond(
+        &self,
+        adapter: &Staged,
+        base: SetHandle,
+        along: Option<&Step>,
+    ) -> Result<Bound, Error> {
         let key = self.key(base)?;
+        let (origin, layout) = (adapter.plan.origin(), &*adapter.layout);
         if let Some(along) = along {
             let Act::Become(staged) = &along.act else {
                 return Err(Error::BaseNotCurrent { base });
             };
-            check_base(plan, &along.record, staged.kind(), &staged.layout)?;
-            return Ok(Bond {
+            let (kind, to) = (staged.kind(), &*staged.layout);
+            let fit = check_base((origin, layout), &along.record, kind, to)?;
+            let bond = Bond {
                 base: key,
                 birth: None,
-            });
+            };
+            return Ok(Bound { bond, fit });
         }
         let view = self.view();
         let node = view.resolve(key).ok_or(Error::BaseNotCurrent { base })?;
-        check_node(plan, node)?;
-        Ok(Bond {
+        let fit = check_node((origin, layout), node)?;
+        let bond = Bond {
             base: key,
             birth: Some(node.birth()),
-        })
+        };
+        Ok(Bound { bond, fit })
     }
 
     #[cold]
@@ -373,25 +391,24 @@ fn write_all(records: &[Arc<SetRecord>]) -> Vec<Writing<'_>> {
     writings.into_iter().flatten().collect()
 }
 
-/// Does what `plan` describes fit a base of this kind and layout?
+/// Does an adapter (where it comes from, its layout) fit a base of this kind and layout?
 pub(super) fn check_base(
-    plan: &Plan,
+    (origin, adapter): (&str, &Layout),
     base: &SetRecord,
     kind: SetKind,
     layout: &Layout,
-) -> Result<(), Error> {
+) -> Result<Fit, Error> {
     if kind == SetKind::Adapter {
         return Err(Error::NotABase {
             base: base.name.clone(),
         });
     }
-    plan.adapter()
-        .map_or(Ok(()), |adapter| adapter.check_against(layout))
+    check_fit(origin, adapter, layout)
 }
 
 /// The same for the base's current generation.
-pub(super) fn check_node(plan: &Plan, base: &Node) -> Result<(), Error> {
-    base.meta().map_or(Ok(()), |base| {
-        check_base(plan, &base.record, base.kind, &base.layout)
+pub(super) fn check_node(adapter: (&str, &Layout), base: &Node) -> Result<Fit, Error> {
+    base.meta().map_or(Ok(Fit::default()), |base| {
+        check_base(adapter, &base.record, base.kind, &base.layout)
     })
 }

@@ -69,7 +69,7 @@ impl WeightRegistry {
     /// [`Error::OverLimit`], [`Error::OutOfMemory`], and for an adapter as
     /// [`stage`](WeightRegistry::stage).
     pub fn fill(&self, plan: Plan, base: Option<SetHandle>) -> Result<Filling, Error> {
-        let room = self.room(plan, base, |plan, base| self.fits_current(plan, base))?;
+        let room = self.room(plan, base, |adapter, base| self.fits_current(adapter, base))?;
         let progress = room.plan.tensors().iter();
         Ok(Filling {
             progress: progress.map(|_| Mutex::default()).collect(),

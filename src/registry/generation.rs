@@ -12,6 +12,7 @@ use crate::handle::{Generation, SetHandle, SetKind};
 use crate::identity::Identity;
 use crate::layout::{AdapterInfo, Extents, Layout, OrdinalTable};
 use crate::ledger::Charge;
+use crate::modules::Fit;
 use crate::names::SetName;
 use crate::plan::Plan;
 use crate::sync::swap::Swap;
@@ -103,9 +104,20 @@ pub(crate) struct Meta {
     pub(crate) adapter: Option<AdapterInfo>,
     /// The base an adapter is bound to.
     pub(crate) base: Option<SetHandle>,
+    /// How it fits that, as of the generation it was bound to.
+    pub(crate) fit: Fit,
     pub(crate) bytes: u64,
     /// The account core: labels, ledger. One `Arc` per generation, none per lease.
     pub(crate) shared: Arc<Shared>,
+}
+
+impl Meta {
+    /// The modules of an adapter that were not checked against its base.
+    pub(crate) fn unchecked_modules(&self) -> impl Iterator<Item = &str> {
+        let modules = self.layout.modules();
+        let unchecked = self.fit.unchecked().iter();
+        unchecked.filter_map(|&position| Some(modules.get(position as usize)?.module()))
+    }
 }
 
 /// The bytes of a generation (`S` of the core): the arena and what the ledger was charged for it.

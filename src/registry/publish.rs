@@ -17,7 +17,9 @@ use super::staged::{PublishError, Room, Staged};
 use crate::arena::Arena;
 use crate::core::{Expect, Key};
 use crate::error::Error;
-use crate::handle::{Generation, SetHandle, SetKind};
+use crate::handle::{Generation, SetHandle};
+use crate::layout::Layout;
+use crate::modules::Fit;
 use crate::names::{Claim, SetName, Taken};
 use crate::plan::Plan;
 use crate::source::Source;
@@ -43,23 +45,27 @@ impl WeightRegistry {
     /// for an adapter, [`Error::StaleHandle`], or [`Error::NotABase`] or [`Error::AdapterMismatch`]
     /// if it does not fit its base.
     pub fn stage(&self, source: impl Source) -> Result<Staged, Error> {
-        self.stage_on(source, |plan, base| self.fits_current(plan, base))
+        self.stage_on(source, |adapter, base| self.fits_current(adapter, base))
     }
 
-    /// Does it fit the base that is current now?
-    pub(super) fn fits_current(&self, plan: &Plan, base: SetHandle) -> Result<(), Error> {
+    /// Does an adapter (where it comes from, its layout) fit the base that is current now?
+    pub(super) fn fits_current(
+        &self,
+        adapter: (&str, &Layout),
+        base: SetHandle,
+    ) -> Result<Fit, Error> {
         let view = self.view();
         let node = view
             .resolve(self.key(base)?)
             .ok_or(Error::StaleHandle { handle: base })?;
-        check_node(plan, node)
+        check_node(adapter, node)
     }
 
     /// [`stage`](Self::stage), with what `fits` says of an adapter and its base.
     pub(super) fn stage_on(
         &self,
         source: impl Source,
-        fits: impl FnOnce(&Plan, SetHandle) -> Result<(), Error>,
+        fits: impl FnOnce((&str, &Layout), SetHandle) -> Result<Fit, Error>,
     ) -> Result<Staged, Error> {
         let mut room = self.room(source.plan().clone(), source.base(), fits)?;
         source.read_into(room.bytes.arena.as_mut_slice())?;
@@ -71,12 +77,13 @@ impl WeightRegistry {
         &self,
         plan: Plan,
         base: Option<SetHandle>,
-        fits: impl FnOnce(&Plan, SetHandle) -> Result<(), Error>,
+        fits: impl FnOnce((&str, &Layout), SetHandle) -> Result<Fit, Error>,
     ) -> Result<Room, Error> {
         self.shared.check_process()?;
+        let layout = self.layouts.intern(plan.layout());
         if let Some(base) = base {
             // Before any byte is reserved. Checked again when it is published: the base may change.
-            fits(&plan, base)?;
+            fits((plan.origin(), &layout), base)?;
         } else if plan.adapter().is_some() {
             return Err(Error::AdapterWithoutBase {
                 origin: plan.origin().to_owned(),
@@ -87,7 +94,7 @@ impl WeightRegistry {
         let arena = Arena::allocate(plan.arena_bytes())?;
         Ok(Room {
             registry: self.id,
-            layout: self.layouts.intern(plan.layout()),
+            layout,
             plan,
             base,
             bytes: Bytes { arena, charge },
@@ -218,7 +225,8 @@ impl WeightRegistry {
     ///
     /// # Errors
     /// [`Error::StaleHandle`], [`Error::WrongRegistry`], [`Error::KindMismatch`] if a checkpoint
-    /// would follow an adapter or the other way round, [`Error::Dependants`] if adapters are bound
+    /// would follow an adapter or the other way round, [`Error::ShardMismatch`] if another part of a
+    /// tensor would follow one part of it, [`Error::Dependants`] if adapters are bound
     /// to the set, [`Error::BaseNotCurrent`], [`Error::NotABase`], [`Error::StagedElsewhere`]. The
     /// error returns the staged set.
     pub fn replace_staged(&self, set: SetHandle, staged: Staged) -> Result<Replaced, PublishError> {
@@ -294,7 +302,7 @@ impl WeightRegistry {
 
     fn retire_expecting(&self, set: SetHandle, expect: Expect) -> Result<Retirement, Error> {
         self.shared.check_process()?;
-        let (record, _) = self.record(set)?;
+        let record = self.record(set)?;
         let previous = match self.commit_one(&record, expect, Act::Retire) {
             Ok((_, Some(previous))) => previous,
             Ok((_, None)) => unreachable!("a retire superseded nothing"),
@@ -325,25 +333,39 @@ impl WeightRegistry {
         staged: &Staged,
     ) -> Result<Arc<SetRecord>, Error> {
         self.check_staged(staged)?;
-        let (record, kind) = self.record(set)?;
-        if kind == staged.kind() {
-            return Ok(record);
+        let view = self.view();
+        let node = view.resolve(self.key(set)?);
+        let current = node
+            .and_then(Node::meta)
+            .ok_or(Error::StaleHandle { handle: set })?;
+        if current.kind != staged.kind() {
+            return Err(Error::KindMismatch {
+                set: current.record.name.clone(),
+                current: current.kind,
+                offered: staged.kind(),
+            });
         }
-        Err(Error::KindMismatch {
-            set: record.name.clone(),
-            current: kind,
-            offered: staged.kind(),
-        })
+        // Every generation has the parts of the one before, so it makes no difference if this one is
+        // superseded meanwhile.
+        if let Some((ours, theirs)) = current.layout.other_shard(&staged.layout) {
+            return Err(Error::ShardMismatch {
+                set: current.record.name.clone(),
+                tensor: ours.name().to_owned(),
+                current: ours.shard(),
+                offered: theirs.shard(),
+            });
+        }
+        Ok(Arc::clone(&current.record))
     }
 
-    /// The record and kind of a set that is current now.
-    pub(super) fn record(&self, set: SetHandle) -> Result<(Arc<SetRecord>, SetKind), Error> {
+    /// The record of a set that is current now.
+    pub(super) fn record(&self, set: SetHandle) -> Result<Arc<SetRecord>, Error> {
         let view = self.view();
         let node = view.resolve(self.key(set)?);
         let meta = node
             .and_then(Node::meta)
             .ok_or(Error::StaleHandle { handle: set })?;
-        Ok((Arc::clone(&meta.record), meta.kind))
+        Ok(Arc::clone(&meta.record))
     }
 
     fn check_staged(&self, staged: &Staged) -> Result<(), Error> {

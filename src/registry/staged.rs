@@ -33,7 +33,7 @@ impl Room {
             bytes,
         } = self;
         let identity = match declared {
-            Some(revision) => Identity::Declared(revision.into()),
+            Some(revision) => Identity::declared(&plan, revision),
             None => content_identity(&plan, bytes.arena.as_slice()),
         };
         Staged {

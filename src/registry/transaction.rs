@@ -128,14 +128,14 @@ impl Transaction<'_> {
     /// # Errors
     /// As [`WeightRegistry::stage`].
     pub fn stage(&self, source: impl Source) -> Result<Staged, Error> {
-        self.registry.stage_on(source, |plan, base| {
+        self.registry.stage_on(source, |adapter, base| {
             let along = self.places.get(&base).map(|&place| &self.steps[place]);
             match along.map(|step| (&step.record, &step.act)) {
                 Some((record, Act::Become(staged))) => {
-                    check_base(plan, record, staged.kind(), &staged.layout)
+                    check_base(adapter, record, staged.kind(), &staged.layout)
                 }
                 Some((_, Act::Retire)) => Err(Error::BaseNotCurrent { base }),
-                None => self.registry.fits_current(plan, base),
+                None => self.registry.fits_current(adapter, base),
             }
         })
     }
@@ -164,7 +164,7 @@ impl Transaction<'_> {
     ///
     /// # Errors
     /// [`Error::StaleHandle`], [`Error::WrongRegistry`], [`Error::KindMismatch`],
-    /// [`Error::StagedElsewhere`], [`Error::TwiceInTransaction`]; the transaction goes on without
+    /// [`Error::ShardMismatch`], [`Error::StagedElsewhere`], [`Error::TwiceInTransaction`]; the transaction goes on without
     /// this step.
     pub fn replace(&mut self, set: SetHandle, staged: Staged) -> Result<(), PublishError> {
         self.replace_expecting(set, Expect::Tenant(set.tag), staged)
@@ -256,7 +256,7 @@ impl Transaction<'_> {
     }
 
     fn retire_expecting(&mut self, set: SetHandle, expect: Expect) -> Result<(), Error> {
-        let (record, _) = self.registry.record(set)?;
+        let record = self.registry.record(set)?;
         let record = self.once(record)?;
         self.add(record, expect, Act::Retire);
         Ok(())

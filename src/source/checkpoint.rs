@@ -13,8 +13,10 @@ use super::Source;
 use super::file::{SourceFile, malformed, read_small};
 use super::header::{FileTensor, read_header};
 use super::json::Distinct;
+use super::quantised;
 use crate::error::Error;
-use crate::plan::Plan;
+use crate::plan::{Plan, PlannedTensor};
+use crate::tensor::Shard;
 
 const SINGLE: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
@@ -64,10 +66,12 @@ impl OpenFile {
     }
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, Default)]
 struct Config {
     #[serde(default)]
     tie_word_embeddings: bool,
+    #[serde(default)]
+    quantization_config: serde_json::Value,
 }
 
 #[derive(Deserialize)]
@@ -86,17 +90,21 @@ impl Checkpoint {
     /// tensor if one is to blame.
     pub fn open(path: impl AsRef<Path>) -> Result<Self, Error> {
         let path = path.as_ref();
-        let (files, tied) = if path.is_dir() {
-            (open_directory(path)?, is_tied(&path.join(CONFIG))?)
+        let (files, config) = if path.is_dir() {
+            (open_directory(path)?, read_config(&path.join(CONFIG))?)
         } else {
-            (vec![OpenFile::open(path)?], false)
+            (vec![OpenFile::open(path)?], Config::default())
         };
         let mut checkpoint = Checkpoint {
             plan: empty(path)?,
             files,
             declared: None,
         };
-        let ties = if tied { checkpoint.tie()? } else { Vec::new() };
+        let ties = if config.tie_word_embeddings {
+            checkpoint.tie()?
+        } else {
+            Vec::new()
+        };
         let dropped = |name: &str| ties.iter().any(|(alias, _)| alias == name);
         let tensors = checkpoint
             .files
@@ -105,8 +113,33 @@ impl Checkpoint {
             .map(|entry| entry.tensor.clone())
             .filter(|tensor| !dropped(tensor.name()))
             .collect();
-        checkpoint.plan = Plan::new(&path.to_string_lossy(), tensors, &ties)?;
+        let stored = checkpoint.files.iter();
+        let stored = stored.flat_map(|open| open.tensors.iter().map(|entry| (&open.file, entry)));
+        let facts = quantised::facts(&config.quantization_config, stored)?;
+        let plan = Plan::new(&path.to_string_lossy(), tensors, &ties)?;
+        checkpoint.plan = plan.with_facts(facts);
         Ok(checkpoint)
+    }
+
+    /// Gives features of linear modules that the files do not tell: [`Plan::modules`].
+    pub fn modules<N: AsRef<str>>(
+        mut self,
+        modules: impl IntoIterator<Item = (N, usize, usize)>,
+    ) -> Self {
+        self.plan = self.plan.modules(modules);
+        self
+    }
+
+    /// Says which part of a model spread over devices these files are: [`Plan::shards`].
+    ///
+    /// # Errors
+    /// [`Error::InvalidTensor`] if there is no such part of a tensor of that shape.
+    pub fn shards(
+        mut self,
+        rule: impl FnMut(&PlannedTensor) -> Option<Shard>,
+    ) -> Result<Self, Error> {
+        self.plan = self.plan.shards(rule)?;
+        Ok(self)
     }
 
     /// Vouches for the contents with a revision of your own (a commit, a digest that was checked
@@ -143,13 +176,11 @@ fn empty(path: &Path) -> Result<Plan, Error> {
     Plan::new(&path.to_string_lossy(), Vec::new(), &[])
 }
 
-fn is_tied(config: &Path) -> Result<bool, Error> {
+fn read_config(config: &Path) -> Result<Config, Error> {
     let Some(bytes) = read_small(config, CONFIG_CAP)? else {
-        return Ok(false);
+        return Ok(Config::default());
     };
-    serde_json::from_slice::<Config>(&bytes)
-        .map(|config| config.tie_word_embeddings)
-        .map_err(|error| malformed(config, error.to_string()))
+    serde_json::from_slice(&bytes).map_err(|error| malformed(config, error.to_string()))
 }
 
 /// Two stored tensors that a configuration ties must not differ.

@@ -2,7 +2,7 @@
 //!
 //! What lives here: the [`Source`] trait. The formats have rooms of their own: `checkpoint`, `peft`,
 //! `memory`; `header` reads safetensors headers within bounds, `file` reads bytes and notices a file
-//! that changes.
+//! that changes, `quantised` knows what the configuration of a quantised checkpoint tells.
 
 mod checkpoint;
 mod file;
@@ -10,6 +10,7 @@ mod header;
 mod json;
 mod memory;
 mod peft;
+mod quantised;
 
 pub use checkpoint::Checkpoint;
 pub use memory::InMemory;

@@ -7,8 +7,7 @@
 use std::path::Path;
 
 use crate::error::Error;
-
-const PREFIX: &str = "base_model.model.";
+use crate::tensor::ADAPTER_PREFIX;
 
 /// What part a tensor plays.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,7 +25,7 @@ pub(super) fn parse<'k>(file: &Path, key: &'k str) -> Result<(&'k str, Role), Er
         value: key.to_owned(),
         advice,
     };
-    let Some(rest) = key.strip_prefix(PREFIX) else {
+    let Some(rest) = key.strip_prefix(ADAPTER_PREFIX) else {
         return Err(unsupported(
             "tensor name",
             "Names are expected to begin with base_model.model., as PEFT saves them.",
