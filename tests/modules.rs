@@ -8,7 +8,7 @@ use support::{fixture, registry, tiny};
 use tempfile::TempDir;
 use weighbridge::modules::{Linear, Module, ReplacementFit};
 use weighbridge::source::{Checkpoint, InMemory, PeftAdapter, Source};
-use weighbridge::{Dtype, Error, SetHandle, WeightKind, WeightRegistry};
+use weighbridge::{Dtype, Error, SetHandle, Shard, WeightKind, WeightRegistry};
 
 /// A tensor of a synthetic file.
 type Tensor<'n> = (&'n str, Dtype, Vec<usize>, Vec<u8>);
@@ -306,6 +306,56 @@ fn packed_by_compressed_tensors() {
     is_unchecked(long([24, -63]));
     is_unchecked(of(Dtype::F32, vec![0; 8]));
     is_unchecked(checkpoint(config, &[packed(), scale()]));
+}
+
+/// Features are those of the whole, where the tensors that tell them say how they were cut.
+#[test]
+fn quantised_parts() {
+    let gptq = r#"{"quant_method":"gptq","bits":4}"#;
+    let tensors = [
+        zeros("m.qweight", Dtype::I32, &[8, 12]),
+        zeros("m.scales", Dtype::F16, &[2, 12]),
+        zeros("m.g_idx", Dtype::I32, &[64]),
+    ];
+    let cut = |columns: &[&str]| {
+        let (dir, whole) = checkpoint(gptq, &tensors);
+        let shard = Shard {
+            dim: 1,
+            rank: 0,
+            world: 2,
+        };
+        let part = whole.shards(|t| columns.contains(&t.name()).then_some(shard));
+        (dir, part.unwrap())
+    };
+    is_known(cut(&["m.qweight", "m.scales"]), 24, 64);
+    is_known(cut(&[]), 12, 64);
+    is_unchecked(cut(&["m.qweight"]));
+    let rows = |names: [&str; 2]| {
+        let (dir, whole) = checkpoint(gptq, &tensors);
+        let shard = Shard {
+            dim: 0,
+            rank: 1,
+            world: 2,
+        };
+        let part = whole.shards(|t| names.contains(&t.name()).then_some(shard));
+        (dir, part.unwrap())
+    };
+    is_known(rows(["m.qweight", "m.g_idx"]), 12, 128);
+
+    // What bitsandbytes writes down is the whole's, or the part's: nobody says.
+    let bnb = r#"{"quant_method":"bitsandbytes"}"#;
+    let state = br#"{"shape":[24,64]}"#.to_vec();
+    let name = "m.weight.quant_state.bitsandbytes__nf4";
+    let state = (name, Dtype::U8, vec![state.len()], state);
+    let weight = zeros("m.weight", Dtype::U8, &[768, 1]);
+    let (dir, whole) = checkpoint(bnb, &[weight, state]);
+    let shard = Shard {
+        dim: 0,
+        rank: 0,
+        world: 2,
+    };
+    let part = whole.shards(|t| (t.name() == "m.weight").then_some(shard));
+    is_unchecked((dir, part.unwrap()));
 }
 
 #[test]
