@@ -85,6 +85,8 @@ pub use tensor::{Shard, WeightKind};
 pub mod _documentation {
     #[doc = include_str!("../docs/DESIGN.md")]
     pub mod design {
+        #[doc = include_str!("../docs/design/modules.md")]
+        pub mod modules {}
         #[doc = include_str!("../docs/design/names.md")]
         pub mod names {}
     }

@@ -28,7 +28,10 @@ pub enum WeightKind {
 /// parts along dimension `dim`, number `rank`.
 ///
 /// The words are those of `mistralrs-quant` (`Shard::Simple { dim, rank, world_size }`). Of one part
-/// in all it is the whole tensor, and is treated as if nothing had been said.
+/// in all it is the whole tensor, and is treated as if nothing had been said. Heads of keys and values
+/// that several devices share are cut into fewer parts: give `rank` and `world` of the part, not of the
+/// device. Where parts are padded to be equal (vocabularies), give the module's features, too
+/// ([`Plan::modules`](crate::Plan::modules)).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Shard {
     /// The dimension that was cut.

@@ -147,6 +147,9 @@ impl Check<'_> {
     /// The base's module, with the adapter's own weight in it if it brings one: LoRA on a head that was
     /// resized.
     fn base_module(&self, module: &str) -> Option<Module> {
+        if self.adapter.replacements().len() == 0 {
+            return self.base.module_table().get(module);
+        }
         let own = self
             .adapter
             .replacement_position(&format!("{module}.weight"));
@@ -200,7 +203,7 @@ impl Check<'_> {
             return Ok(ReplacementFit::Resized);
         }
         let reason = format!(
-            "is to be replaced by a tensor of shape {own_sides:?}, the base's {part} has \
+            "its {part} is to be replaced by one of shape {own_sides:?}, the base's has \
              {base_sides:?}; only the number of rows may differ"
         );
         Err(self.mismatch(module, reason))

@@ -21,12 +21,10 @@ use packed::Parts;
 use crate::layout::TensorInfo;
 use crate::tensor::Shard;
 
-/// How the weights of a set's linear modules are stored, where that changes what shapes mean.
-///
-/// Named by `quantization_config` in a checkpoint's `config.json`.
+/// How the weights of a set's linear modules are stored, where that changes what shapes mean: named by
+/// `quantization_config` in a checkpoint's `config.json`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
-#[non_exhaustive]
-pub enum WeightFormat {
+pub(crate) enum WeightFormat {
     /// A matrix of floats is a linear weight, `[out, in]`; a matrix of integers may be anything. That
     /// covers FP8, where a `weight` of `F8_E4M3` has its scales beside it as `weight_scale` or
     /// `weight_scale_inv` (`FbgemmFp8Linear` and `FP8Linear` in transformers' `integrations`,
@@ -53,7 +51,7 @@ pub enum WeightFormat {
 
 /// What a source knows of its modules beyond the names and shapes of its tensors.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
-pub struct Facts {
+pub(crate) struct Facts {
     format: WeightFormat,
     /// (out, in) as the set's own tensors spell them out.
     written: BTreeMap<Arc<str>, (usize, usize)>,
@@ -141,8 +139,12 @@ impl Side {
     }
 }
 
-/// What the modules of a set are to an adapter, by name. Part of the set's layout, so that it is made
-/// once for all generations that share one; no lease ever touches it.
+/// What the modules of a set are to an adapter, by name. It is part of the set's layout: made when an
+/// adapter is first bound, once for all generations that share the layout; no lease ever touches it.
+///
+/// Features come from the engine ([`Plan::modules`](crate::Plan::modules)), or else from dense weights
+/// and from the tensors of quantised ones; [the page on modules](crate::_documentation::design::modules)
+/// lists the formats.
 ///
 /// # Examples
 /// ```

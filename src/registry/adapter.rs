@@ -91,7 +91,8 @@ impl<'l> AdapterView<'l> {
     fn replacement_at(&self, at: usize) -> Option<Result<AdapterReplacement<'l>, Error>> {
         let meta = self.set.meta();
         let (base_tensor, ordinal) = meta.layout.replacement(at)?;
-        let fit = *meta.fit.replacements().get(at)?;
+        let fit = meta.fit.replacements().get(at).copied();
+        let fit = fit.unwrap_or(ReplacementFit::Unchecked);
         let weight = self.set.weight(ordinal);
         Some(weight.map(|weight| AdapterReplacement {
             base_tensor,

@@ -85,6 +85,10 @@ impl Checkpoint {
     /// Ties: if `config.json` says `tie_word_embeddings`, `lm_head.weight` is
     /// `model.embed_tokens.weight`. Where the file has both they must be equal, and one is kept.
     ///
+    /// Features of quantised modules, which adapters are checked against, are understood if
+    /// `quantization_config` names GPTQ, AWQ, bitsandbytes, compressed-tensors or an FP8 format;
+    /// otherwise the modules are unchecked ([`Plan::unchecked_modules`]).
+    ///
     /// # Errors
     /// [`Error::Io`], [`Error::Malformed`], [`Error::MissingShard`]: each names the file, and the
     /// tensor if one is to blame.
