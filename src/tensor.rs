@@ -157,3 +157,27 @@ pub fn byte_len(dtype: Dtype, shape: &[usize]) -> Result<u64, String> {
     }
     Ok(bits / 8)
 }
+
+#[cfg(all(test, not(weighbridge_loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn replacements_name_what_they_replace() {
+        for (name, base_tensor) in [
+            ("base_model.model.score.weight", "score.weight"),
+            (
+                "base_model.model.lm_head.base_layer.weight",
+                "lm_head.weight",
+            ),
+            (
+                "base_model.model.a.base_layer.b.weight",
+                "a.base_layer.b.weight",
+            ),
+            ("base_model.model.weight", "weight"),
+            ("score.bias", "score.bias"),
+        ] {
+            assert_eq!(&*replaced(name), base_tensor);
+        }
+    }
+}

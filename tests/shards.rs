@@ -209,21 +209,24 @@ fn lora(module: &str, outputs: usize, inputs: usize) -> InMemory {
     InMemory::new().lora(module, Dtype::U8, a, b, 1.0).unwrap()
 }
 
-/// Rank 1 of 4: `up` `[8, 4]` by rows, `down` `[4, 8]` by columns.
-fn base(registry: &WeightRegistry) -> SetHandle {
+/// Rank 1 of 4: `up` `[8, 4]` by rows, `down` `[4, 8]` by columns. `given`: the engine says so, too.
+fn base(registry: &WeightRegistry, given: bool) -> SetHandle {
     let set = InMemory::new()
         .tensor("up.weight", Dtype::F16, [2, 4], vec![0; 16])
         .and_then(|set| set.tensor("down.weight", Dtype::F16, [4, 2], vec![0; 16]))
         .unwrap();
     let cut = |name: &str| Some(shard(u32::from(name == "down.weight"), 1, 4));
-    let set = set.shards(|tensor| cut(tensor.name())).unwrap();
+    let mut set = set.shards(|tensor| cut(tensor.name())).unwrap();
+    if given {
+        set = set.module("up", 8, 4).module("down", 4, 8);
+    }
     registry.publish("rank 1", set).unwrap()
 }
 
 #[test]
 fn adapters_are_whole_whatever_part_of_the_base_is_here() {
     let registry = registry();
-    let base = base(&registry);
+    let base = base(&registry, false);
     for (name, outputs, inputs) in [("up", 8, 4), ("down", 4, 8)] {
         let fits = lora(name, outputs, inputs).on(base);
         registry.publish(name, fits).unwrap();
@@ -247,8 +250,13 @@ fn adapters_are_whole_whatever_part_of_the_base_is_here() {
 
 #[test]
 fn an_adapter_that_is_cut_is_cut_like_its_base() {
+    cut_like(false);
+    cut_like(true);
+}
+
+fn cut_like(given: bool) {
     let registry = registry();
-    let base = base(&registry);
+    let base = base(&registry, given);
     let cut = |set: InMemory, matrix: &str, shard: Shard| {
         let suffix = format!("{matrix}.weight");
         let set = set.shards(|t| t.name().ends_with(&suffix).then_some(shard));

@@ -157,3 +157,35 @@ fn unpacked(words: Side, bits: u32) -> Option<Side> {
     all.is_multiple_of(bits as usize)
         .then_some(Side { size, ..words })
 }
+
+#[cfg(all(test, not(weighbridge_loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_split_where_the_module_ends() {
+        for (name, expected) in [
+            ("a.b.weight", Some(("a.b", "weight"))),
+            ("a.b.weight_scale", Some(("a.b", "weight_scale"))),
+            ("a.b.weight.absmax", Some(("a.b", "weight.absmax"))),
+            (
+                "a.weight.quant_state.bitsandbytes__nf4",
+                Some(("a", "weight.quant_state.bitsandbytes__nf4")),
+            ),
+            ("weight", None),
+            (".weight", Some(("", "weight"))),
+        ] {
+            assert_eq!(split(name), expected, "{name}");
+        }
+    }
+
+    #[test]
+    fn words_that_do_not_come_out_even_tell_nothing() {
+        let of = |words, bits| unpacked(Side::whole(words), bits).map(|side| side.size);
+        assert_eq!(of(8, 4), Some(64));
+        assert_eq!(of(6, 3), Some(64));
+        assert_eq!(of(8, 3), None);
+        assert_eq!(of(8, 0), None);
+        assert_eq!(of(usize::MAX, 4), None);
+    }
+}
