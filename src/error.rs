@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use crate::handle::{Generation, SetHandle, SetKind};
 use crate::holdup::Holdup;
 use crate::names::SetName;
+use crate::tensor::Shard;
 
 /// Everything that can go wrong.
 ///
@@ -198,6 +199,23 @@ pub enum Error {
         /// What was offered.
         offered: SetKind,
     },
+    /// A replace would put another part of a tensor where one part of it is.
+    #[error(
+        "{set}, tensor {tensor:?}: {} is current, {} is offered. \
+         Publish it under its own name",
+        part(current),
+        part(offered)
+    )]
+    ShardMismatch {
+        /// The set.
+        set: SetName,
+        /// The first tensor that differs.
+        tensor: String,
+        /// Which part is current; `None` if it is the whole.
+        current: Option<Shard>,
+        /// Which part was offered; `None` if it is the whole.
+        offered: Option<Shard>,
+    },
     /// The lease does not hold this set.
     #[error("{set} is not part of this lease, which holds {leased:?}; acquire them together")]
     NotInLease {
@@ -369,6 +387,10 @@ fn other(leased: &Option<SetName>) -> String {
         .map_or_else(|| "another base".to_owned(), ToString::to_string)
 }
 
+fn part(shard: &Option<Shard>) -> String {
+    shard.map_or_else(|| "the whole".to_owned(), |shard| shard.to_string())
+}
+
 fn of_tensor(tensor: &Option<String>) -> String {
     tensor
         .as_ref()
@@ -400,6 +422,7 @@ impl Error {
                 | Error::AliasMismatch { .. }
                 | Error::Superseded { .. }
                 | Error::KindMismatch { .. }
+                | Error::ShardMismatch { .. }
         )
     }
 

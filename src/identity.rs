@@ -8,23 +8,50 @@ use std::sync::Arc;
 
 use crate::layout::ModuleScale;
 use crate::plan::{Plan, PlannedTensor};
+use crate::tensor::Shard;
 
 /// What a generation is.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Identity {
-    /// The registry read every byte: BLAKE3 over names, dtypes, shapes and contents, and, for an
-    /// adapter, the resolved rank and scaling of each module. Equal on every host.
+    /// The registry read every byte: BLAKE3 over names, dtypes, shapes and contents, for an adapter the
+    /// resolved rank and scaling of each module, and which part of which tensor is here, where a model
+    /// is spread over devices. Equal on every host.
     ///
     /// The format, version 1: the tag `weighbridge content v1`; the number of tensors; per tensor in
     /// bytewise order of names: name, dtype name, rank, dimensions, BLAKE3 of its bytes (a tie or an
     /// alias under its own name with its target's digest, so that it makes no difference whether a
     /// tied head is stored or declared); for an adapter then the number of modules and per module in
-    /// order of names: module name, rank (u32), scaling (f64 bits). Numbers are little-endian u64
-    /// unless noted, texts are preceded by their length.
+    /// order of names: module name, rank (u32), scaling (f64 bits); if any tensor is a part of a whole
+    /// then `u64::MAX`, which is no number of modules, the number of such tensors, and per tensor in
+    /// order of names (a tie under its own): name, dimension, rank, world. Numbers are little-endian
+    /// u64 unless noted, texts are preceded by their length.
     Content([u8; 32]),
     /// The caller vouches for the contents by a revision of its own.
     Declared(Arc<str>),
+    /// The same, for a part of what the revision names: BLAKE3 over which part of which tensor.
+    DeclaredPart(Arc<str>, [u8; 32]),
+}
+
+impl Identity {
+    /// What `plan` describes, by the revision that a caller vouches with.
+    pub(crate) fn declared(plan: &Plan, revision: &str) -> Self {
+        let mut hasher = blake3::Hasher::new();
+        hasher.update(PART_TAG);
+        let parts = plan.tensors().iter();
+        if hash_shards(
+            &mut hasher,
+            parts.map(|tensor| (tensor.name(), tensor.shard())),
+        ) {
+            Identity::DeclaredPart(revision.into(), *hasher.finalize().as_bytes())
+        } else {
+            Identity::Declared(revision.into())
+        }
+    }
+}
+
+fn write_hex(f: &mut fmt::Formatter<'_>, bytes: &[u8]) -> fmt::Result {
+    bytes.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
 }
 
 impl fmt::Display for Identity {
@@ -32,15 +59,24 @@ impl fmt::Display for Identity {
         match self {
             Identity::Content(digest) => {
                 f.write_str("blake3:")?;
-                digest.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+                write_hex(f, digest)
             }
             Identity::Declared(revision) => write!(f, "declared:{revision}"),
+            // The digest has a known length, so no revision can be read as revision and part.
+            Identity::DeclaredPart(revision, parts) => {
+                f.write_str("declared-part:")?;
+                write_hex(f, parts)?;
+                write!(f, ":{revision}")
+            }
         }
     }
 }
 
 const CONTENT_TAG: &[u8] = b"weighbridge content v1";
 const CACHE_TAG: &[u8] = b"weighbridge cache key v1";
+const PART_TAG: &[u8] = b"weighbridge part v1";
+/// No number of modules.
+const SHARDS: u64 = u64::MAX;
 
 fn hash_text(hasher: &mut blake3::Hasher, text: &str) {
     hash_number(hasher, text.len() as u64);
@@ -56,6 +92,7 @@ pub(crate) struct Seen<'t> {
     pub(crate) name: &'t str,
     pub(crate) dtype: &'t str,
     pub(crate) shape: &'t [usize],
+    pub(crate) shard: Option<Shard>,
     pub(crate) digest: Digest,
 }
 
@@ -65,6 +102,28 @@ pub(crate) type Digest = [u8; 32];
 /// The digest of one tensor's bytes.
 pub(crate) fn digest(bytes: &[u8]) -> Digest {
     *blake3::hash(bytes).as_bytes()
+}
+
+/// Hashes which part of which tensor is here, if any is a part.
+fn hash_shards<'t>(
+    hasher: &mut blake3::Hasher,
+    tensors: impl Iterator<Item = (&'t str, Option<Shard>)>,
+) -> bool {
+    let parts: Vec<(&str, Shard)> = tensors
+        .filter_map(|(name, shard)| Some((name, shard?)))
+        .collect();
+    if parts.is_empty() {
+        return false;
+    }
+    hash_number(hasher, SHARDS);
+    hash_number(hasher, parts.len() as u64);
+    for (name, shard) in parts {
+        hash_text(hasher, name);
+        for number in [shard.dim, shard.rank, shard.world] {
+            hash_number(hasher, u64::from(number));
+        }
+    }
+    true
 }
 
 /// The digests of `plan`'s tensors as they lie in `arena`, in the plan's order; a tie has its
@@ -89,7 +148,7 @@ pub(crate) fn digests(plan: &Plan, arena: &[u8]) -> Vec<Digest> {
 /// The content identity of a set's tensors, in bytewise order of names, and an adapter's modules.
 /// The format is written down at [`Identity::Content`].
 pub(crate) fn identity_of<'t>(
-    tensors: impl ExactSizeIterator<Item = Seen<'t>>,
+    tensors: &[Seen<'t>],
     modules: Option<impl ExactSizeIterator<Item = (&'t str, ModuleScale)>>,
 ) -> Identity {
     let mut hasher = blake3::Hasher::new();
@@ -112,6 +171,8 @@ pub(crate) fn identity_of<'t>(
             hasher.update(&scale.scaling.to_bits().to_le_bytes());
         }
     }
+    let parts = tensors.iter().map(|tensor| (tensor.name, tensor.shard));
+    hash_shards(&mut hasher, parts);
     Identity::Content(*hasher.finalize().as_bytes())
 }
 
@@ -127,24 +188,23 @@ pub fn content_identity(plan: &Plan, arena: &[u8]) -> Identity {
         name: tensor.name(),
         dtype: tensor.dtype().name(),
         shape: tensor.shape(),
+        shard: tensor.shard(),
         digest,
     });
-    identity_of(seen, plan.adapter().map(|adapter| adapter.modules()))
+    let seen: Vec<Seen<'_>> = seen.collect();
+    identity_of(&seen, plan.adapter().map(|adapter| adapter.modules()))
 }
 
-/// The identity of a set that is vouched for and has aliases into sets that are not: the caller's
-/// revision, and what the aliases are.
-pub(crate) fn declared_with_aliases<'t>(
-    revision: &str,
-    aliases: impl ExactSizeIterator<Item = Seen<'t>>,
-) -> Identity {
+/// The identity of a set that is vouched for (`declared`) and has aliases into sets that are not: the
+/// caller's revision, and what the aliases are.
+pub(crate) fn declared_with_aliases(declared: &Identity, aliases: &[Seen<'_>]) -> Identity {
     let none: Option<std::iter::Empty<(&str, ModuleScale)>> = None;
-    match identity_of(aliases, none) {
-        Identity::Content(digest) => {
-            let hex: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
-            Identity::Declared(format!("{revision}+aliases:{hex}").into())
-        }
-        declared @ Identity::Declared(_) => declared,
+    let with = |revision: &str| format!("{revision}+aliases:{}", identity_of(aliases, none)).into();
+    match declared {
+        Identity::Declared(revision) => Identity::Declared(with(revision)),
+        Identity::DeclaredPart(revision, parts) => Identity::DeclaredPart(with(revision), *parts),
+        // The registry read it.
+        Identity::Content(_) => declared.clone(),
     }
 }
 
@@ -172,10 +232,7 @@ impl CacheKey {
 impl fmt::Debug for CacheKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("CacheKey(")?;
-        self.0
-            .iter()
-            .take(8)
-            .try_for_each(|byte| write!(f, "{byte:02x}"))?;
+        write_hex(f, &self.0[..8])?;
         f.write_str("…)")
     }
 }

@@ -59,6 +59,7 @@ pub mod identity;
 mod labels;
 pub mod layout;
 pub mod ledger;
+pub mod modules;
 mod names;
 pub mod plan;
 mod registry;
@@ -75,17 +76,20 @@ pub use ledger::LedgerSnapshot;
 pub use names::{NameRef, SetName};
 pub use plan::Plan;
 pub use registry::{
-    AdapterModule, AdapterView, Builder, Catalog, CatalogEntry, Committed, Filling, KeptGeneration,
-    Lease, LeasedSet, PublishError, Reader, Replaced, Retirement, Scope, SealError, SetView,
-    Staged, Stats, TensorWriter, Transaction, TransactionError, Weight, WeightRegistry,
+    AdapterModule, AdapterReplacement, AdapterView, Builder, Catalog, CatalogEntry, Committed,
+    Filling, KeptGeneration, Lease, LeasedSet, PublishError, Reader, Replaced, Retirement, Scope,
+    SealError, SetView, Staged, Stats, TensorWriter, Transaction, TransactionError, Weight,
+    WeightRegistry,
 };
 pub use safetensors::Dtype;
-pub use tensor::WeightKind;
+pub use tensor::{Shard, WeightKind};
 
 /// The pages of `docs/`, so that they are at hand and their examples stay true.
 pub mod _documentation {
     #[doc = include_str!("../docs/DESIGN.md")]
     pub mod design {
+        #[doc = include_str!("../docs/design/modules.md")]
+        pub mod modules {}
         #[doc = include_str!("../docs/design/names.md")]
         pub mod names {}
     }

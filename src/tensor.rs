@@ -1,8 +1,9 @@
-//! What a tensor is, wherever it comes from: its role, its dtype by name, its length.
+//! What a tensor is, wherever it comes from: its role, its shard, its dtype by name, its length.
 //!
 //! What lives here: words that plans and layouts share. What does not: tables of tensors (`plan`,
 //! `layout`).
 
+use std::fmt;
 use std::sync::Arc;
 
 use crate::Dtype;
@@ -21,6 +22,74 @@ pub enum WeightKind {
     TiedAlias,
     /// A full tensor saved with an adapter, to be used instead of the base's.
     Replacement,
+}
+
+/// Which part of a tensor this is, where a model is spread over several devices: of `world` equal
+/// parts along dimension `dim`, number `rank`.
+///
+/// The words are those of `mistralrs-quant` (`Shard::Simple { dim, rank, world_size }`). Of one part
+/// in all it is the whole tensor, and is treated as if nothing had been said. Heads of keys and values
+/// that several devices share are cut into fewer parts: give `rank` and `world` of the part, not of the
+/// device. Where parts are padded to be equal (vocabularies), give the module's features, too
+/// ([`Plan::modules`](crate::Plan::modules)).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Shard {
+    /// The dimension that was cut.
+    pub dim: u32,
+    /// Which of the parts, from 0.
+    pub rank: u32,
+    /// How many parts there are.
+    pub world: u32,
+}
+
+impl Shard {
+    /// What is kept of it for a tensor of this shape: nothing if it is the whole.
+    ///
+    /// # Errors
+    /// A reason, if there is no such part or no such dimension, or the whole would have no size.
+    pub(crate) fn of(self, shape: &[usize]) -> Result<Option<Self>, String> {
+        let Shard { dim, rank, world } = self;
+        if rank >= world {
+            return Err(format!(
+                "is to be part {rank} of {world}; parts count from 0"
+            ));
+        }
+        let Some(&part) = shape.get(dim as usize) else {
+            return Err(format!(
+                "is to be cut along dimension {dim}, its shape is {shape:?}"
+            ));
+        };
+        if part.checked_mul(world as usize).is_none() {
+            return Err(format!(
+                "of shape {shape:?} is to be one of {world} along dimension {dim}: the whole has no size"
+            ));
+        }
+        Ok((world > 1).then_some(self))
+    }
+}
+
+impl fmt::Display for Shard {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Shard { dim, rank, world } = self;
+        write!(f, "part {rank} of {world} along dimension {dim}")
+    }
+}
+
+/// What PEFT puts before the names of an adapter's tensors.
+pub(crate) const ADAPTER_PREFIX: &str = "base_model.model.";
+
+/// The base's tensor that a tensor of this name replaces. PEFT saves `modules_to_save` under their
+/// own names, and an embedding or head that LoRA was put on as its `base_layer`
+/// (`get_peft_model_state_dict` in peft's `utils/save_and_load.py`).
+pub(crate) fn replaced(name: &str) -> Arc<str> {
+    let name = name.strip_prefix(ADAPTER_PREFIX).unwrap_or(name);
+    match name.rsplit_once('.') {
+        Some((module, part)) => match module.strip_suffix(".base_layer") {
+            Some(module) => format!("{module}.{part}").into(),
+            None => name.into(),
+        },
+        None => name.into(),
+    }
 }
 
 /// A dtype as its file names it, and its meaning if there is one.
@@ -87,4 +156,28 @@ pub fn byte_len(dtype: Dtype, shape: &[usize]) -> Result<u64, String> {
         ));
     }
     Ok(bits / 8)
+}
+
+#[cfg(all(test, not(weighbridge_loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn replacements_name_what_they_replace() {
+        for (name, base_tensor) in [
+            ("base_model.model.score.weight", "score.weight"),
+            (
+                "base_model.model.lm_head.base_layer.weight",
+                "lm_head.weight",
+            ),
+            (
+                "base_model.model.a.base_layer.b.weight",
+                "a.base_layer.b.weight",
+            ),
+            ("base_model.model.weight", "weight"),
+            ("score.bias", "score.bias"),
+        ] {
+            assert_eq!(&*replaced(name), base_tensor);
+        }
+    }
 }

@@ -571,7 +571,7 @@ fn adapters_that_do_not_fit_their_base() {
     for (adapter, words) in [
         (
             lora("model.layers.9.self_attn.q_proj", 96, 96),
-            ["layers.9", "no dense weight"],
+            ["layers.9", "no tensor of this module"],
         ),
         (lora(q, 95, 96), ["95", "96"]),
         (lora(q, 96, 97), ["97", "96"]),

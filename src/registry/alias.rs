@@ -44,7 +44,7 @@ pub(crate) struct Target {
 /// What the set's own tensors are.
 pub(crate) enum Own {
     Digests(HashMap<Arc<str>, Digest>),
-    Declared(Arc<str>),
+    Declared(Identity),
 }
 
 /// A generation that aliases are bound to.
@@ -192,6 +192,7 @@ impl Aliases {
                         name: info.name(),
                         dtype: info.dtype_name(),
                         shape: info.shape(),
+                        shard: info.shard(),
                         digest,
                     });
                 }
@@ -206,11 +207,11 @@ impl Aliases {
                     let pairs = facts.layout.modules().iter().map(|pair| pair.module());
                     pairs.zip(adapter.scales().iter().copied())
                 });
-                identity_of(all.into_iter(), modules)
+                identity_of(&all, modules)
             }
-            Own::Declared(revision) => {
+            Own::Declared(declared) => {
                 let only = seen(&|name| aliased.get(name).copied());
-                declared_with_aliases(revision, only.into_iter())
+                declared_with_aliases(declared, &only)
             }
         }
     }
@@ -222,6 +223,7 @@ pub(super) fn entry(name: &Arc<str>, of: &TensorInfo) -> TensorInfo {
         name: Arc::clone(name),
         kind: WeightKind::TiedAlias,
         tie: None,
+        replaces: None,
         ..of.clone()
     }
 }

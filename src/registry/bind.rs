@@ -14,7 +14,7 @@ use crate::core::{Bond, Miss};
 use crate::error::Error;
 use crate::handle::{SetHandle, SetKind};
 use crate::layout::Layout;
-use crate::plan::check_fit;
+use crate::modules::{Fit, check_fit};
 
 /// What is about to become current together with others: seen by those that stand on it.
 pub(super) struct Along<'s> {
@@ -30,6 +30,8 @@ pub(super) struct Footing {
     /// Each other set once.
     pub(super) bonds: Vec<Bond>,
     pub(super) aliases: Option<Bound>,
+    /// How an adapter fits its base.
+    pub(super) fit: Fit,
     /// Leases of the sets that aliases are in, longer than the shares in their bytes: so whoever
     /// retires one of them meanwhile, and waits for its bytes, waits for the shares.
     pub(super) leases: Vec<Hold>,
@@ -49,8 +51,9 @@ impl WeightRegistry {
     ) -> Result<Footing, Error> {
         let mut footing = Footing::default();
         if let Some(base) = facts.base {
-            let bond = self.base_bond(facts, base, along.get(&base))?;
+            let (bond, fit) = self.base_bond(facts, base, along.get(&base))?;
             footing.bonds.push(bond);
+            footing.fit = fit;
         }
         if let Some(aliases) = &facts.aliases {
             self.lend(&mut footing, &aliases.targets, &facts.layout, own, along)?;
@@ -87,23 +90,26 @@ impl WeightRegistry {
         adapter: &Facts,
         base: SetHandle,
         along: Option<&Along<'_>>,
-    ) -> Result<Bond, Error> {
+    ) -> Result<(Bond, Fit), Error> {
         let key = self.key(base)?;
+        let adapter = (&*adapter.origin, &*adapter.layout);
         if let Some(along) = along {
             let facts = along.facts.ok_or(Error::BaseNotCurrent { base })?;
-            check_base(&adapter.origin, &adapter.layout, along.record, facts)?;
-            return Ok(Bond {
+            let fit = check_base(adapter, along.record, facts)?;
+            let bond = Bond {
                 base: key,
                 birth: None,
-            });
+            };
+            return Ok((bond, fit));
         }
         let view = self.view();
         let node = view.resolve(key).ok_or(Error::BaseNotCurrent { base })?;
-        check_node(&adapter.origin, &adapter.layout, node)?;
-        Ok(Bond {
+        let fit = check_node(adapter, node)?;
+        let bond = Bond {
             base: key,
             birth: Some(node.birth()),
-        })
+        };
+        Ok((bond, fit))
     }
 
     /// The generation of `set` that an alias is bound to.
@@ -151,13 +157,12 @@ impl WeightRegistry {
     }
 }
 
-/// Does an adapter with these modules fit a base that is made of `facts`?
+/// Does an adapter (where it comes from, its layout) fit a base that is made of `facts`?
 pub(super) fn check_base(
-    origin: &str,
-    adapter: &Layout,
+    (origin, adapter): (&str, &Layout),
     base: &SetRecord,
     facts: &Facts,
-) -> Result<(), Error> {
+) -> Result<Fit, Error> {
     if facts.kind() == SetKind::Adapter {
         return Err(Error::NotABase {
             base: base.name.clone(),
@@ -167,8 +172,8 @@ pub(super) fn check_base(
 }
 
 /// The same for the base's current generation.
-pub(super) fn check_node(origin: &str, adapter: &Layout, base: &Node) -> Result<(), Error> {
-    base.meta().map_or(Ok(()), |base| {
-        check_base(origin, adapter, &base.record, &base.facts)
+pub(super) fn check_node(adapter: (&str, &Layout), base: &Node) -> Result<Fit, Error> {
+    base.meta().map_or(Ok(Fit::default()), |base| {
+        check_base(adapter, &base.record, &base.facts)
     })
 }

@@ -361,6 +361,7 @@ impl WeightRegistry {
             kind: facts.kind(),
             record: Arc::clone(record),
             facts,
+            fit: footing.fit,
             bytes: bytes.as_ref().map_or(0, |bytes| bytes.own.charge.bytes()),
             shared: Arc::clone(&self.shared),
         };

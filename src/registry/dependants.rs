@@ -8,12 +8,13 @@ use std::sync::Arc;
 
 use super::WeightRegistry;
 use super::commit::{Act, Step};
+use super::generation::Node;
 use super::publish::Replaced;
 use super::record::SetRecord;
 use super::retirement::Retirement;
 use crate::core::Expect;
 use crate::error::Error;
-use crate::handle::{Generation, SetHandle};
+use crate::handle::{Generation, SetHandle, SetKind};
 use crate::names::SetName;
 
 /// A living set that is bound to another one.
@@ -117,13 +118,17 @@ impl WeightRegistry {
 
     /// The record of an adapter.
     pub(super) fn check_rebind(&self, adapter: SetHandle) -> Result<Arc<SetRecord>, Error> {
-        use crate::handle::SetKind::{Adapter, Checkpoint};
-        match self.record(adapter)? {
-            (record, Adapter) => Ok(record),
-            (record, Checkpoint) => Err(Error::KindMismatch {
-                set: record.name.clone(),
-                current: Checkpoint,
-                offered: Adapter,
+        let view = self.view();
+        let node = view.resolve(self.key(adapter)?);
+        let meta = node
+            .and_then(Node::meta)
+            .ok_or(Error::StaleHandle { handle: adapter })?;
+        match meta.kind {
+            SetKind::Adapter => Ok(Arc::clone(&meta.record)),
+            SetKind::Checkpoint => Err(Error::KindMismatch {
+                set: meta.record.name.clone(),
+                current: meta.kind,
+                offered: SetKind::Adapter,
             }),
         }
     }

@@ -72,9 +72,7 @@ impl WeightRegistry {
     /// [`Error::OverLimit`], [`Error::OutOfMemory`], [`Error::Forked`], and for an adapter as
     /// [`stage`](WeightRegistry::stage).
     pub fn fill(&self, plan: Plan, base: Option<SetHandle>) -> Result<Filling, Error> {
-        let room = self.room(plan, base, |origin, adapter, base| {
-            self.fits_current(origin, adapter, base)
-        })?;
+        let room = self.room(plan, base, |adapter, base| self.fits_current(adapter, base))?;
         let charge = self.shared.ledger.reserve(room.charged()?)?;
         let furnished = room.furnish(charge)?;
         let progress = furnished.room.plan.tensors().iter();

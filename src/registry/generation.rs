@@ -14,6 +14,7 @@ use crate::handle::{Generation, SetHandle, SetKind};
 use crate::identity::Identity;
 use crate::layout::{AdapterInfo, Extents, Layout, Place};
 use crate::ledger::Charge;
+use crate::modules::Fit;
 use crate::sync::share::Share;
 
 /// What is known of a generation: everything but its bytes, its number and its set.
@@ -50,9 +51,20 @@ pub(crate) struct Meta {
     pub(crate) kind: SetKind,
     pub(crate) record: Arc<SetRecord>,
     pub(crate) facts: Facts,
+    /// How an adapter fits its base, as of the generation it was bound to.
+    pub(crate) fit: Fit,
     pub(crate) bytes: u64,
     /// The account core: labels, ledger. One `Arc` per generation, none per lease.
     pub(crate) shared: Arc<Shared>,
+}
+
+impl Meta {
+    /// The modules of an adapter that were not checked against its base.
+    pub(crate) fn unchecked_modules(&self) -> impl Iterator<Item = &str> {
+        let modules = self.facts.layout.modules();
+        let unchecked = self.fit.unchecked().iter();
+        unchecked.filter_map(|&position| Some(modules.get(position as usize)?.module()))
+    }
 }
 
 /// Memory, and what the ledger was charged for it.

@@ -1,12 +1,13 @@
 //! Leases: the hold on the bytes of one generation of each of their sets, and reading through them.
 //!
-//! What lives here: [`Lease`], [`LeasedSet`], [`Weight`], the adapter's modules. What does not:
-//! taking a lease (`read`), the count itself (`core`).
+//! What lives here: [`Lease`], [`LeasedSet`], [`Weight`]. What does not: an adapter's modules
+//! (`adapter`), taking a lease (`read`), the count itself (`core`).
 
 use std::fmt;
 
 use smallvec::SmallVec;
 
+use super::adapter::AdapterView;
 use super::generation::{Hold, Holds, Meta, generation};
 use crate::Dtype;
 use crate::error::Error;
@@ -161,7 +162,7 @@ pub struct LeasedSet<'l> {
 
 impl<'l> LeasedSet<'l> {
     #[inline]
-    fn meta(&self) -> &'l Meta {
+    pub(super) fn meta(&self) -> &'l Meta {
         self.hold.meta()
     }
 
@@ -206,7 +207,7 @@ impl<'l> LeasedSet<'l> {
     }
 
     #[inline]
-    fn weight(&self, ordinal: u32) -> Result<Weight<'l>, Error> {
+    pub(super) fn weight(&self, ordinal: u32) -> Result<Weight<'l>, Error> {
         let meta = self.meta();
         let Some(info) = meta.facts.layout.tensor(ordinal) else {
             return Err(self.no_such_tensor(meta.record.tensor_name(ordinal)));
@@ -221,7 +222,7 @@ impl<'l> LeasedSet<'l> {
     }
 
     #[cold]
-    fn no_such_tensor(&self, tensor: String) -> Error {
+    pub(super) fn no_such_tensor(&self, tensor: String) -> Error {
         Error::NoSuchTensor {
             set: self.name().clone(),
             generation: self.generation(),
@@ -265,7 +266,7 @@ impl<'l> LeasedSet<'l> {
             .facts
             .adapter
             .as_ref()
-            .map(|_| AdapterView { set: *self })
+            .map(|_| AdapterView::new(*self))
     }
 }
 
@@ -277,78 +278,6 @@ impl fmt::Debug for LeasedSet<'_> {
             .field("kind", &self.kind())
             .finish()
     }
-}
-
-/// The LoRA modules of a leased adapter, resolved: no pattern is left to interpret.
-#[derive(Clone, Copy, Debug)]
-pub struct AdapterView<'l> {
-    set: LeasedSet<'l>,
-}
-
-impl<'l> AdapterView<'l> {
-    /// How many modules the adapter changes.
-    pub fn len(&self) -> usize {
-        self.set.meta().facts.layout.modules().len()
-    }
-
-    /// No module at all?
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
-    /// Module `index`, in the order of module names.
-    ///
-    /// # Errors
-    /// As [`Lease::weight`]; [`Error::NoSuchTensor`] if `index` is out of range.
-    pub fn module(&self, index: usize) -> Result<AdapterModule<'l>, Error> {
-        let meta = self.set.meta();
-        let pair = meta.facts.layout.modules().get(index);
-        let scale = meta
-            .facts
-            .adapter
-            .as_ref()
-            .and_then(|adapter| adapter.scales().get(index));
-        let (Some(pair), Some(scale)) = (pair, scale) else {
-            return Err(self.set.no_such_tensor(format!("module {index}")));
-        };
-        Ok(AdapterModule {
-            module: pair.module(),
-            rank: scale.rank,
-            alpha: scale.alpha,
-            scaling: scale.scaling,
-            a: self.set.weight(pair.a())?,
-            b: self.set.weight(pair.b())?,
-        })
-    }
-
-    /// All modules, in the order of their names.
-    pub fn modules(&self) -> impl Iterator<Item = Result<AdapterModule<'l>, Error>> + use<'l> {
-        let this = *self;
-        (0..self.len()).map(move |index| this.module(index))
-    }
-
-    /// Where `module` is in that order. Resolve it once per generation, not per layer.
-    pub fn position(&self, module: &str) -> Option<usize> {
-        self.set.meta().facts.layout.module_position(module)
-    }
-}
-
-/// One LoRA module: `y = W x + scaling * B (A x)`.
-#[derive(Clone, Copy, Debug)]
-#[non_exhaustive]
-pub struct AdapterModule<'l> {
-    /// The base module, e.g. `model.layers.0.self_attn.q_proj`.
-    pub module: &'l str,
-    /// Rank `r`: rows of A, columns of B.
-    pub rank: u32,
-    /// Alpha as configured for this module.
-    pub alpha: f64,
-    /// The factor to apply: `alpha / r`, or `alpha / sqrt(r)` for rank-stabilised LoRA.
-    pub scaling: f64,
-    /// A, shape `[rank, in_features]`.
-    pub a: Weight<'l>,
-    /// B, shape `[out_features, rank]`.
-    pub b: Weight<'l>,
 }
 
 /// One tensor, readable while its lease lives.

@@ -3,6 +3,7 @@
 //! What lives here: [`WeightRegistry`], its builder, its end. The reading side is in `read` and
 //! `lease`, the writing side in `publish` and `retirement`, observers in `catalog`.
 
+mod adapter;
 mod alias;
 mod bind;
 mod catalog;
@@ -28,9 +29,10 @@ use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
 
+pub use adapter::{AdapterModule, AdapterReplacement, AdapterView};
 pub use catalog::{Catalog, CatalogEntry, Stats};
 pub use filling::{Filling, SealError, TensorWriter};
-pub use lease::{AdapterModule, AdapterView, Lease, LeasedSet, Weight};
+pub use lease::{Lease, LeasedSet, Weight};
 pub use publish::Replaced;
 pub use read::{Reader, Scope, SetView};
 pub use retirement::Retirement;

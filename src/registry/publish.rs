@@ -21,6 +21,7 @@ use crate::core::{Expect, Key};
 use crate::error::Error;
 use crate::handle::{Generation, SetHandle, SetKind};
 use crate::layout::Layout;
+use crate::modules::Fit;
 use crate::names::{Claim, SetName, Taken};
 use crate::plan::Plan;
 use crate::source::Source;
@@ -46,30 +47,27 @@ impl WeightRegistry {
     /// for an adapter, [`Error::StaleHandle`], or [`Error::NotABase`] or [`Error::AdapterMismatch`]
     /// if it does not fit its base.
     pub fn stage(&self, source: impl Source) -> Result<Staged, Error> {
-        self.stage_on(source, |origin, adapter, base| {
-            self.fits_current(origin, adapter, base)
-        })
+        self.stage_on(source, |adapter, base| self.fits_current(adapter, base))
     }
 
-    /// Does an adapter with these modules fit the base that is current now?
+    /// Does an adapter (where it comes from, its layout) fit the base that is current now?
     pub(super) fn fits_current(
         &self,
-        origin: &str,
-        adapter: &Layout,
+        adapter: (&str, &Layout),
         base: SetHandle,
-    ) -> Result<(), Error> {
+    ) -> Result<Fit, Error> {
         let view = self.view();
         let node = view
             .resolve(self.key(base)?)
             .ok_or(Error::StaleHandle { handle: base })?;
-        check_node(origin, adapter, node)
+        check_node(adapter, node)
     }
 
     /// [`stage`](Self::stage), with what `fits` says of an adapter and its base.
     pub(super) fn stage_on(
         &self,
         source: impl Source,
-        fits: impl FnOnce(&str, &Layout, SetHandle) -> Result<(), Error>,
+        fits: impl FnOnce((&str, &Layout), SetHandle) -> Result<Fit, Error>,
     ) -> Result<Staged, Error> {
         let room = self.room(source.plan().clone(), source.base(), fits)?;
         let charge = self.shared.ledger.reserve(room.charged()?)?;
@@ -91,7 +89,7 @@ impl WeightRegistry {
         &self,
         plan: Plan,
         base: Option<SetHandle>,
-        fits: impl FnOnce(&str, &Layout, SetHandle) -> Result<(), Error>,
+        fits: impl FnOnce((&str, &Layout), SetHandle) -> Result<Fit, Error>,
     ) -> Result<Room, Error> {
         self.shared.check_process()?;
         if base.is_none() && plan.adapter().is_some() {
@@ -102,7 +100,7 @@ impl WeightRegistry {
         let (targets, layout) = self.targets(&plan)?;
         if let Some(base) = base {
             // Checked again when it is published: the base may change.
-            fits(plan.origin(), &layout, base)?;
+            fits((plan.origin(), &layout), base)?;
         }
         let mut footing = Footing::default();
         if !targets.0.is_empty() {
@@ -250,10 +248,11 @@ impl WeightRegistry {
     ///
     /// # Errors
     /// [`Error::StaleHandle`], [`Error::WrongRegistry`], [`Error::KindMismatch`] if a checkpoint
-    /// would follow an adapter or the other way round, [`Error::Dependants`] if adapters are bound
-    /// to the set, [`Error::AliasMismatch`] if a tensor is another set's and would no longer be what it
-    /// is there, [`Error::BaseNotCurrent`], [`Error::NotABase`], [`Error::StagedElsewhere`]. The error
-    /// returns the staged set.
+    /// would follow an adapter or the other way round, [`Error::ShardMismatch`] if another part of a
+    /// tensor would follow one part of it, [`Error::Dependants`] if adapters are bound to the set,
+    /// [`Error::AliasMismatch`] if a tensor is another set's and would no longer be what it is there,
+    /// [`Error::BaseNotCurrent`], [`Error::NotABase`], [`Error::StagedElsewhere`]. The error returns
+    /// the staged set.
     pub fn replace_staged(&self, set: SetHandle, staged: Staged) -> Result<Replaced, PublishError> {
         self.replace_expecting(set, Expect::Tenant(set.tag), staged)
     }
@@ -320,7 +319,7 @@ impl WeightRegistry {
 
     fn retire_expecting(&self, set: SetHandle, expect: Expect) -> Result<Retirement, Error> {
         self.shared.check_process()?;
-        let (record, _) = self.record(set)?;
+        let record = self.record(set)?;
         let previous = match self.commit_one(&record, expect, Act::Retire) {
             Ok((_, Some(previous))) => previous,
             Ok((_, None)) => unreachable!("a retire superseded nothing"),
@@ -351,25 +350,49 @@ impl WeightRegistry {
         staged: &Staged,
     ) -> Result<Arc<SetRecord>, Error> {
         self.check_staged(staged)?;
-        let (record, kind) = self.record(set)?;
-        if kind == staged.kind() {
-            return Ok(record);
-        }
-        Err(Error::KindMismatch {
-            set: record.name.clone(),
-            current: kind,
-            offered: staged.kind(),
-        })
+        self.check_follow(set, staged.kind(), &staged.content.facts.layout)
     }
 
-    /// The record and kind of a set that is current now.
-    pub(super) fn record(&self, set: SetHandle) -> Result<(Arc<SetRecord>, SetKind), Error> {
+    /// The record of a set that may have a generation of this kind and layout next.
+    pub(super) fn check_follow(
+        &self,
+        set: SetHandle,
+        kind: SetKind,
+        layout: &Layout,
+    ) -> Result<Arc<SetRecord>, Error> {
+        let view = self.view();
+        let node = view.resolve(self.key(set)?);
+        let current = node
+            .and_then(Node::meta)
+            .ok_or(Error::StaleHandle { handle: set })?;
+        if current.kind != kind {
+            return Err(Error::KindMismatch {
+                set: current.record.name.clone(),
+                current: current.kind,
+                offered: kind,
+            });
+        }
+        // Every generation has the parts of the one before, so it makes no difference if this one is
+        // superseded meanwhile.
+        if let Some((ours, theirs)) = current.facts.layout.other_shard(layout) {
+            return Err(Error::ShardMismatch {
+                set: current.record.name.clone(),
+                tensor: ours.name().to_owned(),
+                current: ours.shard(),
+                offered: theirs.shard(),
+            });
+        }
+        Ok(Arc::clone(&current.record))
+    }
+
+    /// The record of a set that is current now.
+    pub(super) fn record(&self, set: SetHandle) -> Result<Arc<SetRecord>, Error> {
         let view = self.view();
         let node = view.resolve(self.key(set)?);
         let meta = node
             .and_then(Node::meta)
             .ok_or(Error::StaleHandle { handle: set })?;
-        Ok((Arc::clone(&meta.record), meta.kind))
+        Ok(Arc::clone(&meta.record))
     }
 
     fn check_staged(&self, staged: &Staged) -> Result<(), Error> {

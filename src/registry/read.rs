@@ -385,6 +385,12 @@ impl<'a> SetView<'a> {
         self.meta().facts.base
     }
 
+    /// The modules of an adapter whose features were not known in the base that it was bound to: they
+    /// were not checked. None for a checkpoint.
+    pub fn unchecked_modules(&self) -> impl Iterator<Item = &'a str> + use<'a> {
+        self.meta().unchecked_modules()
+    }
+
     /// Leases of this generation right now.
     pub fn leases(&self) -> u64 {
         self.node.vitals().state().holds()

@@ -36,7 +36,7 @@ impl WeightRegistry {
     /// [`Error::StaleHandle`], [`Error::WrongRegistry`], [`Error::Forked`].
     pub fn keep_previous(&self, set: SetHandle, n: usize) -> Result<(), Error> {
         self.shared.check_process()?;
-        let (record, _) = self.record(set)?;
+        let record = self.record(set)?;
         let mut writing = record.write();
         // Retired meanwhile: its history was closed under this lock.
         self.record(set)?;
@@ -50,7 +50,7 @@ impl WeightRegistry {
     /// # Errors
     /// [`Error::StaleHandle`], [`Error::WrongRegistry`].
     pub fn kept(&self, set: SetHandle) -> Result<Vec<KeptGeneration>, Error> {
-        let (record, _) = self.record(set)?;
+        let record = self.record(set)?;
         let writing = record.write();
         let one = |kept: &Kept| {
             let content = kept.content()?;
@@ -108,7 +108,7 @@ impl WeightRegistry {
 
     fn restore(&self, set: SetHandle, wanted: Option<Generation>) -> Result<Replaced, Error> {
         self.shared.check_process()?;
-        let (record, _) = self.record(set)?;
+        let record = self.record(set)?;
         let answer = self.commit_one(&record, Expect::Tenant(set.tag), Act::Restore(wanted))?;
         Ok(Replaced::of(answer))
     }

@@ -84,7 +84,7 @@ impl Furnished {
             origin: plan.origin().into(),
             layout,
             extents,
-            identity: Identity::Declared(declared.unwrap_or_default().into()),
+            identity: Identity::declared(&plan, declared.unwrap_or_default()),
             adapter: plan.adapter().map(AdapterPlan::info),
             base,
             aliases: None,
@@ -95,7 +95,7 @@ impl Furnished {
             }
         } else {
             let own = match declared {
-                Some(revision) => Own::Declared(revision.into()),
+                Some(_) => Own::Declared(facts.identity.clone()),
                 None => {
                     let names = plan.tensors().iter().map(|tensor| Arc::clone(&tensor.name));
                     Own::Digests(names.zip(digests(&plan, arena)).collect())

@@ -18,7 +18,7 @@ use crate::core::Expect;
 use crate::error::Error;
 use crate::handle::{Generation, SetHandle};
 use crate::ledger::Charge;
-use crate::plan::check_fit;
+use crate::modules::check_fit;
 use crate::source::Source;
 
 impl WeightRegistry {
@@ -44,11 +44,9 @@ impl WeightRegistry {
     ) -> Result<Replaced, PublishError> {
         let started = Instant::now();
         let needed = Arena::charge_for(source.plan().arena_bytes())?;
-        let room = self.room(
-            source.plan().clone(),
-            source.base(),
-            |origin, adapter, base| self.fits_current(origin, adapter, base),
-        )?;
+        let room = self.room(source.plan().clone(), source.base(), |adapter, base| {
+            self.fits_current(adapter, base)
+        })?;
         match self.shared.ledger.reserve(needed) {
             // Enough for both.
             Ok(charge) => {
@@ -89,14 +87,7 @@ impl WeightRegistry {
         room: &Room,
         needed: u64,
     ) -> Result<(Arc<SetRecord>, Charge), Error> {
-        let (record, kind) = self.record(set)?;
-        if kind != room.kind() {
-            return Err(Error::KindMismatch {
-                set: record.name.clone(),
-                current: kind,
-                offered: room.kind(),
-            });
-        }
+        let record = self.check_follow(set, room.kind(), &room.layout)?;
         for one in self.dependants(set) {
             if one.aliases {
                 return Err(self.blocked(&record, &[]).unwrap_or(Error::NameBusy {

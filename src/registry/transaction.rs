@@ -17,6 +17,7 @@ use super::staged::{PublishError, Staged};
 use crate::core::Expect;
 use crate::error::Error;
 use crate::handle::{Generation, SetHandle};
+use crate::modules::Fit;
 use crate::names::SetName;
 use crate::source::Source;
 
@@ -129,16 +130,16 @@ impl Transaction<'_> {
     /// # Errors
     /// As [`WeightRegistry::stage`].
     pub fn stage(&self, source: impl Source) -> Result<Staged, Error> {
-        self.registry.stage_on(source, |origin, adapter, base| {
+        self.registry.stage_on(source, |adapter, base| {
             let along = self.places.get(&base).map(|&place| &self.steps[place]);
             match along.map(|step| (&step.record, &step.act)) {
                 Some((record, Act::Become(staged))) => {
-                    check_base(origin, adapter, record, &staged.content.facts)
+                    check_base(adapter, record, &staged.content.facts)
                 }
                 Some((_, Act::Retire)) => Err(Error::BaseNotCurrent { base }),
                 // What comes back or stays is looked at by the commit.
-                Some(_) => Ok(()),
-                None => self.registry.fits_current(origin, adapter, base),
+                Some(_) => Ok(Fit::default()),
+                None => self.registry.fits_current(adapter, base),
             }
         })
     }
@@ -167,7 +168,7 @@ impl Transaction<'_> {
     ///
     /// # Errors
     /// [`Error::StaleHandle`], [`Error::WrongRegistry`], [`Error::KindMismatch`],
-    /// [`Error::StagedElsewhere`], [`Error::TwiceInTransaction`]; the transaction goes on without
+    /// [`Error::ShardMismatch`], [`Error::StagedElsewhere`], [`Error::TwiceInTransaction`]; the transaction goes on without
     /// this step.
     pub fn replace(&mut self, set: SetHandle, staged: Staged) -> Result<(), PublishError> {
         self.replace_expecting(set, Expect::Tenant(set.tag), staged)
@@ -263,7 +264,7 @@ impl Transaction<'_> {
     /// [`Error::StaleHandle`], [`Error::WrongRegistry`], [`Error::TwiceInTransaction`]; the transaction
     /// goes on without this step. That nothing is kept is said by [`commit`](Self::commit).
     pub fn rollback(&mut self, set: SetHandle) -> Result<(), Error> {
-        let (record, _) = self.registry.record(set)?;
+        let record = self.registry.record(set)?;
         let record = self.once(record)?;
         self.add(record, Expect::Tenant(set.tag), Act::Restore(None));
         Ok(())
@@ -325,7 +326,7 @@ impl Transaction<'_> {
 
     fn retire_expecting(&mut self, set: SetHandle, expect: Expect) -> Result<(), Error> {
         self.registry.shared.check_process()?;
-        let (record, _) = self.registry.record(set)?;
+        let record = self.registry.record(set)?;
         let record = self.once(record)?;
         self.add(record, expect, Act::Retire);
         Ok(())

@@ -17,10 +17,12 @@ use super::header::{FileTensor, PICKLE_ADVICE, other_format_error, read_header};
 use super::index::Index;
 use super::json::{self, Refusal};
 use super::options::OpenOptions;
+use super::quantised;
 use super::scan::Scan;
 use crate::error::Error;
 use crate::handle::WeightHandle;
-use crate::plan::Plan;
+use crate::plan::{Plan, PlannedTensor};
+use crate::tensor::Shard;
 
 const SINGLE: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
@@ -71,9 +73,11 @@ impl OpenFile {
     }
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, Default)]
 struct Config {
     tie_word_embeddings: Option<bool>,
+    #[serde(default)]
+    quantization_config: serde_json::Value,
 }
 
 impl Checkpoint {
@@ -81,6 +85,10 @@ impl Checkpoint {
     ///
     /// Ties: if `config.json` says `tie_word_embeddings`, `lm_head.weight` is
     /// `model.embed_tokens.weight`. Where the file has both they must be equal, and one is kept.
+    ///
+    /// Features of quantised modules, which adapters are checked against, are understood if
+    /// `quantization_config` names GPTQ, AWQ, bitsandbytes, compressed-tensors or an FP8 format;
+    /// otherwise the modules are unchecked ([`Plan::unchecked_modules`]).
     ///
     /// # Errors
     /// [`Error::Io`], [`Error::Malformed`], [`Error::MissingShard`], [`Error::Unsupported`] for a file
@@ -96,19 +104,23 @@ impl Checkpoint {
     /// As [`open`](Self::open).
     pub fn open_with(path: impl AsRef<Path>, options: &OpenOptions) -> Result<Self, Error> {
         let path = path.as_ref();
-        let (files, tied) = if path.is_dir() {
+        let (files, config) = if path.is_dir() {
             let folder = Folder::open(path, options)?;
-            (open_directory(&folder, options)?, is_tied(&folder)?)
+            (open_directory(&folder, options)?, read_config(&folder)?)
         } else {
             let file = SourceFile::open(path)?;
-            (vec![OpenFile::open(file, options)?], false)
+            (vec![OpenFile::open(file, options)?], Config::default())
         };
         let mut checkpoint = Checkpoint {
             plan: empty(path)?,
             files,
             declared: None,
         };
-        let ties = if tied { checkpoint.tie()? } else { Vec::new() };
+        let ties = if config.tie_word_embeddings == Some(true) {
+            checkpoint.tie()?
+        } else {
+            Vec::new()
+        };
         let dropped = |name: &str| ties.iter().any(|(alias, _)| alias == name);
         let tensors = checkpoint
             .files
@@ -117,8 +129,33 @@ impl Checkpoint {
             .map(|entry| entry.tensor.clone())
             .filter(|tensor| !dropped(tensor.name()))
             .collect();
-        checkpoint.plan = Plan::new(&path.to_string_lossy(), tensors, &ties)?;
+        let stored = checkpoint.files.iter();
+        let stored = stored.flat_map(|open| open.tensors.iter().map(|entry| (&open.file, entry)));
+        let known = quantised::known(&config.quantization_config, stored)?;
+        let plan = Plan::new(&path.to_string_lossy(), tensors, &ties)?;
+        checkpoint.plan = plan.with_known(known);
         Ok(checkpoint)
+    }
+
+    /// Gives features of linear modules that the files do not tell: [`Plan::modules`].
+    pub fn modules<N: AsRef<str>>(
+        mut self,
+        modules: impl IntoIterator<Item = (N, usize, usize)>,
+    ) -> Self {
+        self.plan = self.plan.modules(modules);
+        self
+    }
+
+    /// Says which part of a model spread over devices these files are: [`Plan::shards`].
+    ///
+    /// # Errors
+    /// [`Error::InvalidTensor`] if there is no such part of a tensor of that shape.
+    pub fn shards(
+        mut self,
+        rule: impl FnMut(&PlannedTensor) -> Option<Shard>,
+    ) -> Result<Self, Error> {
+        self.plan = self.plan.shards(rule)?;
+        Ok(self)
     }
 
     /// Vouches for the contents with a revision of your own (a commit, a digest that was checked
@@ -167,14 +204,13 @@ fn empty(path: &Path) -> Result<Plan, Error> {
     Plan::new(&path.to_string_lossy(), Vec::new(), &[])
 }
 
-fn is_tied(folder: &Folder) -> Result<bool, Error> {
+fn read_config(folder: &Folder) -> Result<Config, Error> {
     let Some(file) = folder.file(CONFIG)? else {
-        return Ok(false);
+        return Ok(Config::default());
     };
     let (document, refusal) = (file.small(CONFIG_CAP)?, Refusal::default());
     let config = PhantomData::<Config>;
-    let config = json::read(file.path(), &document, &Scan::config(), &refusal, config)?;
-    Ok(config.tie_word_embeddings.unwrap_or(false))
+    json::read(file.path(), &document, &Scan::config(), &refusal, config)
 }
 
 /// Two stored tensors that a configuration ties must not differ.

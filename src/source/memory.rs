@@ -15,7 +15,7 @@ use crate::error::Error;
 use crate::handle::{SetHandle, WeightHandle};
 use crate::layout::ModuleScale;
 use crate::plan::{Plan, PlannedTensor};
-use crate::tensor::{WeightKind, byte_len};
+use crate::tensor::{ADAPTER_PREFIX, Shard, WeightKind, byte_len};
 
 /// A set built tensor by tensor.
 ///
@@ -33,6 +33,8 @@ pub struct InMemory {
     tensors: BTreeMap<String, (PlannedTensor, Vec<u8>)>,
     modules: BTreeMap<String, ModuleScale>,
     aliases: BTreeMap<String, WeightHandle>,
+    /// Base modules as the engine gave them: (out, in).
+    features: BTreeMap<String, (usize, usize)>,
     declared: Option<String>,
     base: Option<SetHandle>,
     /// Made when it is first asked for, forgotten when a tensor is added.
@@ -159,6 +161,51 @@ impl InMemory {
         Ok(self)
     }
 
+    /// Adds a full tensor to an adapter, to be used instead of the base's `base_tensor`, or beside its
+    /// tensors if it has none of this name.
+    ///
+    /// # Errors
+    /// [`Error::InvalidTensor`].
+    pub fn replacement(
+        self,
+        base_tensor: impl AsRef<str>,
+        dtype: Dtype,
+        shape: impl AsRef<[usize]>,
+        bytes: impl Into<Vec<u8>>,
+    ) -> Result<Self, Error> {
+        let name = format!("{ADAPTER_PREFIX}{}", base_tensor.as_ref());
+        self.push(
+            WeightKind::Replacement,
+            &name,
+            dtype,
+            shape.as_ref(),
+            bytes.into(),
+        )
+    }
+
+    /// Gives the features of a linear module, where names and shapes do not tell: [`Plan::modules`].
+    pub fn module(mut self, name: impl Into<String>, outputs: usize, inputs: usize) -> Self {
+        self.features.insert(name.into(), (outputs, inputs));
+        self.plan = OnceLock::new();
+        self
+    }
+
+    /// Says of each tensor that was added so far which part of the whole it is: [`Plan::shards`].
+    ///
+    /// # Errors
+    /// [`Error::InvalidTensor`] if there is no such part of a tensor of that shape.
+    pub fn shards(
+        mut self,
+        mut rule: impl FnMut(&PlannedTensor) -> Option<Shard>,
+    ) -> Result<Self, Error> {
+        for (tensor, _) in self.tensors.values_mut() {
+            let shard = rule(tensor);
+            tensor.cut(shard)?;
+        }
+        self.plan = OnceLock::new();
+        Ok(self)
+    }
+
     /// Binds an adapter to its base.
     pub fn on(mut self, base: SetHandle) -> Self {
         self.base = Some(base);
@@ -193,9 +240,14 @@ impl InMemory {
         if self.tensors.contains_key(name) || self.aliases.contains_key(name) {
             return Err(there_already(name));
         }
-        let tensor = PlannedTensor::new(name, dtype.into(), shape.to_vec(), expected);
-        self.tensors
-            .insert(name.to_owned(), (tensor.of_kind(kind), bytes));
+        let tensor = PlannedTensor::new(name, dtype.into(), shape.to_vec(), expected).of_kind(kind);
+        let same = |(other, _): &&(PlannedTensor, _)| other.replaces() == tensor.replaces();
+        if tensor.replaces().is_some()
+            && let Some((other, _)) = self.tensors.values().find(same)
+        {
+            return Err(wrong(format!("replaces the same as {:?}", other.name())));
+        }
+        self.tensors.insert(name.to_owned(), (tensor, bytes));
         self.plan = OnceLock::new();
         Ok(self)
     }
@@ -206,11 +258,14 @@ impl InMemory {
             .values()
             .map(|(tensor, _)| tensor.clone())
             .collect();
-        let mut plan = Plan::new(ORIGIN, tensors, &[])?;
+        let features = self.features.iter();
+        let features = features.map(|(name, &(outputs, inputs))| (name, outputs, inputs));
+        let mut plan = Plan::new(ORIGIN, tensors, &[])?.modules(features);
         for (name, target) in &self.aliases {
             plan = plan.with_alias(name, *target)?;
         }
-        if self.modules.is_empty() {
+        let replaces = |tensor: &PlannedTensor| tensor.kind() == WeightKind::Replacement;
+        if self.modules.is_empty() && !plan.tensors().iter().any(replaces) {
             return Ok(plan);
         }
         let modules = self.modules.iter().filter_map(|(module, scale)| {
@@ -231,7 +286,7 @@ fn there_already(name: &str) -> Error {
 
 /// What PEFT calls the A and the B of a module.
 pub(crate) fn lora_names(module: &str) -> [String; 2] {
-    ["lora_A", "lora_B"].map(|matrix| format!("base_model.model.{module}.{matrix}.weight"))
+    ["lora_A", "lora_B"].map(|matrix| format!("{ADAPTER_PREFIX}{module}.{matrix}.weight"))
 }
 
 impl Source for InMemory {

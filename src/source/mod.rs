@@ -2,8 +2,9 @@
 //!
 //! What lives here: the [`Source`] trait. The formats have rooms of their own: `checkpoint` with its
 //! `index`, `peft`, `memory`. Below them: `header` (what a safetensors file has), `json` and `scan`
-//! (documents within bounds), `folder` (which files may be opened), `file` (reads bytes and notices a
-//! file that changes), `options` (what a caller may change).
+//! (documents within bounds), `quantised` (what the configuration of a quantised checkpoint tells),
+//! `folder` (which files may be opened), `file` (reads bytes and notices a file that changes),
+//! `options` (what a caller may change).
 
 mod checkpoint;
 mod file;
@@ -14,6 +15,7 @@ mod json;
 mod memory;
 mod options;
 mod peft;
+mod quantised;
 mod scan;
 
 pub use checkpoint::Checkpoint;

@@ -7,8 +7,7 @@
 use std::path::Path;
 
 use crate::error::Error;
-
-const PREFIX: &str = "base_model.model.";
+use crate::tensor::ADAPTER_PREFIX;
 
 /// What part a tensor plays.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,7 +46,7 @@ pub(super) fn parse<'k>(file: &Path, key: &'k str) -> Result<(&'k str, Role), Er
         value: format!("{key:?}"),
         advice,
     };
-    let Some(rest) = key.strip_prefix(PREFIX) else {
+    let Some(rest) = key.strip_prefix(ADAPTER_PREFIX) else {
         return Err(unsupported(
             "tensor name",
             "Names are expected to begin with base_model.model., as PEFT saves them.",
@@ -143,7 +142,7 @@ mod tests {
             ("a..lora_A.weight", Err("no module")),
             ("", Err("saved weights")),
         ] {
-            let key = format!("{PREFIX}{key}");
+            let key = format!("{ADAPTER_PREFIX}{key}");
             match (parse(Path::new("f"), &key), expected) {
                 (Ok(found), Ok(expected)) => assert_eq!(found, expected, "{key}"),
                 (Err(refused), Err(word)) => {
@@ -161,7 +160,7 @@ mod tests {
             "",
         ] {
             let refused = parse(Path::new("f"), key).unwrap_err().to_string();
-            assert!(refused.contains(PREFIX), "{refused}");
+            assert!(refused.contains(ADAPTER_PREFIX), "{refused}");
         }
     }
 }

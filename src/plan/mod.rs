@@ -1,87 +1,23 @@
 //! Plans: what a source will be, exactly, known from headers before anything is allocated.
 //!
 //! What lives here: the tensors of a set in canonical order with their places in the arena, ties,
-//! and an adapter's resolved modules. What does not: reading headers (`source`), the shared table
-//! without places (`layout`).
+//! and an adapter's resolved modules. What does not: one tensor (`planned`), reading headers
+//! (`source`), the shared table without places (`layout`).
 
+mod planned;
+
+use std::collections::HashMap;
 use std::sync::Arc;
+
+pub use planned::PlannedTensor;
 
 use crate::Dtype;
 use crate::arena::{ALIGNMENT, Arena};
 use crate::error::Error;
 use crate::handle::WeightHandle;
 use crate::layout::{AdapterInfo, Extents, Layout, ModulePair, ModuleScale, TensorInfo};
-use crate::tensor::{DtypeName, WeightKind, byte_len};
-
-/// One tensor of a plan.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct PlannedTensor {
-    pub(crate) name: Arc<str>,
-    pub(crate) dtype: DtypeName,
-    pub(crate) shape: Box<[usize]>,
-    pub(crate) byte_len: u64,
-    pub(crate) kind: WeightKind,
-    /// Index of the tensor whose bytes these are.
-    pub(crate) tie: Option<usize>,
-    /// Place in the arena; a tie has its target's.
-    pub(crate) offset: u64,
-}
-
-impl PlannedTensor {
-    /// A tensor before it has a place. `byte_len` is what its header says.
-    pub(crate) fn new(name: &str, dtype: DtypeName, shape: Vec<usize>, byte_len: u64) -> Self {
-        PlannedTensor {
-            name: name.into(),
-            dtype,
-            shape: shape.into(),
-            byte_len,
-            kind: WeightKind::Base,
-            tie: None,
-            offset: 0,
-        }
-    }
-
-    pub(crate) fn of_kind(mut self, kind: WeightKind) -> Self {
-        self.kind = kind;
-        self
-    }
-
-    /// Its name.
-    pub fn name(&self) -> &str {
-        &self.name
-    }
-
-    /// Its dtype.
-    pub fn dtype(&self) -> &DtypeName {
-        &self.dtype
-    }
-
-    /// Its shape; empty for a scalar.
-    pub fn shape(&self) -> &[usize] {
-        &self.shape
-    }
-
-    /// Its length in bytes.
-    pub fn byte_len(&self) -> u64 {
-        self.byte_len
-    }
-
-    /// What part it plays.
-    pub fn kind(&self) -> WeightKind {
-        self.kind
-    }
-
-    /// Where it starts in the arena: a multiple of 64.
-    pub fn offset(&self) -> u64 {
-        self.offset
-    }
-
-    /// Its place in the arena: what a source fills.
-    pub fn range(&self) -> std::ops::Range<usize> {
-        let start = self.offset as usize;
-        start..start + self.byte_len as usize
-    }
-}
+use crate::modules::{Fit, Known, check_fit};
+use crate::tensor::{Shard, WeightKind, byte_len};
 
 /// One LoRA module, resolved.
 #[derive(Debug, Clone, PartialEq)]
@@ -124,35 +60,6 @@ impl AdapterPlan {
     }
 }
 
-/// Does every LoRA module of `adapter` fit the base's module of that name?
-pub(crate) fn check_fit(origin: &str, adapter: &Layout, base: &Layout) -> Result<(), Error> {
-    for pair in adapter.modules() {
-        let mismatch = |reason| Error::AdapterMismatch {
-            origin: origin.to_owned(),
-            module: pair.module().to_owned(),
-            reason,
-        };
-        let Some((base_outputs, base_inputs)) = base.module_features(pair.module()) else {
-            return Err(mismatch(
-                "the base has no dense weight for this module; \
-                 is this adapter meant for another base?"
-                    .to_owned(),
-            ));
-        };
-        let shape = |ordinal| adapter.tensor(ordinal).map_or(&[][..], |info| info.shape());
-        let (a, b) = (shape(pair.a()), shape(pair.b()));
-        if let (&[_, inputs], &[outputs, _]) = (a, b)
-            && (inputs, outputs) != (base_inputs, base_outputs)
-        {
-            return Err(mismatch(format!(
-                "A and B map {inputs} features to {outputs}, \
-                 the base's module maps {base_inputs} to {base_outputs}"
-            )));
-        }
-    }
-    Ok(())
-}
-
 /// What a set will be: its tensors, to the byte.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Plan {
@@ -160,6 +67,7 @@ pub struct Plan {
     arena_bytes: u64,
     adapter: Option<AdapterPlan>,
     aliases: Vec<PlannedAlias>,
+    known: Arc<Known>,
     origin: Arc<str>,
 }
 
@@ -233,6 +141,16 @@ impl Plan {
         if let Some(pair) = tensors.windows(2).find(|pair| pair[0].name == pair[1].name) {
             return Err(wrong(&pair[0].name, "is there twice"));
         }
+        let mut replaced = HashMap::new();
+        for tensor in &tensors {
+            let Some(target) = &tensor.replaces else {
+                continue;
+            };
+            if let Some(other) = replaced.insert(target, &tensor.name) {
+                let reason = format!("replaces {target:?}, and so does {other:?}");
+                return Err(wrong(&tensor.name, &reason));
+            }
+        }
         for (alias, target) in ties {
             let at = |name: &str| tensors.binary_search_by(|tensor| (*tensor.name).cmp(name));
             if let (Ok(alias), Ok(target)) = (at(alias), at(target)) {
@@ -257,8 +175,76 @@ impl Plan {
             arena_bytes: end,
             adapter: None,
             aliases: Vec::new(),
+            known: Arc::default(),
             origin: origin.into(),
         })
+    }
+
+    /// Says of each tensor which part of the whole it is, where it is a part. A tie is what its
+    /// target is.
+    ///
+    /// # Errors
+    /// [`Error::InvalidTensor`] if there is no such part of a tensor of that shape.
+    ///
+    /// # Examples
+    /// ```
+    /// use weighbridge::{Dtype, Plan, Shard};
+    ///
+    /// let plan = Plan::of("rank 1", [("up.weight", Dtype::F16, vec![512, 64])])?;
+    /// let plan = plan.shards(|_| Some(Shard { dim: 0, rank: 1, world: 4 }))?;
+    /// assert_eq!(plan.tensors()[0].shard().unwrap().world, 4);
+    /// # Ok::<(), weighbridge::Error>(())
+    /// ```
+    pub fn shards(
+        mut self,
+        mut rule: impl FnMut(&PlannedTensor) -> Option<Shard>,
+    ) -> Result<Self, Error> {
+        for tensor in self
+            .tensors
+            .iter_mut()
+            .filter(|tensor| tensor.tie.is_none())
+        {
+            let shard = rule(tensor);
+            tensor.cut(shard)?;
+        }
+        for index in 0..self.tensors.len() {
+            if let Some(target) = self.tensors[index].tie {
+                self.tensors[index].shard = self.tensors[target].shard;
+            }
+        }
+        Ok(self)
+    }
+
+    /// Gives features of linear modules, as (name, out_features, in_features) of the whole module.
+    /// What is given here counts, whatever shapes and names say.
+    pub fn modules<N: AsRef<str>>(
+        mut self,
+        modules: impl IntoIterator<Item = (N, usize, usize)>,
+    ) -> Self {
+        Arc::make_mut(&mut self.known).give(modules);
+        self
+    }
+
+    /// What its source knows of its modules beyond the tensors.
+    pub(crate) fn with_known(mut self, known: Known) -> Self {
+        self.known = Arc::new(known);
+        self
+    }
+
+    /// The modules of this set that hold tensors but whose features are not known, by name: what an
+    /// adapter does to them goes unchecked.
+    pub fn unchecked_modules(&self) -> Vec<String> {
+        let layout = self.layout();
+        let unchecked = layout.module_table().unchecked();
+        unchecked.into_iter().map(str::to_owned).collect()
+    }
+
+    /// Would this adapter fit a base of this layout?
+    ///
+    /// # Errors
+    /// [`Error::AdapterMismatch`] with both sides.
+    pub fn check_fit(&self, base: &Layout) -> Result<Fit, Error> {
+        check_fit(&self.origin, &self.layout(), base)
     }
 
     /// Makes this the plan of an adapter. `modules` are (module, index of A, index of B, scale).
@@ -367,6 +353,8 @@ impl Plan {
             byte_len: tensor.byte_len,
             kind: tensor.kind,
             tie: tensor.tie.map(|target| target as u32),
+            shard: tensor.shard,
+            replaces: tensor.replaces.clone(),
         };
         let modules = self.adapter.as_ref();
         let modules = modules.map_or(&[][..], |adapter| &adapter.modules);
@@ -376,7 +364,8 @@ impl Plan {
             b: module.b as u32,
         };
         let tensors = self.tensors.iter().map(info).map(Some).collect();
-        Layout::new(tensors, modules.iter().map(pair).collect())
+        let modules = modules.iter().map(pair).collect();
+        Layout::new(tensors, modules, Arc::clone(&self.known))
     }
 
     /// The places of this plan's tensors, by the ordinals of [`layout`](Self::layout); `len` of them.

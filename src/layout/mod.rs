@@ -1,16 +1,21 @@
 //! Layouts: the immutable table of a set's tensors, shared by all sets that have the same.
 //!
-//! What lives here: tensor entries by ordinal, the name table, the module table, interning. What
-//! does not: offsets (`Extents`, one per generation, is here only as a type), bytes (`arena`).
+//! What lives here: tensor entries by ordinal, the name table, an adapter's pairs and replacements.
+//! What does not: sharing (`intern`), offsets (`Extents`, one per generation, is here only as a type),
+//! bytes (`arena`), what the shapes mean for adapters (`modules`).
+
+mod intern;
 
 use std::collections::HashMap;
-use std::hash::{BuildHasher, Hash, Hasher, RandomState};
+use std::hash::{Hash, Hasher};
 use std::ops::Range;
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, OnceLock};
+
+pub use intern::Interner;
 
 use crate::Dtype;
-use crate::sync::Mutex;
-use crate::tensor::{DtypeName, WeightKind};
+use crate::modules::{Known, Module, ModuleTable};
+use crate::tensor::{DtypeName, Shard, WeightKind};
 
 /// One tensor of a layout.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -21,6 +26,8 @@ pub struct TensorInfo {
     pub(crate) byte_len: u64,
     pub(crate) kind: WeightKind,
     pub(crate) tie: Option<u32>,
+    pub(crate) shard: Option<Shard>,
+    pub(crate) replaces: Option<Arc<str>>,
 }
 
 impl TensorInfo {
@@ -60,6 +67,16 @@ impl TensorInfo {
     /// The ordinal of the tensor whose bytes these are, for a tie.
     pub fn tie(&self) -> Option<u32> {
         self.tie
+    }
+
+    /// Which part of the whole tensor it is; `None` if it is the whole.
+    pub fn shard(&self) -> Option<Shard> {
+        self.shard
+    }
+
+    /// The base's tensor that it replaces, for a [`WeightKind::Replacement`].
+    pub fn replaces(&self) -> Option<&str> {
+        self.replaces.as_deref()
     }
 }
 
@@ -247,13 +264,19 @@ impl OrdinalTable {
 pub struct Layout {
     tensors: Box<[Option<TensorInfo>]>,
     modules: Box<[ModulePair]>,
+    known: Arc<Known>,
     by_name: HashMap<Arc<str>, u32>,
+    /// (base's tensor, ordinal of what replaces it), by name.
+    replacements: Box<[(Arc<str>, u32)]>,
+    sharded: bool,
+    /// Made when an adapter is first bound to it.
+    table: OnceLock<ModuleTable>,
 }
 
 impl PartialEq for Layout {
     fn eq(&self, other: &Self) -> bool {
-        // The name table follows from the tensors.
-        self.tensors == other.tensors && self.modules == other.modules
+        // All else follows from these.
+        self.tensors == other.tensors && self.modules == other.modules && self.known == other.known
     }
 }
 
@@ -263,20 +286,36 @@ impl Hash for Layout {
     fn hash<H: Hasher>(&self, state: &mut H) {
         self.tensors.hash(state);
         self.modules.hash(state);
+        self.known.hash(state);
     }
 }
 
 impl Layout {
-    /// Of tensors by ordinal, and modules by name.
-    pub(crate) fn new(tensors: Vec<Option<TensorInfo>>, modules: Vec<ModulePair>) -> Self {
-        let by_name = (0u32..).zip(&tensors);
-        let by_name = by_name
-            .filter_map(|(ordinal, info)| Some((Arc::clone(&info.as_ref()?.name), ordinal)))
+    /// Of tensors by ordinal, modules by name, and what their source knows beyond them.
+    pub(crate) fn new(
+        tensors: Vec<Option<TensorInfo>>,
+        modules: Vec<ModulePair>,
+        known: Arc<Known>,
+    ) -> Self {
+        let there = || {
+            (0u32..)
+                .zip(&tensors)
+                .filter_map(|(ordinal, info)| Some((ordinal, info.as_ref()?)))
+        };
+        let mut replacements: Vec<_> = there()
+            .filter_map(|(ordinal, info)| Some((Arc::clone(info.replaces.as_ref()?), ordinal)))
             .collect();
+        replacements.sort_unstable();
         Layout {
+            by_name: there()
+                .map(|(ordinal, info)| (Arc::clone(&info.name), ordinal))
+                .collect(),
+            replacements: replacements.into(),
+            sharded: there().any(|(_, info)| info.shard.is_some()),
             tensors: tensors.into(),
             modules: modules.into(),
-            by_name,
+            known,
+            table: OnceLock::new(),
         }
     }
 
@@ -284,7 +323,7 @@ impl Layout {
     pub(crate) fn and(self, more: impl IntoIterator<Item = TensorInfo>) -> Self {
         let mut tensors = self.tensors.into_vec();
         tensors.extend(more.into_iter().map(Some));
-        Layout::new(tensors, self.modules.into_vec())
+        Layout::new(tensors, self.modules.into_vec(), self.known)
     }
 
     /// The same tensors with the ordinals of a set that had other ones before, and their places.
@@ -318,7 +357,8 @@ impl Layout {
             a: to(pair.a),
             b: to(pair.b),
         };
-        let layout = Layout::new(tensors, self.modules.iter().map(pair).collect());
+        let modules = self.modules.iter().map(pair).collect();
+        let layout = Layout::new(tensors, modules, Arc::clone(&self.known));
         (layout, extents.moved(&moved, end))
     }
 
@@ -367,70 +407,53 @@ impl Layout {
             .ok()
     }
 
-    /// `(out_features, in_features)` of a base module, from its dense `<module>.weight`.
-    pub fn module_features(&self, module: &str) -> Option<(usize, usize)> {
-        let info = self.tensor(self.ordinal(&format!("{module}.weight"))?)?;
-        match *info.shape() {
-            [outputs, inputs] => Some((outputs, inputs)),
-            _ => None,
-        }
-    }
-}
-
-/// Finds the layout that is already there. Holds none of them alive.
-#[derive(Debug, Default)]
-pub struct Interner {
-    hasher: RandomState,
-    known: Mutex<Known>,
-}
-
-/// Layouts by hash, and the size at which the dead ones are next swept out.
-#[derive(Debug, Default)]
-struct Known {
-    layouts: HashMap<u64, Vec<Weak<Layout>>>,
-    sweep_at: usize,
-}
-
-impl Known {
-    fn sweep(&mut self) {
-        self.layouts.retain(|_, same| {
-            same.retain(|other| other.strong_count() != 0);
-            !same.is_empty()
-        });
-        self.sweep_at = 2 * self.layouts.len() + 16;
-    }
-}
-
-impl Interner {
-    /// The shared layout that equals `layout`.
-    pub fn intern(&self, layout: Layout) -> Arc<Layout> {
-        let hash = self.hasher.hash_one(&layout);
-        let mut known = self.known.lock(); // E15
-        if known.layouts.len() >= known.sweep_at {
-            known.sweep();
-        }
-        let same = known.layouts.entry(hash).or_default();
-        if let Some(found) = same
+    /// The base's tensors that this adapter replaces, by name, each with the ordinal of what takes
+    /// its place.
+    pub fn replacements(&self) -> impl ExactSizeIterator<Item = (&str, u32)> {
+        self.replacements
             .iter()
-            .filter_map(Weak::upgrade)
-            .find(|other| **other == layout)
-        {
-            return found;
+            .map(|(replaced, ordinal)| (&**replaced, *ordinal))
+    }
+
+    /// One of them.
+    pub fn replacement(&self, position: usize) -> Option<(&str, u32)> {
+        let (replaced, ordinal) = self.replacements.get(position)?;
+        Some((replaced, *ordinal))
+    }
+
+    /// Where the replacement of a base's tensor is among them.
+    pub fn replacement_position(&self, base_tensor: &str) -> Option<usize> {
+        self.replacements
+            .binary_search_by(|(replaced, _)| (**replaced).cmp(base_tensor))
+            .ok()
+    }
+
+    /// What the modules of this set are to an adapter.
+    pub fn module_table(&self) -> &ModuleTable {
+        self.table
+            .get_or_init(|| ModuleTable::new(self.tensors().map(|(_, info)| info), &self.known))
+    }
+
+    /// `(out_features, in_features)` of a linear module, if they are known: of the whole module,
+    /// where this is a part of it.
+    pub fn module_features(&self, module: &str) -> Option<(usize, usize)> {
+        match self.module_table().get(module)? {
+            Module::Linear(linear) => Some((linear.outputs(), linear.inputs())),
+            Module::NotLinear | Module::Unchecked => None,
         }
-        let layout = Arc::new(layout);
-        same.push(Arc::downgrade(&layout));
-        layout
     }
 
-    /// How many layouts are in use.
-    pub fn len(&self) -> usize {
-        let mut known = self.known.lock(); // E15
-        known.sweep();
-        known.layouts.values().map(Vec::len).sum()
-    }
-
-    /// None in use?
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
+    /// A tensor that both have, and that is another part of the whole in `next`.
+    pub(crate) fn other_shard<'l>(
+        &'l self,
+        next: &'l Layout,
+    ) -> Option<(&'l TensorInfo, &'l TensorInfo)> {
+        if !self.sharded && !next.sharded {
+            return None;
+        }
+        self.tensors().find_map(|(_, ours)| {
+            let theirs = next.tensor(next.ordinal(ours.name())?)?;
+            (ours.shard != theirs.shard).then_some((ours, theirs))
+        })
     }
 }
