@@ -62,12 +62,12 @@ impl WeightRegistry {
         fits: impl FnOnce(&Plan, SetHandle) -> Result<(), Error>,
     ) -> Result<Staged, Error> {
         let mut room = self.room(source.plan().clone(), source.base(), fits)?;
-        source.read_into(room.bytes.arena.as_mut_slice())?;
-        let declared = source.declared().map(str::to_owned);
+        let read = source.read_into(room.bytes.arena.as_mut_slice());
+        let declared = read.map(|()| source.declared().map(str::to_owned));
         // While the room is still ours: if this panics, its bytes come back. A value that is being
         // returned would be lost.
         drop(source);
-        Ok(room.fill(declared.as_deref()))
+        Ok(room.fill(declared?.as_deref()))
     }
 
     /// Memory for what `plan` describes, reserved before it is allocated.
