@@ -20,8 +20,9 @@ fn thread_local_destructors_may_do_everything() {
         let set = registry.publish("leased", bytes(64, 7)).unwrap();
         let (told, hear) = mpsc::channel();
         let mine = Arc::clone(&registry);
+        // Not in that thread: it must not meet the registry before its time.
+        let lease = mine.acquire_as("in a thread-local", set).unwrap();
         let ended = thread::spawn(move || {
-            let lease = mine.acquire_as("in a thread-local", set).unwrap();
             let other = Arc::clone(&mine);
             at_exit(
                 made,
@@ -49,11 +50,11 @@ fn thread_local_destructors_drop_what_outlived_the_registry() {
         let (ready, wait_ready) = mpsc::channel();
         let registry = Arc::new(registry);
         let mine = Arc::clone(&registry);
+        let leases = [
+            mine.acquire_as("in a thread-local", sets).unwrap(),
+            mine.acquire(sets[0]).unwrap(),
+        ];
         let ended = thread::spawn(move || {
-            let leases = [
-                mine.acquire_as("in a thread-local", sets).unwrap(),
-                mine.acquire(sets[0]).unwrap(),
-            ];
             let staged = mine.stage(bytes(64, 1)).unwrap();
             let filling = mine.fill(staged.plan().clone(), None).unwrap();
             at_exit(

@@ -1,8 +1,8 @@
 //! A set that is filled tensor by tensor, by as many threads as one likes: weights that come over the
 //! wire, or out of a trainer.
 //!
-//! What lives here: [`Filling`], its writers, the check that nothing is missing. What does not: what
-//! becomes of it (`staged`, `publish`), sources that read themselves (`source`).
+//! What lives here: [`Filling`], its writers, the check that nothing is missing, [`SealError`]. What
+//! does not: what becomes of it (`staged`, `publish`), sources that read themselves (`source`).
 
 use std::fmt;
 use std::ptr;

@@ -22,8 +22,32 @@ thread_local! {
     static HERE: RefCell<Vec<Entry>> = const { RefCell::new(Vec::new()) };
 }
 
-/// Opens a view through the calling thread's participant of this registry.
+/// Opens a view through the calling thread's participant of this registry. Not to be refreshed.
 pub(super) fn view<'s>(registry: u32, alive: &Arc<()>, spine: &'s Spine) -> View<'s> {
+    match known(registry, alive, spine) {
+        Some(view) => view,
+        // A participant for this one view. Its guard keeps it registered until the view is dropped.
+        None => spine.view(&spine.register()),
+    }
+}
+
+/// The same for a view that may be refreshed. A guard is pinned anew through its participant only;
+/// if that is one of its own, it is kept in `own`.
+pub(super) fn lasting_view<'s>(
+    registry: u32,
+    alive: &Arc<()>,
+    spine: &'s Spine,
+    own: &mut Option<Participant>,
+) -> View<'s> {
+    match known(registry, alive, spine) {
+        Some(view) => view,
+        None => spine.view(own.insert(spine.register())),
+    }
+}
+
+/// `None`: the thread is ending, or a destructor in `retain` came back here.
+#[inline]
+fn known<'s>(registry: u32, alive: &Arc<()>, spine: &'s Spine) -> Option<View<'s>> {
     let known = HERE.try_with(|here| {
         let mut here = here.try_borrow_mut().ok()?;
         if let Some(entry) = here.iter().find(|entry| entry.registry == registry) {
@@ -39,12 +63,7 @@ pub(super) fn view<'s>(registry: u32, alive: &Arc<()>, spine: &'s Spine) -> View
         });
         Some(view)
     });
-    match known {
-        Ok(Some(view)) => view,
-        // The thread is ending, or a destructor in `retain` came back here: a participant for this
-        // one view. Its guard keeps it registered until the view is dropped.
-        _ => spine.view(&spine.register()),
-    }
+    known.ok().flatten()
 }
 
 #[cfg(all(test, not(weighbridge_loom)))]

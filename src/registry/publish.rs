@@ -76,12 +76,12 @@ impl WeightRegistry {
 
     /// Fills the room from `source`.
     pub(super) fn read(mut furnished: Furnished, source: impl Source) -> Result<Staged, Error> {
-        source.read_into(furnished.body.arena.as_mut_slice())?;
-        let declared = source.declared().map(str::to_owned);
+        let read = source.read_into(furnished.body.arena.as_mut_slice());
+        let declared = read.map(|()| source.declared().map(str::to_owned));
         // While the room is still ours: if this panics, its bytes come back. A value that is being
         // returned would be lost.
         drop(source);
-        Ok(furnished.fill(declared.as_deref()))
+        Ok(furnished.fill(declared?.as_deref()))
     }
 
     /// What a set that `plan` describes will be, checked before any byte is reserved.

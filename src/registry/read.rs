@@ -167,9 +167,11 @@ impl WeightRegistry {
     ///
     /// Keep it short: while a scope is open, superseded metadata (never bytes) is kept.
     pub fn scope<R>(&self, f: impl FnOnce(&mut Scope<'_>) -> R) -> R {
+        let mut own = None;
+        let view = here::lasting_view(self.id, &self.alive, &self.spine, &mut own);
         f(&mut Scope {
             registry: self,
-            view: self.view(),
+            view,
         })
     }
 

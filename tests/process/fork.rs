@@ -57,7 +57,9 @@ fn forked(what: &str, child: impl FnOnce()) {
             // SAFETY: our own child, and a place for its status.
             let waited = unsafe { libc::waitpid(pid, &raw mut status, 0) };
             assert_eq!(waited, pid);
-            assert!(!libc::WIFSIGNALED(status), "{what}: the child hung");
+            let signal = libc::WIFSIGNALED(status).then(|| libc::WTERMSIG(status));
+            assert_ne!(signal, Some(libc::SIGALRM), "{what}: the child hung");
+            assert_eq!(signal, None, "{what}: a signal ended the child");
             assert_eq!(libc::WEXITSTATUS(status), 0, "{what}: the child panicked");
         }
     }

@@ -32,8 +32,12 @@ pub fn child() {
         _ => Made::After,
     };
     let registry = REGISTRY.get_or_init(registry);
-    let set = registry.publish("leased", bytes(64, 7)).unwrap();
-    let lease = registry.acquire_as("in a thread-local", set).unwrap();
+    // Not in the main thread: it must not meet the registry before its time.
+    let leased = std::thread::spawn(move || {
+        let set = registry.publish("leased", bytes(64, 7)).unwrap();
+        (set, registry.acquire_as("in a thread-local", set).unwrap())
+    });
+    let (set, lease) = leased.join().unwrap();
     at_exit(
         made,
         || drop(registry.acquire(set).unwrap()),

@@ -35,7 +35,8 @@ pub enum Made {
 
 pub const BOTH: [Made; 2] = [Made::Before, Made::After];
 
-/// Has `last` run by a destructor of the calling thread, which calls `meet` to meet the registry.
+/// Has `last` run by a destructor of the calling thread. `meet` is the thread's first call of a
+/// registry through its thread-local.
 /// `told` hears whether it panicked; a panic would end the process otherwise.
 pub fn at_exit(
     made: Made,
