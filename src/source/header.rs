@@ -217,8 +217,8 @@ impl<'de> Visitor<'de> for Entries<'_> {
                 return Err(stop("is there twice".to_owned()));
             }
             if name == METADATA {
-                // Nothing is read from it. That it is an object of strings, and there once, is seen by
-                // the scan.
+                // Nothing is read from it. That it is an object of strings, and there once, was seen by
+                // the scan (unless its key is written with escapes; then it is as good as not there).
                 map.next_value::<IgnoredAny>()?;
                 continue;
             }

@@ -65,6 +65,7 @@ enum Fault {
     TooLong,
     Metadata,
     MetadataTwice,
+    NotUtf8,
 }
 
 /// A lexer's state after some bytes of a document.
@@ -88,6 +89,9 @@ pub(super) struct Scan {
     /// The last key of the outermost object: its length, and its beginning.
     key_len: usize,
     key: [u8; KEY_SHOWN],
+    /// A character that is cut by the end of the bytes so far.
+    cut_len: usize,
+    cut: [u8; 4],
 }
 
 impl Scan {
@@ -121,6 +125,8 @@ impl Scan {
             metadata: false,
             key_len: 0,
             key: [0; KEY_SHOWN],
+            cut_len: 0,
+            cut: [0; 4],
         }
     }
 
@@ -150,7 +156,32 @@ impl Scan {
             }
         }
         self.at = start + taken as u64;
-        self.check_item()
+        self.check_item()?;
+        self.check_text(bytes)
+    }
+
+    /// Is it UTF-8? Asked here because nobody else looks at strings that are not kept.
+    fn check_text(&mut self, bytes: &[u8]) -> Result<(), Fault> {
+        let mut rest = bytes;
+        while let (cut @ 1.., Some((&byte, after))) = (self.cut_len, rest.split_first()) {
+            self.cut[cut] = byte;
+            rest = after;
+            self.cut_len = match std::str::from_utf8(&self.cut[..=cut]) {
+                Ok(_) => 0,
+                Err(error) if error.error_len().is_none() => cut + 1,
+                Err(_) => return Err(Fault::NotUtf8),
+            };
+        }
+        match std::str::from_utf8(rest) {
+            Ok(_) => Ok(()),
+            Err(error) if error.error_len().is_none() => {
+                let cut = &rest[error.valid_up_to()..];
+                self.cut[..cut.len()].copy_from_slice(cut);
+                self.cut_len = cut.len();
+                Ok(())
+            }
+            Err(_) => Err(Fault::NotUtf8),
+        }
     }
 
     /// Takes a part of a string, up to and with the next quote or backslash; at least one byte.
@@ -306,6 +337,7 @@ impl Scan {
     }
 
     fn end(&self) -> Result<(), Fault> {
+        // What is closed has only white space after it: no character is cut.
         if self.closed {
             Ok(())
         } else {
@@ -345,6 +377,7 @@ impl Scan {
             ),
             Fault::Metadata => format!("{what}: {METADATA} must be an object of strings"),
             Fault::MetadataTwice => format!("{what}: {METADATA} is there twice"),
+            Fault::NotUtf8 => format!("{what}: it is not UTF-8, after {}", self.last_key()),
         }
     }
 
