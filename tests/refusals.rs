@@ -560,7 +560,11 @@ fn adapters_that_are_none() {
             &[a, b],
             &["bias = \"all\"", "adapter_config.json"],
         ),
-        (&keys, &many, &["rank_pattern", "2048 keys", "8300 modules"]),
+        (
+            &keys,
+            &many,
+            &["rank_pattern", "2048 plain keys", "8300 modules"],
+        ),
     ] {
         let dir = adapter_dir(options, tensors);
         refused(dir.path(), words, || PeftAdapter::open(dir.path()));

@@ -58,14 +58,14 @@ impl Config {
         ModuleScale::new(rank, alpha, self.rank_stabilised)
     }
 
-    /// Is it too much to resolve so many modules?
+    /// Is it too much to resolve so many modules, whose names have so many bytes together?
     ///
     /// # Errors
     /// A reason, with both sides.
-    pub(super) fn check_work(&self, modules: usize) -> Result<(), String> {
+    pub(super) fn check_work(&self, modules: usize, bytes: usize) -> Result<(), String> {
         let of = |option, work: Result<(), String>| work.map_err(|r| format!("{option}: {r}"));
-        of("rank_pattern", self.ranks.check_work(modules))?;
-        of("alpha_pattern", self.alphas.check_work(modules))
+        of("rank_pattern", self.ranks.check_work(modules, bytes))?;
+        of("alpha_pattern", self.alphas.check_work(modules, bytes))
     }
 }
 
