@@ -9,7 +9,6 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use super::json::Document;
 use crate::error::Error;
 
 /// What must stay the same between the header and the last byte.
@@ -211,6 +210,13 @@ pub(super) struct Section<'f> {
     left: Range<u64>,
 }
 
+impl Section<'_> {
+    /// [`SourceFile::check_unchanged`], of its file.
+    pub(super) fn check_unchanged(&self) -> Result<(), Error> {
+        self.file.check_unchanged()
+    }
+}
+
 impl Read for Section<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let left = self.left.end - self.left.start;
@@ -219,12 +225,6 @@ impl Read for Section<'_> {
         read.map_err(io::Error::other)?;
         self.left.start += len as u64;
         Ok(len)
-    }
-}
-
-impl Document for Section<'_> {
-    fn check_unchanged(&self) -> Result<(), Error> {
-        self.file.check_unchanged()
     }
 }
 

@@ -18,7 +18,8 @@ use serde::de::{
 };
 
 use super::file::{SourceFile, malformed};
-use super::json::{self, Document, Refusal};
+use super::guard::Refusal;
+use super::json::{self, Document};
 use super::options::OpenOptions;
 use super::scan::{METADATA, Scan};
 use crate::error::Error;

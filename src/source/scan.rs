@@ -1,21 +1,13 @@
 //! How big a JSON document may be in each direction, checked while it is read and before it is
 //! parsed.
 //!
-//! What lives here: the lexer that counts members, bytes and depth; the reader that stops at the
-//! first byte too many. What does not: the meaning of the document (`header`, `index`, `peft`), its
-//! syntax (serde_json).
+//! What lives here: the lexer that counts members, bytes and depth. What does not: stopping the reader
+//! (`guard`), the meaning of the document (`header`, `index`, `peft`), its syntax (serde_json).
 //!
 //! Why: a parser keeps a string in memory before anybody can say that it is too long. Here nothing
 //! is kept, so a document that is refused costs what was read of it, and no memory. Strings, braces
 //! and commas are told apart exactly as JSON does, so up to the first syntax error the two agree, and
 //! after it nothing is parsed.
-
-use std::io::{self, Read};
-use std::path::Path;
-
-use super::file::malformed;
-use super::json::Refusal;
-use crate::error::Error;
 
 /// The one key of a header that is no tensor.
 pub(super) const METADATA: &str = "__metadata__";
@@ -55,7 +47,7 @@ enum Place {
 
 /// What is too much, or what a document of its kind does not have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Fault {
+pub(super) enum Fault {
     Begins(u8),
     Ends,
     After,
@@ -144,7 +136,7 @@ impl Scan {
     }
 
     /// The next bytes of the document.
-    fn feed(&mut self, bytes: &[u8]) -> Result<(), Fault> {
+    pub(super) fn feed(&mut self, bytes: &[u8]) -> Result<(), Fault> {
         let (start, mut taken) = (self.at, 0);
         while let Some(&byte) = bytes.get(taken) {
             if self.quoted {
@@ -336,7 +328,7 @@ impl Scan {
         }
     }
 
-    fn end(&self) -> Result<(), Fault> {
+    pub(super) fn end(&self) -> Result<(), Fault> {
         // What is closed has only white space after it: no character is cut.
         if self.closed {
             Ok(())
@@ -347,7 +339,7 @@ impl Scan {
 
     /// For people.
     #[cold]
-    fn reason(&self, fault: Fault) -> String {
+    pub(super) fn reason(&self, fault: Fault) -> String {
         let what = self.what();
         match fault {
             Fault::Begins(byte) => format!(
@@ -385,50 +377,6 @@ impl Scan {
         let shown = String::from_utf8_lossy(&self.key[..self.key_len.min(KEY_SHOWN)]);
         let more = if self.key_len > KEY_SHOWN { "…" } else { "" };
         format!("{shown:?}{more}")
-    }
-}
-
-/// A reader that stops at the first byte too many.
-pub(super) struct Scanned<'a, R> {
-    pub(super) bytes: R,
-    pub(super) scan: Scan,
-    pub(super) path: &'a Path,
-    /// Why it stopped.
-    pub(super) refusal: &'a Refusal,
-}
-
-impl<R: Read> Scanned<'_, R> {
-    fn refuse(&self, fault: Fault) -> io::Error {
-        self.refusal
-            .set(malformed(self.path, self.scan.reason(fault)));
-        io::ErrorKind::InvalidData.into()
-    }
-
-    /// Reads all of it, into `buffer` piece by piece.
-    pub(super) fn drain(mut self, buffer: &mut [u8]) -> io::Result<()> {
-        while self.read(buffer)? != 0 {}
-        self.scan.end().map_err(|fault| self.refuse(fault))
-    }
-}
-
-impl<R: Read> Read for Scanned<'_, R> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let len = match self.bytes.read(buffer) {
-            Ok(len) => len,
-            Err(error) => {
-                let error = error.downcast::<Error>();
-                let path = self.path.to_owned();
-                self.refusal.set(error.unwrap_or_else(|source| Error::Io {
-                    path,
-                    op: "read",
-                    source,
-                }));
-                return Err(io::ErrorKind::Other.into());
-            }
-        };
-        let fed = self.scan.feed(&buffer[..len]);
-        fed.map_err(|fault| self.refuse(fault))?;
-        Ok(len)
     }
 }
 

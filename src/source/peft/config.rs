@@ -11,8 +11,9 @@ use std::path::Path;
 use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, Visitor};
 
 use super::super::file::malformed;
+use super::super::guard::Refusal;
 use super::super::header::shown;
-use super::super::json::{self, Document, Refusal};
+use super::super::json::{self, Document};
 use super::super::scan::Scan;
 use super::patterns::{Patterns, Table};
 use super::setting::Setting;
