@@ -92,6 +92,8 @@ pub mod _documentation {
         pub mod modules {}
         #[doc = include_str!("../docs/design/names.md")]
         pub mod names {}
+        #[doc = include_str!("../docs/design/sources.md")]
+        pub mod sources {}
     }
     #[doc = include_str!("../docs/GUARANTEES.md")]
     pub mod guarantees {}

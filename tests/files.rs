@@ -313,6 +313,19 @@ fn links_lead_no_further_than_their_directory() {
     let link = dir.path().join("link.safetensors");
     symlink(fixture("tiny-llama").join(SINGLE), &link).unwrap();
     Checkpoint::open(&link).expect("the caller gave this path");
+    #[cfg(target_os = "linux")]
+    {
+        // A file that has no name at all.
+        use std::os::fd::AsRawFd;
+        let bytes = std::fs::read(&link).unwrap();
+        let unnamed = rustix::fs::memfd_create("weights", rustix::fs::MemfdFlags::CLOEXEC).unwrap();
+        let unnamed = File::from(unnamed);
+        std::os::unix::fs::FileExt::write_all_at(&unnamed, &bytes, 0).unwrap();
+        let path = format!("/proc/self/fd/{}", unnamed.as_raw_fd());
+        registry()
+            .publish("x", Checkpoint::open(path).unwrap())
+            .unwrap();
+    }
     let nowhere = OpenOptions::new().follow_links_into(dir.path().join("nowhere"));
     let error = Checkpoint::open_with(fixture("tiny-llama"), &nowhere).unwrap_err();
     assert!(

@@ -9,7 +9,6 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use super::json::Document;
 use crate::error::Error;
 
 /// What must stay the same between the header and the last byte.
@@ -94,14 +93,17 @@ pub(super) fn malformed(path: &Path, reason: impl Into<String>) -> Error {
 }
 
 impl SourceFile {
-    /// Opens the regular file that `path` leads to.
+    /// Opens the regular file that `path` leads to, wherever that is.
     pub(super) fn open(path: &Path) -> Result<Self, Error> {
-        let real = std::fs::canonicalize(path).map_err(io_error(path, "open"))?;
-        Self::open_real(path, &real)
+        Self::open_by(path, path, true)
     }
 
     /// Opens the regular file `real`, a path without links; messages call it `path`.
     pub(super) fn open_real(path: &Path, real: &Path) -> Result<Self, Error> {
+        Self::open_by(path, real, false)
+    }
+
+    fn open_by(path: &Path, real: &Path, follow: bool) -> Result<Self, Error> {
         // Asked first: to open a device may do something.
         let before = std::fs::metadata(real).map_err(io_error(path, "open"))?;
         let regular = |metadata: &Metadata| {
@@ -109,7 +111,7 @@ impl SourceFile {
             metadata.is_file().then_some(()).ok_or_else(wrong)
         };
         regular(&before)?;
-        let file = open_now(real).map_err(io_error(path, "open"))?;
+        let file = open_now(real, follow).map_err(io_error(path, "open"))?;
         let metadata = file.metadata().map_err(io_error(path, "look at"))?;
         regular(&metadata)?;
         Ok(SourceFile {
@@ -208,6 +210,13 @@ pub(super) struct Section<'f> {
     left: Range<u64>,
 }
 
+impl Section<'_> {
+    /// [`SourceFile::check_unchanged`], of its file.
+    pub(super) fn check_unchanged(&self) -> Result<(), Error> {
+        self.file.check_unchanged()
+    }
+}
+
 impl Read for Section<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let left = self.left.end - self.left.start;
@@ -219,26 +228,21 @@ impl Read for Section<'_> {
     }
 }
 
-impl Document for Section<'_> {
-    fn check_unchanged(&self) -> Result<(), Error> {
-        self.file.check_unchanged()
-    }
-}
-
-/// Opens what was a regular file without links a moment ago. What took its place meanwhile is not
-/// followed (a link) nor waited for (a FIFO without a writer).
+/// Opens what was a regular file a moment ago. What took its place meanwhile is not waited for (a FIFO
+/// without a writer), nor, unless `follow`, followed (a link).
 #[cfg(unix)]
-fn open_now(path: &Path) -> io::Result<File> {
+fn open_now(path: &Path, follow: bool) -> io::Result<File> {
     use rustix::fs::OFlags;
     use std::os::unix::fs::OpenOptionsExt;
-    let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK;
+    let mut flags = OFlags::NONBLOCK;
+    flags.set(OFlags::NOFOLLOW, !follow);
     let mut options = File::options();
     options.read(true).custom_flags(flags.bits() as i32);
     options.open(path)
 }
 
 #[cfg(not(unix))]
-fn open_now(path: &Path) -> io::Result<File> {
+fn open_now(path: &Path, _follow: bool) -> io::Result<File> {
     File::open(path)
 }
 
@@ -300,8 +304,11 @@ mod tests {
         mknodat(CWD, &fifo, FileType::Fifo, Mode::RUSR, 0).unwrap();
         std::os::unix::fs::symlink(&path, &link).unwrap();
         // It returns, and is then seen not to be a file.
-        assert!(!open_now(&fifo).unwrap().metadata().unwrap().is_file());
-        assert!(open_now(&link).is_err());
-        assert!(open_now(&path).is_ok());
+        for follow in [false, true] {
+            let pipe = open_now(&fifo, follow).unwrap();
+            assert!(!pipe.metadata().unwrap().is_file());
+            assert!(open_now(&path, follow).is_ok());
+            assert_eq!(open_now(&link, follow).is_ok(), follow);
+        }
     }
 }

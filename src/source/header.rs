@@ -18,7 +18,8 @@ use serde::de::{
 };
 
 use super::file::{SourceFile, malformed};
-use super::json::{self, Document, Refusal};
+use super::guard::Refusal;
+use super::json::{self, Document};
 use super::options::OpenOptions;
 use super::scan::{METADATA, Scan};
 use crate::error::Error;
@@ -217,8 +218,8 @@ impl<'de> Visitor<'de> for Entries<'_> {
                 return Err(stop("is there twice".to_owned()));
             }
             if name == METADATA {
-                // Nothing is read from it. That it is an object of strings, and there once, is seen by
-                // the scan.
+                // Nothing is read from it. That it is an object of strings, and there once, was seen by
+                // the scan (unless its key is written with escapes; then it is as good as not there).
                 map.next_value::<IgnoredAny>()?;
                 continue;
             }

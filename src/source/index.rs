@@ -10,8 +10,9 @@ use std::path::{Component, Path};
 use serde::de::{DeserializeSeed, Deserializer, Error as _, IgnoredAny, MapAccess, Visitor};
 
 use super::file::{SourceFile, malformed};
+use super::guard::Refusal;
 use super::header::{NAME_CAP, check_name, shown};
-use super::json::{self, Refusal};
+use super::json;
 use super::options::OpenOptions;
 use super::scan::{Scan, WEIGHT_MAP};
 use crate::error::Error;

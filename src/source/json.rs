@@ -6,36 +6,18 @@
 //! Twice, because what a document's first part costs in memory must not be spent before it is known
 //! that its last part is not too much.
 
-use std::cell::Cell;
 use std::io::{BufReader, Read};
 use std::path::Path;
 
 use serde::de::DeserializeSeed;
 
-use super::file::malformed;
-use super::scan::{Scan, Scanned};
+use super::file::{Section, malformed};
+use super::guard::{Refusal, Scanned};
+use super::scan::Scan;
 use crate::error::Error;
 
 /// Bytes per read of a document.
 const CHUNK: usize = 64 << 10;
-
-/// Where the typed reason goes when a parse is stopped from within: serde carries only text.
-#[derive(Default)]
-pub(super) struct Refusal(Cell<Option<Error>>);
-
-impl Refusal {
-    /// The first reason stays: later ones follow from it.
-    pub(super) fn set(&self, error: Error) {
-        let first = self.0.take().unwrap_or(error);
-        self.0.set(Some(first));
-    }
-
-    /// [`set`](Self::set), and an error for serde.
-    pub(super) fn stop<E: serde::de::Error>(&self, error: Error) -> E {
-        self.set(error);
-        E::custom("refused")
-    }
-}
 
 /// The bytes of a document, from its beginning. A clone begins there too.
 pub(super) trait Document: Read + Clone {
@@ -46,6 +28,12 @@ pub(super) trait Document: Read + Clone {
 impl Document for &[u8] {
     fn check_unchanged(&self) -> Result<(), Error> {
         Ok(())
+    }
+}
+
+impl Document for Section<'_> {
+    fn check_unchanged(&self) -> Result<(), Error> {
+        Section::check_unchanged(self)
     }
 }
 
@@ -80,6 +68,68 @@ pub(super) fn read<S: DeserializeSeed<'static>>(
     document.check_unchanged()?;
     parsed.map_err(|error: serde_json::Error| {
         let reason = || malformed(path, format!("{}: {error}", scan.what()));
-        refusal.0.take().unwrap_or_else(reason)
+        refusal.take().unwrap_or_else(reason)
     })
+}
+
+#[cfg(all(test, not(weighbridge_loom)))]
+mod tests {
+    use std::cell::Cell;
+    use std::io;
+    use std::marker::PhantomData;
+    use std::rc::Rc;
+
+    use serde::de::IgnoredAny;
+
+    use super::*;
+
+    /// A document that is another one each time it is read.
+    struct Changing {
+        versions: Rc<Cell<Vec<Vec<u8>>>>,
+        bytes: io::Cursor<Vec<u8>>,
+    }
+
+    impl Clone for Changing {
+        fn clone(&self) -> Self {
+            let mut left = self.versions.take();
+            let bytes = io::Cursor::new(left.remove(0));
+            self.versions.set(left);
+            let versions = Rc::clone(&self.versions);
+            Changing { versions, bytes }
+        }
+    }
+
+    impl Read for Changing {
+        fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+            self.bytes.read(buffer)
+        }
+    }
+
+    impl Document for Changing {
+        fn check_unchanged(&self) -> Result<(), Error> {
+            Ok(())
+        }
+    }
+
+    /// What was seen to be within bounds is not believed to be so the second time.
+    #[test]
+    fn a_document_is_guarded_both_times_it_is_read() {
+        let long = format!(r#"{{"{}":0}}"#, "x".repeat(1 << 20));
+        for (versions, words) in [
+            ([long.as_str(), "{}"], "16384 bytes"),
+            (["{}", &long], "16384 bytes"),
+            (["{}", "{"], "EOF"),
+            (["{}", "[]"], "JSON object"),
+        ] {
+            let versions = versions.map(|text| text.as_bytes().to_vec()).to_vec();
+            let document = Changing {
+                versions: Rc::new(Cell::new(versions)),
+                bytes: io::Cursor::default(),
+            };
+            let (scan, refusal) = (Scan::config(), Refusal::default());
+            let seed = PhantomData::<IgnoredAny>;
+            let error = read(Path::new("f"), &document, &scan, &refusal, seed).unwrap_err();
+            assert!(error.to_string().contains(words), "{error}");
+        }
+    }
 }

@@ -1,14 +1,15 @@
 //! Sources: where a set's bytes come from.
 //!
 //! What lives here: the [`Source`] trait. The formats have rooms of their own: `checkpoint` with its
-//! `index`, `peft`, `memory`. Below them: `header` (what a safetensors file has), `json` and `scan`
-//! (documents within bounds), `quantised` (what the configuration of a quantised checkpoint tells),
-//! `folder` (which files may be opened), `file` (reads bytes and notices a file that changes),
+//! `index`, `peft`, `memory`. Below them: `header` (what a safetensors file has), `json`, `guard` and
+//! `scan` (documents within bounds), `quantised` (what the configuration of a quantised checkpoint
+//! tells), `folder` (which files may be opened), `file` (reads bytes and notices a file that changes),
 //! `options` (what a caller may change).
 
 mod checkpoint;
 mod file;
 mod folder;
+mod guard;
 mod header;
 mod index;
 mod json;

@@ -1,21 +1,13 @@
 //! How big a JSON document may be in each direction, checked while it is read and before it is
 //! parsed.
 //!
-//! What lives here: the lexer that counts members, bytes and depth; the reader that stops at the
-//! first byte too many. What does not: the meaning of the document (`header`, `index`, `peft`), its
-//! syntax (serde_json).
+//! What lives here: the lexer that counts members, bytes and depth. What does not: stopping the reader
+//! (`guard`), the meaning of the document (`header`, `index`, `peft`), its syntax (serde_json).
 //!
 //! Why: a parser keeps a string in memory before anybody can say that it is too long. Here nothing
 //! is kept, so a document that is refused costs what was read of it, and no memory. Strings, braces
 //! and commas are told apart exactly as JSON does, so up to the first syntax error the two agree, and
 //! after it nothing is parsed.
-
-use std::io::{self, Read};
-use std::path::Path;
-
-use super::file::malformed;
-use super::json::Refusal;
-use crate::error::Error;
 
 /// The one key of a header that is no tensor.
 pub(super) const METADATA: &str = "__metadata__";
@@ -55,7 +47,7 @@ enum Place {
 
 /// What is too much, or what a document of its kind does not have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Fault {
+pub(super) enum Fault {
     Begins(u8),
     Ends,
     After,
@@ -65,6 +57,7 @@ enum Fault {
     TooLong,
     Metadata,
     MetadataTwice,
+    NotUtf8,
 }
 
 /// A lexer's state after some bytes of a document.
@@ -88,6 +81,9 @@ pub(super) struct Scan {
     /// The last key of the outermost object: its length, and its beginning.
     key_len: usize,
     key: [u8; KEY_SHOWN],
+    /// A character that is cut by the end of the bytes so far.
+    cut_len: usize,
+    cut: [u8; 4],
 }
 
 impl Scan {
@@ -121,6 +117,8 @@ impl Scan {
             metadata: false,
             key_len: 0,
             key: [0; KEY_SHOWN],
+            cut_len: 0,
+            cut: [0; 4],
         }
     }
 
@@ -138,7 +136,7 @@ impl Scan {
     }
 
     /// The next bytes of the document.
-    fn feed(&mut self, bytes: &[u8]) -> Result<(), Fault> {
+    pub(super) fn feed(&mut self, bytes: &[u8]) -> Result<(), Fault> {
         let (start, mut taken) = (self.at, 0);
         while let Some(&byte) = bytes.get(taken) {
             if self.quoted {
@@ -150,7 +148,32 @@ impl Scan {
             }
         }
         self.at = start + taken as u64;
-        self.check_item()
+        self.check_item()?;
+        self.check_text(bytes)
+    }
+
+    /// Is it UTF-8? Asked here because nobody else looks at strings that are not kept.
+    fn check_text(&mut self, bytes: &[u8]) -> Result<(), Fault> {
+        let mut rest = bytes;
+        while let (cut @ 1.., Some((&byte, after))) = (self.cut_len, rest.split_first()) {
+            self.cut[cut] = byte;
+            rest = after;
+            self.cut_len = match std::str::from_utf8(&self.cut[..=cut]) {
+                Ok(_) => 0,
+                Err(error) if error.error_len().is_none() => cut + 1,
+                Err(_) => return Err(Fault::NotUtf8),
+            };
+        }
+        match std::str::from_utf8(rest) {
+            Ok(_) => Ok(()),
+            Err(error) if error.error_len().is_none() => {
+                let cut = &rest[error.valid_up_to()..];
+                self.cut[..cut.len()].copy_from_slice(cut);
+                self.cut_len = cut.len();
+                Ok(())
+            }
+            Err(_) => Err(Fault::NotUtf8),
+        }
     }
 
     /// Takes a part of a string, up to and with the next quote or backslash; at least one byte.
@@ -305,7 +328,8 @@ impl Scan {
         }
     }
 
-    fn end(&self) -> Result<(), Fault> {
+    pub(super) fn end(&self) -> Result<(), Fault> {
+        // What is closed has only white space after it: no character is cut.
         if self.closed {
             Ok(())
         } else {
@@ -315,7 +339,7 @@ impl Scan {
 
     /// For people.
     #[cold]
-    fn reason(&self, fault: Fault) -> String {
+    pub(super) fn reason(&self, fault: Fault) -> String {
         let what = self.what();
         match fault {
             Fault::Begins(byte) => format!(
@@ -345,6 +369,7 @@ impl Scan {
             ),
             Fault::Metadata => format!("{what}: {METADATA} must be an object of strings"),
             Fault::MetadataTwice => format!("{what}: {METADATA} is there twice"),
+            Fault::NotUtf8 => format!("{what}: it is not UTF-8, after {}", self.last_key()),
         }
     }
 
@@ -352,50 +377,6 @@ impl Scan {
         let shown = String::from_utf8_lossy(&self.key[..self.key_len.min(KEY_SHOWN)]);
         let more = if self.key_len > KEY_SHOWN { "…" } else { "" };
         format!("{shown:?}{more}")
-    }
-}
-
-/// A reader that stops at the first byte too many.
-pub(super) struct Scanned<'a, R> {
-    pub(super) bytes: R,
-    pub(super) scan: Scan,
-    pub(super) path: &'a Path,
-    /// Why it stopped.
-    pub(super) refusal: &'a Refusal,
-}
-
-impl<R: Read> Scanned<'_, R> {
-    fn refuse(&self, fault: Fault) -> io::Error {
-        self.refusal
-            .set(malformed(self.path, self.scan.reason(fault)));
-        io::ErrorKind::InvalidData.into()
-    }
-
-    /// Reads all of it, into `buffer` piece by piece.
-    pub(super) fn drain(mut self, buffer: &mut [u8]) -> io::Result<()> {
-        while self.read(buffer)? != 0 {}
-        self.scan.end().map_err(|fault| self.refuse(fault))
-    }
-}
-
-impl<R: Read> Read for Scanned<'_, R> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let len = match self.bytes.read(buffer) {
-            Ok(len) => len,
-            Err(error) => {
-                let error = error.downcast::<Error>();
-                let path = self.path.to_owned();
-                self.refusal.set(error.unwrap_or_else(|source| Error::Io {
-                    path,
-                    op: "read",
-                    source,
-                }));
-                return Err(io::ErrorKind::Other.into());
-            }
-        };
-        let fed = self.scan.feed(&buffer[..len]);
-        fed.map_err(|fault| self.refuse(fault))?;
-        Ok(len)
     }
 }
 

@@ -11,8 +11,9 @@ use std::path::Path;
 use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, Visitor};
 
 use super::super::file::malformed;
+use super::super::guard::Refusal;
 use super::super::header::shown;
-use super::super::json::{self, Document, Refusal};
+use super::super::json::{self, Document};
 use super::super::scan::Scan;
 use super::patterns::{Patterns, Table};
 use super::setting::Setting;
@@ -58,14 +59,14 @@ impl Config {
         ModuleScale::new(rank, alpha, self.rank_stabilised)
     }
 
-    /// Is it too much to resolve so many modules?
+    /// Is it too much to resolve so many modules, whose names have so many bytes together?
     ///
     /// # Errors
     /// A reason, with both sides.
-    pub(super) fn check_work(&self, modules: usize) -> Result<(), String> {
+    pub(super) fn check_work(&self, modules: usize, bytes: usize) -> Result<(), String> {
         let of = |option, work: Result<(), String>| work.map_err(|r| format!("{option}: {r}"));
-        of("rank_pattern", self.ranks.check_work(modules))?;
-        of("alpha_pattern", self.alphas.check_work(modules))
+        of("rank_pattern", self.ranks.check_work(modules, bytes))?;
+        of("alpha_pattern", self.alphas.check_work(modules, bytes))
     }
 }
 

@@ -148,7 +148,7 @@ fn resolve(dir: &Path, weights: &Path, config: &Config, file: &SingleFile) -> Re
     if pairs.is_empty() {
         return Err(malformed(weights, "has no LoRA tensors"));
     }
-    let work = config.check_work(pairs.len());
+    let work = config.check_work(pairs.len(), pairs.keys().map(String::len).sum());
     work.map_err(|reason| malformed(&dir.join(CONFIG), reason))?;
     let plan = Plan::new(&origin, tensors, &[])?;
     let mut modules = Vec::with_capacity(pairs.len());

@@ -18,11 +18,12 @@ const KEY_CAP: usize = 2048;
 const KEY_LEN_CAP: usize = 256;
 /// Most keys of a table that are more than a name, and the most memory of one.
 const REGEX_CAP: usize = 64;
-const REGEX_BYTES: usize = 16 << 10;
-/// What a regular expression costs, in names.
-const REGEX_WORK: u64 = 256;
-/// Most comparisons of names for an adapter.
-const WORK_CAP: u64 = 1 << 24;
+const REGEX_BYTES: usize = 8 << 10;
+/// Most comparisons of plain keys with modules for an adapter ...
+const NAME_WORK: u64 = 1 << 24;
+/// ... and most bytes of modules' names for its regular expressions to run over. A usual one takes
+/// some 30 nanoseconds for a byte, the worst that was found one or two microseconds.
+const REGEX_WORK: u64 = 1 << 20;
 
 /// A table as the file has it, in its order, with distinct keys.
 #[derive(Debug, Default)]
@@ -156,23 +157,21 @@ impl<T: Copy> Patterns<T> {
         hit.map(|&(_, value)| value)
     }
 
-    /// Is it too much to match them with so many modules?
+    /// Is it too much to match them with so many modules, whose names have so many bytes together?
     ///
     /// # Errors
     /// A reason, with both sides.
-    pub(super) fn check_work(&self, modules: usize) -> Result<(), String> {
-        let names = |key: &Key| match key {
-            Key::Name(_) => 1,
-            Key::Regex(_) => REGEX_WORK,
-        };
-        let names: u64 = self.0.iter().map(|(key, _)| names(key)).sum();
-        if names.saturating_mul(modules as u64) <= WORK_CAP {
+    pub(super) fn check_work(&self, modules: usize, bytes: usize) -> Result<(), String> {
+        let is_regex = |(key, _): &&(Key, T)| matches!(key, Key::Regex(_));
+        let regexes = self.0.iter().filter(is_regex).count();
+        let names = self.0.len() - regexes;
+        let within = |count: usize, by: usize, cap| (count as u64).saturating_mul(by as u64) <= cap;
+        if within(names, modules, NAME_WORK) && within(regexes, bytes, REGEX_WORK) {
             return Ok(());
         }
         Err(format!(
-            "{} keys are too many to match with {modules} modules; write plain names, \
-             or the rank itself where all modules have the same",
-            self.0.len()
+            "{names} plain keys and {regexes} regular expressions are too many to match with \
+             {modules} modules, whose names have {bytes} bytes; leave out what all have in common"
         ))
     }
 }
@@ -249,9 +248,25 @@ mod tests {
         );
         assert!(of("(((a{50}){50}){50})").unwrap_err().contains("size"));
         assert!(of("(").is_err());
+        let layers: Vec<String> = (0..32).map(|layer| layer.to_string()).collect();
+        let usual = format!(r"layers\.({})\.self_attn\.(q|k|v|o)_proj", layers.join("|"));
+        let usual = of(&usual).unwrap();
+        assert_eq!(usual.pick("model.layers.31.self_attn.v_proj"), Some(1.0));
+        assert_eq!(usual.pick("model.layers.32.self_attn.v_proj"), None);
         let all = many(REGEX_CAP, "[q]").unwrap();
-        assert!(all.check_work(1024).is_ok());
-        assert!(all.check_work(1025).unwrap_err().contains("1025 modules"));
+        assert!(all.check_work(1 << 30, 1 << 14).is_ok());
+        let refused = all.check_work(9, (1 << 14) + 1).unwrap_err();
+        assert!(
+            refused.contains("64 regular") && refused.contains("16385 bytes"),
+            "{refused}"
+        );
+        let all = many(KEY_CAP, "q").unwrap();
+        assert!(all.check_work(1 << 13, 1 << 30).is_ok());
+        let refused = all.check_work((1 << 13) + 1, 9).unwrap_err();
+        assert!(
+            refused.contains("2048 plain") && refused.contains("8193 modules"),
+            "{refused}"
+        );
 
         let read = |keys: &[String]| {
             let entries: Vec<String> = keys.iter().map(|key| format!("{key:?}:1")).collect();

@@ -3,8 +3,8 @@
 use super::*;
 
 /// What `scan` says of a document, read in pieces of `piece` bytes.
-fn scanned(mut scan: Scan, document: &str, piece: usize) -> Result<usize, Fault> {
-    for piece in document.as_bytes().chunks(piece) {
+fn scanned(mut scan: Scan, document: &[u8], piece: usize) -> Result<usize, Fault> {
+    for piece in document.chunks(piece) {
         scan.feed(piece)?;
     }
     scan.end()?;
@@ -147,7 +147,7 @@ fn documents_are_told_apart_however_they_are_cut() {
         ),
     ] {
         for piece in [1, 2, 3, 7, 64, usize::MAX] {
-            let found = scanned(scan.clone(), document, piece);
+            let found = scanned(scan.clone(), document.as_bytes(), piece);
             let shown = &document[..document.len().min(60)];
             assert_eq!(found, expected, "{shown:?} in pieces of {piece}");
         }
@@ -164,4 +164,36 @@ fn messages_show_no_more_of_a_key_than_helps() {
     let fault = scan.feed(format!("{{\"\n\x7f\":\"{}", "x".repeat(20_000)).as_bytes());
     let text = scan.reason(fault.unwrap_err());
     assert!(text.contains(r#""\n\u{7f}""#), "{text}");
+}
+
+#[test]
+fn text_is_utf8_however_it_is_cut() {
+    let in_metadata = |text: &[u8]| {
+        let [begin, end] = [&br#"{"__metadata__":{"k":""#[..], br#""}}"#];
+        [begin, text, end].concat()
+    };
+    for (text, expected) in [
+        (&b"plain"[..], Ok(0)),
+        ("é€𝄞é".as_bytes(), Ok(0)),
+        (
+            "\u{7ff}\u{800}\u{ffff}\u{10000}\u{10ffff}".as_bytes(),
+            Ok(0),
+        ),
+        (b"\xff", Err(Fault::NotUtf8)),
+        (b"\xc3", Err(Fault::NotUtf8)),
+        (b"\xc3x", Err(Fault::NotUtf8)),
+        (b"\xe2\x82", Err(Fault::NotUtf8)),
+        (b"\xf0\x9d\x84", Err(Fault::NotUtf8)),
+        (b"\x82", Err(Fault::NotUtf8)),
+        // Overlong, a surrogate, beyond the last character.
+        (b"\xc0\xaf", Err(Fault::NotUtf8)),
+        (b"\xed\xa0\x80", Err(Fault::NotUtf8)),
+        (b"\xf4\x90\x80\x80", Err(Fault::NotUtf8)),
+    ] {
+        let document = in_metadata(text);
+        for piece in [1, 2, 3, 4, 5, 7, usize::MAX] {
+            let found = scanned(Scan::header(1), &document, piece);
+            assert_eq!(found, expected, "{text:x?} in pieces of {piece}");
+        }
+    }
 }
