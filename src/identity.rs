@@ -4,7 +4,8 @@
 //! may skip the hash (`source`).
 
 use std::fmt;
-use std::sync::Arc;
+use std::hash::{BuildHasher, RandomState};
+use std::sync::{Arc, OnceLock};
 
 use crate::layout::ModuleScale;
 use crate::plan::{Plan, PlannedTensor};
@@ -25,20 +26,45 @@ pub enum Identity {
     Content([u8; 32]),
     /// The caller vouches for the contents by a revision of its own.
     Declared(Arc<str>),
+    /// Nobody vouches and not every byte was read (memory of a device, files that are mapped): a
+    /// fingerprint of where the contents come from. It tells generations of this process apart. Equal
+    /// fingerprints do not mean equal contents anywhere else, and if files are written to in spite of
+    /// everything, not even here.
+    Unread(Arc<str>),
+}
+
+impl Identity {
+    /// Does an equal identity mean equal weights on another host, too?
+    pub fn is_portable(&self) -> bool {
+        !matches!(self, Identity::Unread(_))
+    }
+
+    /// The same, if not every byte that went into it was read.
+    pub(crate) fn unread(self) -> Self {
+        match self {
+            Identity::Content(digest) => Identity::Unread(hex(&digest).into()),
+            Identity::Declared(text) | Identity::Unread(text) => Identity::Unread(text),
+        }
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 impl fmt::Display for Identity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Identity::Content(digest) => {
-                f.write_str("blake3:")?;
-                digest.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+                write!(f, "blake3:{}", hex(digest))
             }
             Identity::Declared(revision) => write!(f, "declared:{revision}"),
+            Identity::Unread(fingerprint) => write!(f, "unread:{fingerprint}"),
         }
     }
 }
 
+const UNREAD_TAG: &[u8] = b"weighbridge unread v1";
 const CONTENT_TAG: &[u8] = b"weighbridge content v1";
 const CACHE_TAG: &[u8] = b"weighbridge cache key v1";
 
@@ -65,6 +91,32 @@ pub(crate) type Digest = [u8; 32];
 /// The digest of one tensor's bytes.
 pub(crate) fn digest(bytes: &[u8]) -> Digest {
     *blake3::hash(bytes).as_bytes()
+}
+
+/// What stands for the digest of a tensor that is not read: what its set is, and its name there.
+pub(crate) fn digest_unread(set: &Identity, tensor: &str) -> Digest {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(UNREAD_TAG);
+    hash_text(&mut hasher, &set.to_string());
+    hash_text(&mut hasher, tensor);
+    *hasher.finalize().as_bytes()
+}
+
+/// A fingerprint that nothing else has.
+pub(crate) fn unique() -> Arc<str> {
+    format!("memory:{}", hex(&random())).into()
+}
+
+fn random() -> [u8; 16] {
+    // Each has keys of its own, from the system's generator.
+    let [high, low] = [(), ()].map(|()| RandomState::new().hash_one(UNREAD_TAG));
+    (u128::from(high) << 64 | u128::from(low)).to_le_bytes()
+}
+
+/// What this process has and no other.
+fn process() -> &'static [u8; 16] {
+    static PROCESS: OnceLock<[u8; 16]> = OnceLock::new();
+    PROCESS.get_or_init(random)
 }
 
 /// The digests of `plan`'s tensors as they lie in `arena`, in the plan's order; a tie has its
@@ -141,14 +193,16 @@ pub(crate) fn declared_with_aliases<'t>(
     let none: Option<std::iter::Empty<(&str, ModuleScale)>> = None;
     match identity_of(aliases, none) {
         Identity::Content(digest) => {
-            let hex: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
-            Identity::Declared(format!("{revision}+aliases:{hex}").into())
+            Identity::Declared(format!("{revision}+aliases:{}", hex(&digest)).into())
         }
-        declared @ Identity::Declared(_) => declared,
+        other => other,
     }
 }
 
 /// A key for what was computed with a lease's weights: KV and prefix caches.
+///
+/// If one of the identities is not [portable](Identity::is_portable), no other process has an equal
+/// key, so that a cache that is shared between hosts cannot mix what was computed with other bytes.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct CacheKey([u8; 32]);
 
@@ -159,6 +213,9 @@ impl CacheKey {
         hasher.update(CACHE_TAG);
         for identity in identities {
             hash_text(&mut hasher, &identity.to_string());
+            if !identity.is_portable() {
+                hasher.update(process());
+            }
         }
         CacheKey(*hasher.finalize().as_bytes())
     }

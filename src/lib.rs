@@ -57,6 +57,7 @@ pub mod identity;
 mod labels;
 pub mod layout;
 pub mod ledger;
+pub mod memory;
 mod names;
 pub mod plan;
 mod registry;
@@ -75,7 +76,7 @@ pub use plan::Plan;
 pub use registry::{
     AdapterModule, AdapterView, Builder, Catalog, CatalogEntry, Committed, Filling, KeptGeneration,
     Lease, LeasedSet, PublishError, Reader, Replaced, Retirement, Scope, SetView, Staged, Stats,
-    TensorWriter, Transaction, TransactionError, Weight, WeightRegistry,
+    TensorWriter, Transaction, TransactionError, Weight, WeightPlace, WeightRegistry,
 };
 pub use safetensors::Dtype;
 pub use tensor::WeightKind;

@@ -8,7 +8,7 @@ use std::fmt;
 use std::ptr;
 
 use super::WeightRegistry;
-use super::staged::{Furnished, Staged};
+use super::staged::{Furnished, Staged, Vouched};
 use crate::error::Error;
 use crate::handle::SetHandle;
 use crate::plan::{Plan, PlannedTensor};
@@ -72,8 +72,8 @@ impl WeightRegistry {
         let room = self.room(plan, base, |origin, adapter, base| {
             self.fits_current(origin, adapter, base)
         })?;
-        let charge = self.shared.ledger.reserve(room.charged()?)?;
-        let furnished = room.furnish(charge)?;
+        let charge = self.shared.ledger.reserve(room.charged(None)?)?;
+        let furnished = room.furnish(None, charge)?;
         let progress = furnished.room.plan.tensors().iter();
         Ok(Filling {
             progress: progress.map(|_| Mutex::default()).collect(),
@@ -138,7 +138,7 @@ impl Filling {
     fn seal_as(self, declared: Option<&str>) -> Result<Staged, (Error, Box<Self>)> {
         match self.missing() {
             Some(error) => Err((error, Box::new(self))),
-            None => Ok(self.furnished.fill(declared)),
+            None => Ok(self.furnished.fill(Vouched::or_read(declared))),
         }
     }
 
@@ -191,7 +191,9 @@ impl TensorWriter<'_> {
             });
         }
         let start = self.tensor().range().start + self.written;
-        let arena = &self.filling.furnished.body.arena;
+        let Some(arena) = self.filling.furnished.body.memory.arena() else {
+            unreachable!("`fill` furnishes with an arena")
+        };
         debug_assert!(
             start + bytes.len() <= self.filling.furnished.room.plan.arena_bytes() as usize
         );

@@ -13,7 +13,7 @@ use crate::error::Error;
 use crate::handle::{Generation, SetHandle, SetKind, WeightHandle};
 use crate::identity::{CacheKey, Identity};
 use crate::labels::LabelId;
-use crate::layout::{Layout, TensorInfo};
+use crate::layout::{Layout, ModuleScale, TensorInfo};
 use crate::names::SetName;
 use crate::tensor::WeightKind;
 
@@ -79,7 +79,8 @@ impl Lease {
     /// # Errors
     /// [`Error::NotInLease`] if the handle's set is not part of this lease, [`Error::NoSuchTensor`]
     /// if the leased generation lacks the tensor, [`Error::UnreadableTensor`] if its dtype is not
-    /// known. Progress: wait-free, errors included (those allocate their texts).
+    /// known, [`Error::NotHostReadable`] if it is in memory of a device: see
+    /// [`place`](Self::place). Progress: wait-free, errors included (those allocate their texts).
     #[inline]
     pub fn weight(&self, weight: WeightHandle) -> Result<Weight<'_>, Error> {
         LeasedSet {
@@ -110,7 +111,8 @@ impl Lease {
     }
 
     /// A key for KV and prefix caches: the identities of all sets of this lease, in order. Equal
-    /// keys mean equal weights, also on another host if the identities are content or declared.
+    /// keys mean equal weights, also on another host: if an identity is not
+    /// [portable](Identity::is_portable), no other process has the key.
     pub fn cache_key(&self) -> CacheKey {
         CacheKey::of(self.holds.iter().map(|hold| &hold.meta().facts.identity))
     }
@@ -156,12 +158,12 @@ impl fmt::Debug for Lease {
 /// One set of a lease.
 #[derive(Clone, Copy)]
 pub struct LeasedSet<'l> {
-    hold: &'l Hold,
+    pub(super) hold: &'l Hold,
 }
 
 impl<'l> LeasedSet<'l> {
     #[inline]
-    fn meta(&self) -> &'l Meta {
+    pub(super) fn meta(&self) -> &'l Meta {
         self.hold.meta()
     }
 
@@ -216,12 +218,26 @@ impl<'l> LeasedSet<'l> {
         };
         match self.hold.storage().get(place, info.byte_len() as usize) {
             Some(bytes) => Ok(Weight { info, dtype, bytes }),
-            None => Err(self.unreadable(info)),
+            // Nothing is read anywhere.
+            None if info.byte_len() == 0 => Ok(Weight {
+                info,
+                dtype,
+                bytes: &[],
+            }),
+            None => Err(self.not_host_readable(info)),
         }
     }
 
     #[cold]
-    fn no_such_tensor(&self, tensor: String) -> Error {
+    fn not_host_readable(&self, info: &TensorInfo) -> Error {
+        Error::NotHostReadable {
+            set: self.name().clone(),
+            tensor: info.name().to_owned(),
+        }
+    }
+
+    #[cold]
+    pub(super) fn no_such_tensor(&self, tensor: String) -> Error {
         Error::NoSuchTensor {
             set: self.name().clone(),
             generation: self.generation(),
@@ -286,6 +302,12 @@ pub struct AdapterView<'l> {
 }
 
 impl<'l> AdapterView<'l> {
+    /// Rank and scale of module `index`, wherever its matrices are.
+    pub fn scale(&self, index: usize) -> Option<ModuleScale> {
+        let adapter = self.set.meta().facts.adapter.as_ref()?;
+        adapter.scales().get(index).copied()
+    }
+
     /// How many modules the adapter changes.
     pub fn len(&self) -> usize {
         self.set.meta().facts.layout.modules().len()
@@ -375,7 +397,8 @@ impl<'l> Weight<'l> {
         self.info.shape()
     }
 
-    /// Its bytes: row-major, little-endian, starting at a multiple of 64.
+    /// Its bytes: row-major, little-endian, starting at a multiple of 64. Memory that the set's source
+    /// brought ([`Foreign`](crate::source::Foreign), mapped files) has its own alignment, or none.
     #[inline]
     pub fn bytes(&self) -> &'l [u8] {
         self.bytes

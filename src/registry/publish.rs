@@ -16,7 +16,7 @@ use super::commit::Act;
 use super::generation::{Node, generation};
 use super::record::SetRecord;
 use super::retirement::Retirement;
-use super::staged::{Furnished, PublishError, Room, Staged};
+use super::staged::{Furnished, PublishError, Room, Staged, Vouched};
 use crate::core::{Expect, Key};
 use crate::error::Error;
 use crate::handle::{Generation, SetHandle, SetKind};
@@ -68,22 +68,25 @@ impl WeightRegistry {
     /// [`stage`](Self::stage), with what `fits` says of an adapter and its base.
     pub(super) fn stage_on(
         &self,
-        source: impl Source,
+        mut source: impl Source,
         fits: impl FnOnce(&str, &Layout, SetHandle) -> Result<(), Error>,
     ) -> Result<Staged, Error> {
         let room = self.room(source.plan().clone(), source.base(), fits)?;
-        let charge = self.shared.ledger.reserve(room.charged()?)?;
-        self.read(room.furnish(charge)?, &source)
+        let brought = source.bring();
+        let charge = self.shared.ledger.reserve(room.charged(brought.as_ref())?)?;
+        self.read(room.furnish(brought, charge)?, &source)
     }
 
-    /// Fills the room from `source`.
+    /// Fills the room from `source`, unless it brought what is in it.
     pub(super) fn read(
         &self,
         mut furnished: Furnished,
         source: &impl Source,
     ) -> Result<Staged, Error> {
-        source.read_into(furnished.body.arena.as_mut_slice())?;
-        Ok(furnished.fill(source.declared()))
+        if let Some(arena) = furnished.body.memory.arena_mut() {
+            source.read_into(arena.as_mut_slice())?;
+        }
+        Ok(furnished.fill(Vouched::by(source)))
     }
 
     /// What a set that `plan` describes will be, checked before any byte is reserved.
@@ -111,7 +114,7 @@ impl WeightRegistry {
         let layout = self.layouts.intern(layout);
         Ok(Room {
             registry: self.id,
-            aliased: footing.aliases.map_or_else(Vec::new, |bound| bound.digests),
+            aliased: footing.aliases.map(|bound| bound.aliased).unwrap_or_default(),
             extents: plan.extents(layout.ordinals().end as usize),
             layout,
             plan,
