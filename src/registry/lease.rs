@@ -218,22 +218,21 @@ impl<'l> LeasedSet<'l> {
         };
         match self.hold.storage().get(place, info.byte_len() as usize) {
             Some(bytes) => Ok(Weight { info, dtype, bytes }),
-            // Nothing is read anywhere.
-            None if info.byte_len() == 0 => Ok(Weight {
-                info,
-                dtype,
-                bytes: &[],
-            }),
-            None => Err(self.not_host_readable(info)),
+            None => self.beyond_the_host(info, dtype),
         }
     }
 
+    /// What the host has of a tensor that it cannot read: nothing of nothing, wherever that is.
     #[cold]
-    fn not_host_readable(&self, info: &TensorInfo) -> Error {
-        Error::NotHostReadable {
+    fn beyond_the_host(&self, info: &'l TensorInfo, dtype: Dtype) -> Result<Weight<'l>, Error> {
+        if info.byte_len() == 0 {
+            let bytes = &[];
+            return Ok(Weight { info, dtype, bytes });
+        }
+        Err(Error::NotHostReadable {
             set: self.name().clone(),
             tensor: info.name().to_owned(),
-        }
+        })
     }
 
     #[cold]

@@ -73,7 +73,10 @@ impl WeightRegistry {
     ) -> Result<Staged, Error> {
         let room = self.room(source.plan().clone(), source.base(), fits)?;
         let brought = source.bring();
-        let charge = self.shared.ledger.reserve(room.charged(brought.as_ref())?)?;
+        let charge = self
+            .shared
+            .ledger
+            .reserve(room.charged(brought.as_ref())?)?;
         self.read(room.furnish(brought, charge)?, &source)
     }
 
@@ -114,7 +117,10 @@ impl WeightRegistry {
         let layout = self.layouts.intern(layout);
         Ok(Room {
             registry: self.id,
-            aliased: footing.aliases.map(|bound| bound.aliased).unwrap_or_default(),
+            aliased: footing
+                .aliases
+                .map(|bound| bound.aliased)
+                .unwrap_or_default(),
             extents: plan.extents(layout.ordinals().end as usize),
             layout,
             plan,

@@ -96,7 +96,8 @@ pub trait Source {
 fn not_to_be_read(origin: &str) -> Error {
     Error::InvalidMemory {
         origin: origin.to_owned(),
-        reason: "it is not read into an arena, it is brought: forward `bring` if you wrap its source"
-            .to_owned(),
+        reason:
+            "it is not read into an arena, it is brought: forward `bring` if you wrap its source"
+                .to_owned(),
     }
 }
