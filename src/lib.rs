@@ -36,7 +36,8 @@
 //! # Where to go
 //!
 //! - [`WeightRegistry`]: publish, replace, retire; acquire; look up.
-//! - [`source`]: checkpoints, PEFT adapters, tensors in memory, or a source of your own.
+//! - [`source`]: checkpoints, PEFT adapters, tensors in memory, or a source of your own. [`memory`]:
+//!   bytes that a device or another runtime has, in place of arenas.
 //! - [`Lease`]: what a request holds. [`Retirement`]: what is left of a generation, and who is in the
 //!   way. [`Catalog`] and [`Stats`]: for schedulers, routers and metrics.
 //! - [`_documentation`]: the design, the orderings, the guarantees with their tests, what was

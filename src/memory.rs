@@ -31,9 +31,10 @@ pub(crate) const UNMAP_STEP: usize = 64 << 20;
 /// On the reclaimer's thread, which serves nobody. A panic there is caught and counted
 /// ([`Stats::reclaimer_panics`](crate::Stats)). A destructor that takes long delays what that thread
 /// does for the same registry: giving back other memory, and waking those who wait with
-/// [`drained`](crate::Retirement::drained) or [`reclaimed`](crate::Retirement::reclaimed). It delays no
-/// reader and no writer. So it must not wait for the registry itself; it may use it, drop leases, even
-/// drop the registry. See [`give_back`](Self::give_back) for long jobs.
+/// [`drained`](crate::Retirement::drained) or [`reclaimed`](crate::Retirement::reclaimed); the
+/// registry's own drop waits for it. It delays no reader and no writer. So it must not wait for the
+/// registry itself; it may use it, drop leases, even drop the registry. See
+/// [`give_back`](Self::give_back) for long jobs.
 ///
 /// Elsewhere only if nobody else can wait for it: a set that was staged and never published ends where
 /// it is dropped, [`replace_drained`](crate::WeightRegistry::replace_drained) gives the old memory back
@@ -233,11 +234,7 @@ impl Memory {
     pub(crate) fn give_back(self, step: &mut dyn FnMut()) {
         match self.keeper {
             Keeper::Arena(arena) => arena.free_in_steps(UNMAP_STEP, step),
-            Keeper::Owner(held) => {
-                // What has come in so far need not wait for a destructor that we do not know.
-                step();
-                held.give_back(step);
-            }
+            Keeper::Owner(held) => held.give_back(step),
         }
     }
 

@@ -547,7 +547,8 @@ fn an_owner_that_contradicts_itself_is_refused_and_ends() {
         change(&mut owner);
         Foreign::new(owner).unwrap_err()
     };
-    let lies: [(fn(&mut Theirs), &str); 4] = [
+    type Lie = fn(&mut Theirs);
+    let lies: [(Lie, &str); 4] = [
         (
             |owner| owner.len = 11,
             "has 11 bytes, and gives the host 10",

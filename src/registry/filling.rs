@@ -66,7 +66,8 @@ impl WeightRegistry {
     /// `base`: the set it stands on, for an adapter.
     ///
     /// # Errors
-    /// [`Error::OverLimit`], [`Error::OutOfMemory`], and for an adapter as
+    /// [`Error::OverLimit`], [`Error::OutOfMemory`], [`Error::InvalidMemory`] for a plan of tensors that
+    /// have a place already, and for an adapter as
     /// [`stage`](WeightRegistry::stage).
     pub fn fill(&self, plan: Plan, base: Option<SetHandle>) -> Result<Filling, Error> {
         let room = self.room(plan, base, |origin, adapter, base| {

@@ -42,7 +42,8 @@ impl WeightRegistry {
     /// take; readers and other writers are not affected.
     ///
     /// # Errors
-    /// [`Error::OverLimit`], [`Error::OutOfMemory`], anything that is wrong with the source, and,
+    /// [`Error::OverLimit`], [`Error::OutOfMemory`], anything that is wrong with the source
+    /// ([`Error::InvalidMemory`] for what it [brings](Source::bring)), and,
     /// for an adapter, [`Error::StaleHandle`], or [`Error::NotABase`] or [`Error::AdapterMismatch`]
     /// if it does not fit its base.
     pub fn stage(&self, source: impl Source) -> Result<Staged, Error> {

@@ -24,6 +24,8 @@ use crate::tensor::{WeightKind, byte_len};
 /// [`Identity::Unread`](crate::Identity::Unread); with [`declared`](Self::declared) you vouch for them.
 /// Tensors have the alignment that you give them; none is asked for.
 ///
+/// The owner ends with the source, also when a step of the building is refused.
+///
 /// # Examples
 /// Memory that another runtime keeps alive, and the host can read:
 /// ```
