@@ -29,7 +29,7 @@ const MAP_FROM: usize = 1 << 20;
 const HUGE_FROM: usize = 4 << 20;
 const HUGE: usize = 2 << 20;
 /// Mappings are made, and charged, in multiples of the largest page size in use (arm64: 64 KiB).
-const PAGE: usize = 64 << 10;
+pub(crate) const PAGE: usize = 64 << 10;
 
 /// Zeroed memory, aligned to 64 bytes at least.
 #[derive(Debug)]
@@ -216,7 +216,7 @@ fn advise_huge(_: NonNull<u8>, _: usize) {}
 /// # Safety
 /// The range belongs to a mapping of ours and nobody uses it any more.
 #[cfg(unix)]
-unsafe fn unmap(base: NonNull<u8>, len: usize) {
+pub(crate) unsafe fn unmap(base: NonNull<u8>, len: usize) {
     // SAFETY: the caller's.
     if unsafe { rustix::mm::munmap(base.as_ptr().cast(), len) }.is_err() {
         // E17: a statistic.

@@ -244,6 +244,17 @@ pub enum Error {
         /// The dtype as the file names it.
         dtype: String,
     },
+    /// The tensor is in memory that the host cannot read.
+    #[error(
+        "{set}: tensor {tensor:?} is in memory that the host cannot read; \
+         give an engine its place (Lease::place)"
+    )]
+    NotHostReadable {
+        /// The set.
+        set: SetName,
+        /// The tensor.
+        tensor: String,
+    },
     /// A scope asked to lease what is no longer current.
     #[error("{handle} was superseded since this scope was opened; refresh the scope")]
     Superseded {
@@ -287,6 +298,14 @@ pub enum Error {
     OutOfMemory {
         /// The size of the arena.
         bytes: u64,
+    },
+    /// Memory that somebody else owns is not what its owner, or its plan, says.
+    #[error("memory of {origin}: {reason}")]
+    InvalidMemory {
+        /// Where it comes from.
+        origin: String,
+        /// What is wrong, with both sides.
+        reason: String,
     },
 
     // ---- sources ----
@@ -442,6 +461,7 @@ impl Error {
             self,
             Error::Malformed { .. }
                 | Error::InvalidTensor { .. }
+                | Error::InvalidMemory { .. }
                 | Error::MissingShard { .. }
                 | Error::AdapterMismatch { .. }
                 | Error::InvalidName { .. }
@@ -453,7 +473,9 @@ impl Error {
     pub fn is_unsupported(&self) -> bool {
         matches!(
             self,
-            Error::Unsupported { .. } | Error::UnreadableTensor { .. }
+            Error::Unsupported { .. }
+                | Error::UnreadableTensor { .. }
+                | Error::NotHostReadable { .. }
         )
     }
 

@@ -4,7 +4,8 @@
 //! may skip the hash (`source`).
 
 use std::fmt;
-use std::sync::Arc;
+use std::hash::{BuildHasher, RandomState};
+use std::sync::{Arc, OnceLock};
 
 use crate::layout::ModuleScale;
 use crate::plan::{Plan, PlannedTensor};
@@ -31,6 +32,11 @@ pub enum Identity {
     Declared(Arc<str>),
     /// The same, for a part of what the revision names: BLAKE3 over which part of which tensor.
     DeclaredPart(Arc<str>, [u8; 32]),
+    /// Nobody vouches and not every byte was read (memory of a device, files that are mapped): a
+    /// fingerprint of where the contents come from. It tells generations of this process apart. Equal
+    /// fingerprints do not mean equal contents anywhere else, and if files are written to in spite of
+    /// everything, not even here.
+    Unread(Arc<str>),
 }
 
 impl Identity {
@@ -48,30 +54,43 @@ impl Identity {
             Identity::Declared(revision.into())
         }
     }
-}
 
-fn write_hex(f: &mut fmt::Formatter<'_>, bytes: &[u8]) -> fmt::Result {
-    bytes.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
-}
+    /// Does an equal identity mean equal weights on another host, too?
+    pub fn is_portable(&self) -> bool {
+        !matches!(self, Identity::Unread(_))
+    }
 
-impl fmt::Display for Identity {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    /// The same, if not every byte that went into it was read.
+    pub(crate) fn unread(self) -> Self {
         match self {
-            Identity::Content(digest) => {
-                f.write_str("blake3:")?;
-                write_hex(f, digest)
-            }
-            Identity::Declared(revision) => write!(f, "declared:{revision}"),
-            // The digest has a known length, so no revision can be read as revision and part.
-            Identity::DeclaredPart(revision, parts) => {
-                f.write_str("declared-part:")?;
-                write_hex(f, parts)?;
-                write!(f, ":{revision}")
+            Identity::Content(digest) => Identity::Unread(hex(&digest).into()),
+            Identity::Declared(text) | Identity::Unread(text) => Identity::Unread(text),
+            Identity::DeclaredPart(text, parts) => {
+                Identity::Unread(format!("{}:{text}", hex(&parts)).into())
             }
         }
     }
 }
 
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+impl fmt::Display for Identity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Identity::Content(digest) => write!(f, "blake3:{}", hex(digest)),
+            Identity::Declared(revision) => write!(f, "declared:{revision}"),
+            // The digest has a known length, so no revision can be read as revision and part.
+            Identity::DeclaredPart(revision, parts) => {
+                write!(f, "declared-part:{}:{revision}", hex(parts))
+            }
+            Identity::Unread(fingerprint) => write!(f, "unread:{fingerprint}"),
+        }
+    }
+}
+
+const UNREAD_TAG: &[u8] = b"weighbridge unread v1";
 const CONTENT_TAG: &[u8] = b"weighbridge content v1";
 const CACHE_TAG: &[u8] = b"weighbridge cache key v1";
 const PART_TAG: &[u8] = b"weighbridge part v1";
@@ -124,6 +143,32 @@ fn hash_shards<'t>(
         }
     }
     true
+}
+
+/// What stands for the digest of a tensor that is not read: what its set is, and its name there.
+pub(crate) fn digest_unread(set: &Identity, tensor: &str) -> Digest {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(UNREAD_TAG);
+    hash_text(&mut hasher, &set.to_string());
+    hash_text(&mut hasher, tensor);
+    *hasher.finalize().as_bytes()
+}
+
+/// A fingerprint that nothing else has.
+pub(crate) fn unique() -> Arc<str> {
+    format!("memory:{}", hex(&random())).into()
+}
+
+fn random() -> [u8; 16] {
+    // Each has keys of its own, from the system's generator.
+    let [high, low] = [(), ()].map(|()| RandomState::new().hash_one(UNREAD_TAG));
+    (u128::from(high) << 64 | u128::from(low)).to_le_bytes()
+}
+
+/// What this process has and no other.
+fn process() -> &'static [u8; 16] {
+    static PROCESS: OnceLock<[u8; 16]> = OnceLock::new();
+    PROCESS.get_or_init(random)
 }
 
 /// The digests of `plan`'s tensors as they lie in `arena`, in the plan's order; a tie has its
@@ -203,12 +248,16 @@ pub(crate) fn declared_with_aliases(declared: &Identity, aliases: &[Seen<'_>]) -
     match declared {
         Identity::Declared(revision) => Identity::Declared(with(revision)),
         Identity::DeclaredPart(revision, parts) => Identity::DeclaredPart(with(revision), *parts),
+        Identity::Unread(fingerprint) => Identity::Unread(with(fingerprint)),
         // The registry read it.
         Identity::Content(_) => declared.clone(),
     }
 }
 
 /// A key for what was computed with a lease's weights: KV and prefix caches.
+///
+/// If one of the identities is not [portable](Identity::is_portable), no other process has an equal
+/// key, so that a cache that is shared between hosts cannot mix what was computed with other bytes.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct CacheKey([u8; 32]);
 
@@ -219,6 +268,9 @@ impl CacheKey {
         hasher.update(CACHE_TAG);
         for identity in identities {
             hash_text(&mut hasher, &identity.to_string());
+            if !identity.is_portable() {
+                hasher.update(process());
+            }
         }
         CacheKey(*hasher.finalize().as_bytes())
     }
@@ -232,7 +284,7 @@ impl CacheKey {
 impl fmt::Debug for CacheKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("CacheKey(")?;
-        write_hex(f, &self.0[..8])?;
+        f.write_str(&hex(&self.0[..8]))?;
         f.write_str("…)")
     }
 }

@@ -36,7 +36,8 @@
 //! # Where to go
 //!
 //! - [`WeightRegistry`]: publish, replace, retire; acquire; look up.
-//! - [`source`]: checkpoints, PEFT adapters, tensors in memory, or a source of your own.
+//! - [`source`]: checkpoints, PEFT adapters, tensors in memory, or a source of your own. [`memory`]:
+//!   bytes that a device or another runtime has, in place of arenas.
 //! - [`Lease`]: what a request holds. [`Retirement`]: what is left of a generation, and who is in the
 //!   way. [`Catalog`] and [`Stats`]: for schedulers, routers and metrics.
 //! - [`flat`]: weights one by one, for callers whose unit is the tensor.
@@ -59,6 +60,7 @@ pub mod identity;
 mod labels;
 pub mod layout;
 pub mod ledger;
+pub mod memory;
 pub mod modules;
 mod names;
 pub mod plan;
@@ -79,7 +81,7 @@ pub use registry::{
     AdapterModule, AdapterReplacement, AdapterView, Builder, Catalog, CatalogEntry, Committed,
     Filling, KeptGeneration, Lease, LeasedSet, PublishError, Reader, Replaced, Retirement, Scope,
     SealError, SetView, Staged, Stats, TensorWriter, Transaction, TransactionError, Weight,
-    WeightRegistry,
+    WeightPlace, WeightRegistry,
 };
 pub use safetensors::Dtype;
 pub use tensor::{Shard, WeightKind};

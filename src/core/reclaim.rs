@@ -255,7 +255,7 @@ impl Reclaimer {
         let told = catch_unwind(AssertUnwindSafe(|| unsafe {
             (link.as_ref().errand.arrive)(link)
         }));
-        self.count(told.is_err());
+        self.count(told);
     }
 
     fn dispose(&self, link: NonNull<Link>, step: &mut dyn FnMut()) {
@@ -263,13 +263,15 @@ impl Reclaimer {
         let freed = catch_unwind(AssertUnwindSafe(|| unsafe {
             (link.as_ref().errand.finish)(link, step)
         }));
-        self.count(freed.is_err());
+        self.count(freed);
     }
 
-    fn count(&self, panicked: bool) {
-        if panicked {
+    fn count(&self, outcome: std::thread::Result<()>) {
+        if let Err(payload) = outcome {
             // E7: a statistic.
             self.panics.fetch_add(1, Ordering::Relaxed);
+            // Foreign too, and its destructor would run outside of the catch.
+            std::mem::forget(payload);
         }
     }
 }

@@ -166,7 +166,7 @@ pub struct Place {
 
 const NOWHERE: u64 = u64::MAX;
 /// The lender is above these bits, counted from one: 64 PiB in each arena.
-const OFFSET_BITS: u32 = 56;
+pub(crate) const OFFSET_BITS: u32 = 56;
 /// Most other sets that one set's aliases can be in. (`NOWHERE` has 255.)
 pub(crate) const LENDERS: usize = 254;
 

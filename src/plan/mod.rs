@@ -16,6 +16,7 @@ use crate::arena::{ALIGNMENT, Arena};
 use crate::error::Error;
 use crate::handle::WeightHandle;
 use crate::layout::{AdapterInfo, Extents, Layout, ModulePair, ModuleScale, TensorInfo};
+use crate::memory::Memory;
 use crate::modules::{Fit, Known, check_fit};
 use crate::tensor::{Shard, WeightKind, byte_len};
 
@@ -65,6 +66,8 @@ impl AdapterPlan {
 pub struct Plan {
     tensors: Vec<PlannedTensor>,
     arena_bytes: u64,
+    /// What memory is charged that is there already: the tensors' places are in that.
+    placed: Option<u64>,
     adapter: Option<AdapterPlan>,
     aliases: Vec<PlannedAlias>,
     known: Arc<Known>,
@@ -173,6 +176,7 @@ impl Plan {
         Ok(Plan {
             tensors,
             arena_bytes: end,
+            placed: None,
             adapter: None,
             aliases: Vec::new(),
             known: Arc::default(),
@@ -245,6 +249,23 @@ impl Plan {
     /// [`Error::AdapterMismatch`] with both sides.
     pub fn check_fit(&self, base: &Layout) -> Result<Fit, Error> {
         check_fit(&self.origin, &self.layout(), base)
+    }
+
+    /// The same tensors, each where `place` says, in memory that is there already. A tie is where its
+    /// target is. `place` has been checked: in `memory`, and no two overlap.
+    pub(crate) fn placed(mut self, memory: &Memory, place: impl Fn(&str) -> u64) -> Self {
+        for index in 0..self.tensors.len() {
+            let target = self.tensors[index].tie.unwrap_or(index);
+            self.tensors[index].offset = place(&self.tensors[target].name);
+        }
+        self.arena_bytes = memory.byte_len();
+        self.placed = Some(memory.charged_bytes());
+        self
+    }
+
+    /// Are the places in memory that its source brings?
+    pub(crate) fn is_placed(&self) -> bool {
+        self.placed.is_some()
     }
 
     /// Makes this the plan of an adapter. `modules` are (module, index of A, index of B, scale).
@@ -323,15 +344,17 @@ impl Plan {
             .ok()
     }
 
-    /// Bytes of the arena: all tensors, each at a multiple of 64, ties once.
+    /// Bytes of the arena: all tensors, each at a multiple of 64, ties once. If the source brings its
+    /// memory: all of that.
     pub fn arena_bytes(&self) -> u64 {
         self.arena_bytes
     }
 
-    /// What the ledger will be charged: what the arena really takes. `u64::MAX` if no address space
-    /// has that much.
+    /// What the ledger will be charged: what the arena really takes, or what the source says of memory
+    /// that it brings. `u64::MAX` if no address space has that much.
     pub fn charged_bytes(&self) -> u64 {
-        Arena::charge_for(self.arena_bytes).unwrap_or(u64::MAX)
+        self.placed
+            .unwrap_or_else(|| Arena::charge_for(self.arena_bytes).unwrap_or(u64::MAX))
     }
 
     /// The modules, if this is an adapter.

@@ -92,7 +92,7 @@ impl PlannedTensor {
         self.replaces.as_deref()
     }
 
-    /// Where it starts in the arena: a multiple of 64.
+    /// Where it starts in the arena: a multiple of 64. In memory that a source brings: where it is.
     pub fn offset(&self) -> u64 {
         self.offset
     }

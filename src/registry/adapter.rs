@@ -5,6 +5,7 @@
 
 use super::lease::{LeasedSet, Weight};
 use crate::error::Error;
+use crate::layout::ModuleScale;
 use crate::modules::ReplacementFit;
 
 /// The LoRA modules of a leased adapter, resolved: no pattern is left to interpret.
@@ -17,6 +18,12 @@ impl<'l> AdapterView<'l> {
     /// Of an adapter.
     pub(super) fn new(set: LeasedSet<'l>) -> Self {
         AdapterView { set }
+    }
+
+    /// Rank and scale of module `index`, wherever its matrices are.
+    pub fn scale(&self, index: usize) -> Option<ModuleScale> {
+        let adapter = self.set.meta().facts.adapter.as_ref()?;
+        adapter.scales().get(index).copied()
     }
 
     /// How many modules the adapter changes.

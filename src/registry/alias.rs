@@ -14,7 +14,9 @@ use std::sync::Arc;
 use super::generation::{Body, Facts};
 use crate::error::Error;
 use crate::handle::SetHandle;
-use crate::identity::{Digest, Identity, Seen, declared_with_aliases, digest, identity_of};
+use crate::identity::{
+    Digest, Identity, Seen, declared_with_aliases, digest, digest_unread, identity_of,
+};
 use crate::layout::{Extents, LENDERS, Layout, TensorInfo};
 use crate::names::SetName;
 use crate::sync::share::Share;
@@ -55,11 +57,19 @@ pub(super) struct Lender {
     pub(super) body: Share<Body>,
 }
 
+/// What a set's aliases are now.
+#[derive(Default)]
+pub(super) struct Aliased {
+    /// In the targets' order. Of one that was not read: of what is known of it.
+    digests: Vec<Digest>,
+    /// Some were not read.
+    unread: bool,
+}
+
 /// What binding gives.
 pub(super) struct Bound {
     pub(super) lent: Box<[Share<Body>]>,
-    /// What the aliases are now, in the targets' order.
-    pub(super) digests: Vec<Digest>,
+    pub(super) aliased: Aliased,
     /// Lender and offset of each.
     places: Vec<(u8, u64)>,
 }
@@ -95,7 +105,7 @@ impl Targets {
             });
         }
         let mut places = Vec::with_capacity(self.0.len());
-        let mut digests = Vec::with_capacity(self.0.len());
+        let mut aliased = Aliased::default();
         for target in &self.0 {
             let found = (0..)
                 .zip(lenders)
@@ -105,11 +115,15 @@ impl Targets {
             };
             let (offset, bytes) = target.look(layout, lender)?;
             places.push((index, offset));
-            digests.push(digest(bytes));
+            aliased.unread |= bytes.is_none();
+            aliased.digests.push(match bytes {
+                Some(bytes) => digest(bytes),
+                None => digest_unread(&lender.facts.identity, &target.tensor),
+            });
         }
         Ok(Bound {
             lent: lenders.iter().map(|lender| lender.body.clone()).collect(),
-            digests,
+            aliased,
             places,
         })
     }
@@ -125,8 +139,13 @@ impl Targets {
 }
 
 impl Target {
-    /// Where it is in its lender and what is there, if it is still what the alias says it is.
-    fn look<'l>(&self, layout: &Layout, lender: &'l Lender) -> Result<(u64, &'l [u8]), Error> {
+    /// Where it is in its lender and what is there, if it is still what the alias says it is. `None`:
+    /// what is there is not read, because the host cannot, or because nobody has read the lender.
+    fn look<'l>(
+        &self,
+        layout: &Layout,
+        lender: &'l Lender,
+    ) -> Result<(u64, Option<&'l [u8]>), Error> {
         let mismatch = |reason: String| Error::AliasMismatch {
             alias: self.name.to_string(),
             set: lender.name.clone(),
@@ -163,9 +182,13 @@ impl Target {
                 "it is an alias itself; alias the tensor that it stands for".to_owned(),
             ));
         }
+        let memory = &lender.body.memory;
+        if !memory.is_host_readable() || matches!(lender.facts.identity, Identity::Unread(_)) {
+            return Ok((place.offset, None));
+        }
         let (start, len) = (place.offset as usize, there.byte_len() as usize);
-        match lender.body.arena.as_slice().get(start..start + len) {
-            Some(bytes) => Ok((place.offset, bytes)),
+        match memory.as_slice().get(start..start + len) {
+            Some(bytes) => Ok((place.offset, Some(bytes))),
             None => Err(mismatch("its bytes are not there".to_owned())),
         }
     }
@@ -173,8 +196,15 @@ impl Target {
 
 impl Aliases {
     /// What the set that `facts` describe is, when its aliases are `aliased`. If it is not vouched for
-    /// that is what a set would be that has all these bytes itself.
-    pub(super) fn identity(&self, facts: &Facts, aliased: &[Digest]) -> Identity {
+    /// that is what a set would be that has all these bytes itself. If not all of them were read,
+    /// nobody has read the whole.
+    pub(super) fn identity(&self, facts: &Facts, aliased: &Aliased) -> Identity {
+        let unread = aliased.unread || matches!(self.own, Own::Declared(Identity::Unread(_)));
+        let identity = self.identity_if_read(facts, &aliased.digests);
+        if unread { identity.unread() } else { identity }
+    }
+
+    fn identity_if_read(&self, facts: &Facts, aliased: &[Digest]) -> Identity {
         let aliased: HashMap<&str, Digest> = self
             .targets
             .0

@@ -351,7 +351,7 @@ impl WeightRegistry {
         if let (Some(bound), Some(aliases)) = (footing.aliases, facts.aliases.clone()) {
             let places = &mut facts.extents;
             aliases.targets.place(&bound, &facts.layout, places);
-            facts.identity = aliases.identity(&facts, &bound.digests);
+            facts.identity = aliases.identity(&facts, &bound.aliased);
             if let Some(bytes) = &mut bytes {
                 bytes.lent = bound.lent;
             }

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use super::WeightRegistry;
 use super::shared::Shared;
-use super::staged::{Furnished, Staged};
+use super::staged::{Furnished, Staged, Vouched};
 use crate::error::Error;
 use crate::handle::SetHandle;
 use crate::plan::{Plan, PlannedTensor};
@@ -69,12 +69,13 @@ impl WeightRegistry {
     /// `base`: the set it stands on, for an adapter.
     ///
     /// # Errors
-    /// [`Error::OverLimit`], [`Error::OutOfMemory`], [`Error::Forked`], and for an adapter as
+    /// [`Error::OverLimit`], [`Error::OutOfMemory`], [`Error::Forked`], [`Error::InvalidMemory`] for a
+    /// plan of tensors that have a place already, and for an adapter as
     /// [`stage`](WeightRegistry::stage).
     pub fn fill(&self, plan: Plan, base: Option<SetHandle>) -> Result<Filling, Error> {
         let room = self.room(plan, base, |adapter, base| self.fits_current(adapter, base))?;
-        let charge = self.shared.ledger.reserve(room.charged()?)?;
-        let furnished = room.furnish(charge)?;
+        let charge = self.shared.ledger.reserve(room.charged(None)?)?;
+        let furnished = room.furnish(None, charge)?;
         let progress = furnished.room.plan.tensors().iter();
         Ok(Filling {
             progress: progress.map(|_| Mutex::default()).collect(),
@@ -143,7 +144,7 @@ impl Filling {
 
     fn seal_as(self, declared: Option<&str>) -> Result<Staged, SealError> {
         match self.shared.check_process().and_then(|()| self.complete()) {
-            Ok(()) => Ok(self.furnished.fill(declared)),
+            Ok(()) => Ok(self.furnished.fill(Vouched::or_read(declared))),
             Err(error) => Err(SealError(Box::new((error, self)))),
         }
     }
@@ -236,7 +237,9 @@ impl TensorWriter<'_> {
             });
         }
         let start = self.tensor().range().start + self.written;
-        let arena = &self.filling.furnished.body.arena;
+        let Some(arena) = self.filling.furnished.body.memory.arena() else {
+            unreachable!("`fill` furnishes with an arena")
+        };
         debug_assert!(
             start + bytes.len() <= self.filling.furnished.room.plan.arena_bytes() as usize
         );

@@ -8,12 +8,12 @@ use std::sync::Arc;
 use super::alias::Aliases;
 use super::record::SetRecord;
 use super::shared::Shared;
-use crate::arena::Arena;
 use crate::core::Storage;
 use crate::handle::{Generation, SetHandle, SetKind};
 use crate::identity::Identity;
 use crate::layout::{AdapterInfo, Extents, Layout, Place};
 use crate::ledger::Charge;
+use crate::memory::Memory;
 use crate::modules::Fit;
 use crate::sync::share::Share;
 
@@ -70,7 +70,7 @@ impl Meta {
 /// Memory, and what the ledger was charged for it.
 pub(crate) struct Body {
     // Freed first: the ledger is told only when the pages have gone back.
-    pub(crate) arena: Arena,
+    pub(crate) memory: Memory,
     pub(crate) charge: Charge,
 }
 
@@ -97,31 +97,36 @@ impl Bytes {
     /// `len` bytes from `place` on. `None`: they are not there.
     #[inline]
     pub(crate) fn get(&self, place: Place, len: usize) -> Option<&[u8]> {
+        let start = place.offset as usize;
+        let memory = self.memory(place)?;
+        memory.as_slice().get(start..start + len)
+    }
+
+    /// What `place` is in.
+    #[inline]
+    pub(crate) fn memory(&self, place: Place) -> Option<&Memory> {
         let body = match place.lender {
             None => &self.own,
             Some(lender) => self.lent.get(usize::from(lender))?,
         };
-        let start = place.offset as usize;
-        body.arena.as_slice().get(start..start + len)
+        Some(&body.memory)
     }
 }
-
-/// Unmapping gigabytes in one go stalls other threads of the process too.
-const UNMAP_STEP: usize = 64 << 20;
 
 impl Body {
     /// Frees the memory and keeps the charge.
     pub(crate) fn into_charge(self) -> Charge {
-        let Body { arena, charge } = self;
-        arena.free_in_steps(UNMAP_STEP, &mut || {});
+        let Body { memory, charge } = self;
+        memory.give_back_here();
         charge
     }
 }
 
 impl Storage for Body {
     fn dismantle(self, step: &mut dyn FnMut()) {
-        let Body { arena, charge } = self;
-        arena.free_in_steps(UNMAP_STEP, step);
+        let Body { memory, charge } = self;
+        // If an owner panics, the charge is dropped on the way out.
+        memory.give_back(step);
         // The ledger is told only when the pages have gone back.
         drop(charge);
     }

@@ -80,7 +80,8 @@ impl Lease {
     /// # Errors
     /// [`Error::NotInLease`] if the handle's set is not part of this lease, [`Error::NoSuchTensor`]
     /// if the leased generation lacks the tensor, [`Error::UnreadableTensor`] if its dtype is not
-    /// known. Progress: wait-free, errors included (those allocate their texts).
+    /// known, [`Error::NotHostReadable`] if it is in memory of a device: see
+    /// [`place`](Self::place). Progress: wait-free, errors included (those allocate their texts).
     #[inline]
     pub fn weight(&self, weight: WeightHandle) -> Result<Weight<'_>, Error> {
         LeasedSet {
@@ -111,7 +112,8 @@ impl Lease {
     }
 
     /// A key for KV and prefix caches: the identities of all sets of this lease, in order. Equal
-    /// keys mean equal weights, also on another host if the identities are content or declared.
+    /// keys mean equal weights, also on another host: if an identity is not
+    /// [portable](Identity::is_portable), no other process has the key.
     pub fn cache_key(&self) -> CacheKey {
         CacheKey::of(self.holds.iter().map(|hold| &hold.meta().facts.identity))
     }
@@ -157,7 +159,7 @@ impl fmt::Debug for Lease {
 /// One set of a lease.
 #[derive(Clone, Copy)]
 pub struct LeasedSet<'l> {
-    hold: &'l Hold,
+    pub(super) hold: &'l Hold,
 }
 
 impl<'l> LeasedSet<'l> {
@@ -217,8 +219,21 @@ impl<'l> LeasedSet<'l> {
         };
         match self.hold.storage().get(place, info.byte_len() as usize) {
             Some(bytes) => Ok(Weight { info, dtype, bytes }),
-            None => Err(self.unreadable(info)),
+            None => self.beyond_the_host(info, dtype),
         }
+    }
+
+    /// What the host has of a tensor that it cannot read: nothing of nothing, wherever that is.
+    #[cold]
+    fn beyond_the_host(&self, info: &'l TensorInfo, dtype: Dtype) -> Result<Weight<'l>, Error> {
+        if info.byte_len() == 0 {
+            let bytes = &[];
+            return Ok(Weight { info, dtype, bytes });
+        }
+        Err(Error::NotHostReadable {
+            set: self.name().clone(),
+            tensor: info.name().to_owned(),
+        })
     }
 
     #[cold]
@@ -304,7 +319,8 @@ impl<'l> Weight<'l> {
         self.info.shape()
     }
 
-    /// Its bytes: row-major, little-endian, starting at a multiple of 64.
+    /// Its bytes: row-major, little-endian, starting at a multiple of 64. Memory that the set's source
+    /// brought ([`Foreign`](crate::source::Foreign), mapped files) has its own alignment, or none.
     #[inline]
     pub fn bytes(&self) -> &'l [u8] {
         self.bytes

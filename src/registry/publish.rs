@@ -16,7 +16,7 @@ use super::commit::Act;
 use super::generation::{Node, generation};
 use super::record::SetRecord;
 use super::retirement::Retirement;
-use super::staged::{Furnished, PublishError, Room, Staged};
+use super::staged::{Furnished, PublishError, Room, Staged, Vouched};
 use crate::core::{Expect, Key};
 use crate::error::Error;
 use crate::handle::{Generation, SetHandle, SetKind};
@@ -43,7 +43,8 @@ impl WeightRegistry {
     /// take; readers and other writers are not affected.
     ///
     /// # Errors
-    /// [`Error::OverLimit`], [`Error::OutOfMemory`], anything that is wrong with the source, and,
+    /// [`Error::OverLimit`], [`Error::OutOfMemory`], anything that is wrong with the source
+    /// ([`Error::InvalidMemory`] for what it [brings](Source::bring)), and,
     /// for an adapter, [`Error::StaleHandle`], or [`Error::NotABase`] or [`Error::AdapterMismatch`]
     /// if it does not fit its base.
     pub fn stage(&self, source: impl Source) -> Result<Staged, Error> {
@@ -66,22 +67,27 @@ impl WeightRegistry {
     /// [`stage`](Self::stage), with what `fits` says of an adapter and its base.
     pub(super) fn stage_on(
         &self,
-        source: impl Source,
+        mut source: impl Source,
         fits: impl FnOnce((&str, &Layout), SetHandle) -> Result<Fit, Error>,
     ) -> Result<Staged, Error> {
         let room = self.room(source.plan().clone(), source.base(), fits)?;
-        let charge = self.shared.ledger.reserve(room.charged()?)?;
-        Self::read(room.furnish(charge)?, source)
+        let brought = source.bring();
+        let charged = room.charged(brought.as_ref())?;
+        let charge = self.shared.ledger.reserve(charged)?;
+        Self::read(room.furnish(brought, charge)?, source)
     }
 
-    /// Fills the room from `source`.
+    /// Fills the room from `source`, unless it brought what is in it.
     pub(super) fn read(mut furnished: Furnished, source: impl Source) -> Result<Staged, Error> {
-        let read = source.read_into(furnished.body.arena.as_mut_slice());
-        let declared = read.map(|()| source.declared().map(str::to_owned));
+        let read = match furnished.body.memory.arena_mut() {
+            Some(arena) => source.read_into(arena.as_mut_slice()),
+            None => Ok(()),
+        };
+        let vouched = read.map(|()| Vouched::by(&source));
         // While the room is still ours: if this panics, its bytes come back. A value that is being
         // returned would be lost.
         drop(source);
-        Ok(furnished.fill(declared?.as_deref()))
+        Ok(furnished.fill(vouched?))
     }
 
     /// What a set that `plan` describes will be, checked before any byte is reserved.
@@ -109,7 +115,10 @@ impl WeightRegistry {
         let layout = self.layouts.intern(layout);
         Ok(Room {
             registry: self.id,
-            aliased: footing.aliases.map_or_else(Vec::new, |bound| bound.digests),
+            aliased: footing
+                .aliases
+                .map(|bound| bound.aliased)
+                .unwrap_or_default(),
             extents: plan.extents(layout.ordinals().end as usize),
             layout,
             plan,

@@ -7,15 +7,17 @@ use std::fmt;
 use std::sync::Arc;
 
 use super::WeightRegistry;
-use super::alias::{Aliases, Own, Target, Targets, entry};
+use super::alias::{Aliased, Aliases, Own, Target, Targets, entry};
 use super::generation::{Body, Bytes, Content, Facts};
 use crate::arena::Arena;
 use crate::error::Error;
 use crate::handle::{SetHandle, SetKind};
-use crate::identity::{Digest, Identity, content_identity, digests};
+use crate::identity::{Identity, content_identity, digests, unique};
 use crate::layout::{Extents, Layout};
 use crate::ledger::Charge;
+use crate::memory::Memory;
 use crate::plan::{AdapterPlan, Plan};
+use crate::source::Source;
 
 /// What a set will be, laid out, without memory.
 pub(super) struct Room {
@@ -26,7 +28,7 @@ pub(super) struct Room {
     pub(super) extents: Extents,
     pub(super) targets: Targets,
     /// What these are now.
-    pub(super) aliased: Vec<Digest>,
+    pub(super) aliased: Aliased,
     pub(super) base: Option<SetHandle>,
 }
 
@@ -41,17 +43,69 @@ impl Room {
         SetKind::of(self.base)
     }
 
-    /// What the ledger must be charged before it is furnished.
-    pub(super) fn charged(&self) -> Result<u64, Error> {
-        Arena::charge_for(self.plan.arena_bytes())
+    /// What the ledger must be charged before it is furnished: with what its source `brought`, or else
+    /// with an arena.
+    pub(super) fn charged(&self, brought: Option<&Memory>) -> Result<u64, Error> {
+        let needed = self.plan.arena_bytes();
+        let refuse = |reason| Error::InvalidMemory {
+            origin: self.plan.origin().to_owned(),
+            reason,
+        };
+        match brought {
+            Some(memory) if memory.byte_len() < needed => Err(refuse(format!(
+                "{needed} bytes are planned, {} were brought",
+                memory.byte_len()
+            ))),
+            // Where memory that others own is charged to another account than the host's, this is the
+            // place that says to which.
+            Some(memory) => Ok(memory.charged_bytes()),
+            None if self.plan.is_placed() => Err(refuse(
+                "its tensors are where their owner put them, and that memory was not brought: stage \
+                 the source that has it, and forward `bring` if you wrap it"
+                    .to_owned(),
+            )),
+            None => Arena::charge_for(needed),
+        }
     }
 
-    pub(super) fn furnish(self, charge: Charge) -> Result<Furnished, Error> {
-        let arena = Arena::allocate(self.plan.arena_bytes())?;
+    pub(super) fn furnish(
+        self,
+        brought: Option<Memory>,
+        charge: Charge,
+    ) -> Result<Furnished, Error> {
+        let memory = match brought {
+            Some(memory) => memory,
+            None => Arena::allocate(self.plan.arena_bytes())?.into(),
+        };
         Ok(Furnished {
             room: self,
-            body: Body { arena, charge },
+            body: Body { memory, charge },
         })
+    }
+}
+
+/// Who says what the bytes are.
+pub(super) enum Vouched {
+    /// The bytes themselves: they are hashed.
+    ByThemselves,
+    /// The caller, by a revision.
+    By(Arc<str>),
+    /// Nobody: a fingerprint of where they come from must do.
+    Unread(Arc<str>),
+}
+
+impl Vouched {
+    pub(super) fn or_read(revision: Option<&str>) -> Self {
+        revision.map_or(Vouched::ByThemselves, |revision| {
+            Vouched::By(revision.into())
+        })
+    }
+
+    pub(super) fn by(source: &impl Source) -> Self {
+        match (source.declared(), source.unread()) {
+            (None, Some(fingerprint)) => Vouched::Unread(fingerprint.into()),
+            (declared, _) => Self::or_read(declared),
+        }
     }
 }
 
@@ -67,8 +121,8 @@ pub struct Staged {
 }
 
 impl Furnished {
-    /// Everything is in it: it is what `declared` says, or what its contents are.
-    pub(super) fn fill(self, declared: Option<&str>) -> Staged {
+    /// Everything is in it: it is what somebody vouches for, or what its contents are.
+    pub(super) fn fill(self, vouched: Vouched) -> Staged {
         let Furnished { room, body } = self;
         let Room {
             registry,
@@ -79,27 +133,34 @@ impl Furnished {
             aliased,
             base,
         } = room;
-        let arena = body.arena.as_slice();
+        let bytes = body.memory.as_slice();
+        let vouched = match vouched {
+            Vouched::ByThemselves if !body.memory.is_host_readable() => Vouched::Unread(unique()),
+            vouched => vouched,
+        };
         let mut facts = Facts {
             origin: plan.origin().into(),
             layout,
             extents,
-            identity: Identity::declared(&plan, declared.unwrap_or_default()),
+            identity: Identity::Declared(Arc::default()),
             adapter: plan.adapter().map(AdapterPlan::info),
             base,
             aliases: None,
         };
         if targets.0.is_empty() {
-            if declared.is_none() {
-                facts.identity = content_identity(&plan, arena);
-            }
+            facts.identity = match vouched {
+                Vouched::ByThemselves => content_identity(&plan, bytes),
+                Vouched::By(revision) => Identity::declared(&plan, &revision),
+                Vouched::Unread(fingerprint) => Identity::Unread(fingerprint),
+            };
         } else {
-            let own = match declared {
-                Some(_) => Own::Declared(facts.identity.clone()),
-                None => {
+            let own = match vouched {
+                Vouched::ByThemselves => {
                     let names = plan.tensors().iter().map(|tensor| Arc::clone(&tensor.name));
-                    Own::Digests(names.zip(digests(&plan, arena)).collect())
+                    Own::Digests(names.zip(digests(&plan, bytes)).collect())
                 }
+                Vouched::By(revision) => Own::Declared(Identity::declared(&plan, &revision)),
+                Vouched::Unread(fingerprint) => Own::Declared(Identity::Unread(fingerprint)),
             };
             let aliases = Arc::new(Aliases { targets, own });
             facts.identity = aliases.identity(&facts, &aliased);

@@ -13,7 +13,6 @@ use super::publish::Replaced;
 use super::record::SetRecord;
 use super::retirement::Retirement;
 use super::staged::{PublishError, Room};
-use crate::arena::Arena;
 use crate::core::Expect;
 use crate::error::Error;
 use crate::handle::{Generation, SetHandle};
@@ -39,18 +38,19 @@ impl WeightRegistry {
     pub fn replace_drained(
         &self,
         set: SetHandle,
-        source: impl Source,
+        mut source: impl Source,
         timeout: Duration,
     ) -> Result<Replaced, PublishError> {
         let started = Instant::now();
-        let needed = Arena::charge_for(source.plan().arena_bytes())?;
         let room = self.room(source.plan().clone(), source.base(), |adapter, base| {
             self.fits_current(adapter, base)
         })?;
+        let brought = source.bring();
+        let needed = room.charged(brought.as_ref())?;
         match self.shared.ledger.reserve(needed) {
             // Enough for both.
             Ok(charge) => {
-                let staged = Self::read(room.furnish(charge)?, source)?;
+                let staged = Self::read(room.furnish(brought, charge)?, source)?;
                 return self.replace_staged(set, staged);
             }
             Err(Error::OverLimit { .. }) => {}
@@ -66,7 +66,7 @@ impl WeightRegistry {
         })?;
         let charge = charge.reuse(more);
         charge.shrink_to(needed);
-        let staged = Self::read(room.furnish(charge)?, source)?;
+        let staged = Self::read(room.furnish(brought, charge)?, source)?;
         let expect = Expect::Exactly {
             tag: set.tag,
             birth: number,

@@ -56,15 +56,15 @@ const EMBEDDING: &str = "model.embed_tokens.weight";
 /// ```
 #[derive(Debug)]
 pub struct Checkpoint {
-    plan: Plan,
-    files: Vec<OpenFile>,
-    declared: Option<String>,
+    pub(super) plan: Plan,
+    pub(super) files: Vec<OpenFile>,
+    pub(super) declared: Option<String>,
 }
 
 #[derive(Debug)]
-struct OpenFile {
-    file: SourceFile,
-    tensors: Vec<FileTensor>,
+pub(super) struct OpenFile {
+    pub(super) file: SourceFile,
+    pub(super) tensors: Vec<FileTensor>,
 }
 
 impl OpenFile {

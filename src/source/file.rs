@@ -121,6 +121,37 @@ impl SourceFile {
         })
     }
 
+    /// To be mapped.
+    #[cfg(unix)]
+    pub(super) fn file(&self) -> &File {
+        &self.file
+    }
+
+    /// What it was when it was opened, as numbers that change when it does.
+    #[cfg(unix)]
+    pub(super) fn stamp(&self) -> [u8; 48] {
+        let State {
+            len,
+            modified,
+            inode:
+                Inode {
+                    id: (device, inode),
+                    changed: (changed, changed_nanos),
+                    ..
+                },
+        } = self.state;
+        let modified = modified.and_then(|at| at.duration_since(SystemTime::UNIX_EPOCH).ok());
+        // Before 1970 or unknown: the other numbers must do.
+        let modified = modified.map_or(0, |since| since.as_nanos() as u64);
+        let (changed, nanos) = (changed as u64, changed_nanos as u64);
+        let mut stamp = [0; 48];
+        let numbers = [len, modified, device, inode, changed, nanos];
+        for (bytes, number) in stamp.chunks_exact_mut(8).zip(numbers) {
+            bytes.copy_from_slice(&number.to_le_bytes());
+        }
+        stamp
+    }
+
     pub(super) fn path(&self) -> &Path {
         &self.path
     }

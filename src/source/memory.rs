@@ -109,19 +109,7 @@ impl InMemory {
     ) -> Result<Self, Error> {
         let module = module.as_ref();
         let [a_name, b_name] = lora_names(module);
-        let rank = match (u32::try_from(a_shape[0]), a_shape[0] == b_shape[1]) {
-            (Ok(rank @ 1..), true) => rank,
-            _ => {
-                return Err(Error::AdapterMismatch {
-                    origin: ORIGIN.to_owned(),
-                    module: module.to_owned(),
-                    reason: format!(
-                        "A has shape {a_shape:?} ([rank, in] expected) and B {b_shape:?} \
-                         ([out, rank] expected); the ranks must agree and not be 0"
-                    ),
-                });
-            }
-        };
+        let rank = lora_rank(ORIGIN, module, a_shape, b_shape)?;
         let mut set = self
             .push(WeightKind::LoraA, &a_name, dtype, &a_shape, a.into())?
             .push(WeightKind::LoraB, &b_name, dtype, &b_shape, b.into())?;
@@ -277,10 +265,30 @@ impl InMemory {
     }
 }
 
-fn there_already(name: &str) -> Error {
+pub(super) fn there_already(name: &str) -> Error {
     Error::InvalidTensor {
         tensor: name.to_owned(),
         reason: "is there already".to_owned(),
+    }
+}
+
+/// The rank of a LoRA module whose matrices have these shapes.
+pub(super) fn lora_rank(
+    origin: &str,
+    module: &str,
+    a_shape: [usize; 2],
+    b_shape: [usize; 2],
+) -> Result<u32, Error> {
+    match (u32::try_from(a_shape[0]), a_shape[0] == b_shape[1]) {
+        (Ok(rank @ 1..), true) => Ok(rank),
+        _ => Err(Error::AdapterMismatch {
+            origin: origin.to_owned(),
+            module: module.to_owned(),
+            reason: format!(
+                "A has shape {a_shape:?} ([rank, in] expected) and B {b_shape:?} \
+                 ([out, rank] expected); the ranks must agree and not be 0"
+            ),
+        }),
     }
 }
 

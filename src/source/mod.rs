@@ -1,18 +1,21 @@
 //! Sources: where a set's bytes come from.
 //!
 //! What lives here: the [`Source`] trait. The formats have rooms of their own: `checkpoint` with its
-//! `index`, `peft`, `memory`. Below them: `header` (what a safetensors file has), `json`, `guard` and
-//! `scan` (documents within bounds), `quantised` (what the configuration of a quantised checkpoint
-//! tells), `folder` (which files may be opened), `file` (reads bytes and notices a file that changes),
-//! `options` (what a caller may change).
+//! `index`, `peft`, `memory`, `foreign`, `mapped`. Below them: `header` (what a safetensors file has),
+//! `json`, `guard` and `scan` (documents within bounds), `quantised` (what the configuration of a
+//! quantised checkpoint tells), `folder` (which files may be opened), `file` (reads bytes and notices a
+//! file that changes), `options` (what a caller may change).
 
 mod checkpoint;
 mod file;
 mod folder;
+mod foreign;
 mod guard;
 mod header;
 mod index;
 mod json;
+#[cfg(unix)]
+mod mapped;
 mod memory;
 mod options;
 mod peft;
@@ -20,6 +23,9 @@ mod quantised;
 mod scan;
 
 pub use checkpoint::Checkpoint;
+pub use foreign::Foreign;
+#[cfg(unix)]
+pub use mapped::Mapped;
 pub use memory::InMemory;
 pub(crate) use memory::lora_names;
 pub use options::OpenOptions;
@@ -27,6 +33,7 @@ pub use peft::PeftAdapter;
 
 use crate::error::Error;
 use crate::handle::SetHandle;
+use crate::memory::Memory;
 use crate::plan::Plan;
 
 /// Where a set's bytes come from.
@@ -71,13 +78,36 @@ pub trait Source {
     /// back; nothing is left behind.
     fn read_into(&self, arena: &mut [u8]) -> Result<(), Error>;
 
+    /// Memory that has the bytes already, each tensor at its planned offset. If there is some, nothing
+    /// is allocated and [`read_into`](Self::read_into) is not called. Asked once, when everything has
+    /// been checked that can be without it; what fails after that ends the memory.
+    fn bring(&mut self) -> Option<Memory> {
+        None
+    }
+
     /// A revision that stands for the contents. With it the registry does not hash the bytes.
     fn declared(&self) -> Option<&str> {
+        None
+    }
+
+    /// A fingerprint of where the contents come from, if nobody vouches for them and they are not to be
+    /// hashed: the set is then [`Identity::Unread`](crate::Identity::Unread).
+    fn unread(&self) -> Option<&str> {
         None
     }
 
     /// The base that an adapter is bound to.
     fn base(&self) -> Option<SetHandle> {
         None
+    }
+}
+
+/// Asked to fill an arena, a source says that its memory is there already.
+fn not_to_be_read(origin: &str) -> Error {
+    Error::InvalidMemory {
+        origin: origin.to_owned(),
+        reason:
+            "it is not read into an arena, it is brought: forward `bring` if you wrap its source"
+                .to_owned(),
     }
 }
