@@ -224,7 +224,8 @@ fn identity_follows_the_files() {
     // Another set of the same file.
     let third = identity(&registry, mapped());
     fs::rename(model(&dir), dir.path().join("other")).unwrap();
-    let tied = checkpoint(&[("model.embed_tokens.weight", &[1; 4])]);
+    let pair = ["lm_head.weight", "model.embed_tokens.weight"];
+    let tied = checkpoint(&pair.map(|name| (name, &[1; 4][..])));
     let untied = identity(&registry, map(open(tied.path())));
     fs::write(
         tied.path().join("config.json"),

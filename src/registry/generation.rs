@@ -154,3 +154,36 @@ pub(crate) type StagedNode = crate::core::StagedNode<Meta, Bytes>;
 pub(crate) fn generation(node: &Node) -> Generation {
     Generation(node.birth())
 }
+
+#[cfg(all(test, not(weighbridge_loom)))]
+mod tests {
+    use super::*;
+    use crate::ledger::Ledger;
+    use crate::memory::Owner;
+
+    /// Ends in three pieces.
+    struct InPieces;
+
+    impl Owner for InPieces {
+        fn byte_len(&self) -> u64 {
+            0
+        }
+        fn address(&self) -> u64 {
+            0
+        }
+        fn give_back(self: Box<Self>, step: &mut dyn FnMut()) {
+            (0..3).for_each(|_| step());
+        }
+    }
+
+    #[test]
+    fn the_reclaimer_looks_up_between_the_pieces_of_an_owners_end() {
+        let body = Body {
+            memory: Memory::of(InPieces).unwrap(),
+            charge: Ledger::new(0).reserve(0).unwrap(),
+        };
+        let mut steps = 0;
+        Bytes::new(body).dismantle(&mut || steps += 1);
+        assert_eq!(steps, 3);
+    }
+}

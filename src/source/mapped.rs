@@ -256,3 +256,34 @@ impl Drop for Mapping {
         unsafe { unmap(self.base, self.len) };
     }
 }
+
+#[cfg(all(test, not(weighbridge_loom)))]
+mod tests {
+    use std::io::Write;
+
+    use super::*;
+
+    #[test]
+    fn a_large_mapping_ends_in_pieces() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("model.safetensors");
+        let len = 2 * UNMAP_STEP + 1;
+        let header =
+            format!(r#"{{"w":{{"dtype":"U8","shape":[{len}],"data_offsets":[0,{len}]}}}}"#);
+        let mut file = File::create(&path).unwrap();
+        let header_len = header.len() as u64;
+        file.write_all(&header_len.to_le_bytes()).unwrap();
+        file.write_all(header.as_bytes()).unwrap();
+        file.set_len(8 + header_len + len as u64).unwrap();
+        // SAFETY: nobody else knows the file.
+        let mapped = unsafe {
+            Checkpoint::open(&path)
+                .unwrap()
+                .map_files_that_nobody_changes()
+        };
+        let mut steps = 0;
+        let memory = mapped.unwrap().bring().unwrap();
+        memory.give_back(&mut || steps += 1);
+        assert_eq!(steps, 2);
+    }
+}
