@@ -69,13 +69,14 @@ pub use handle::{Generation, SetHandle, SetKind, WeightHandle};
 pub use holdup::{Holder, Holdup};
 pub use identity::{CacheKey, Identity};
 pub use layout::Layout;
-pub use ledger::LedgerSnapshot;
+pub use ledger::{Account, LedgerSnapshot};
 pub use names::{NameRef, SetName};
 pub use plan::Plan;
 pub use registry::{
     AdapterModule, AdapterView, Builder, Catalog, CatalogEntry, Committed, Filling, KeptGeneration,
-    Lease, LeasedSet, PublishError, Reader, Replaced, Retirement, Scope, SetView, Staged, Stats,
-    TensorWriter, Transaction, TransactionError, Weight, WeightRegistry,
+    Lease, LeasedSet, Namespace, NamespaceLimits, NamespaceStats, NamespaceTransaction,
+    PublishError, Reader, Replaced, Retirement, Scope, SetView, Staged, Stats, TensorWriter,
+    Transaction, TransactionError, Weight, WeightRegistry,
 };
 pub use safetensors::Dtype;
 pub use tensor::WeightKind;

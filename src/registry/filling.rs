@@ -8,6 +8,7 @@ use std::fmt;
 use std::ptr;
 
 use super::WeightRegistry;
+use super::accounts::Terms;
 use super::staged::{Furnished, Staged};
 use crate::error::Error;
 use crate::handle::SetHandle;
@@ -69,10 +70,20 @@ impl WeightRegistry {
     /// [`Error::OverLimit`], [`Error::OutOfMemory`], and for an adapter as
     /// [`stage`](WeightRegistry::stage).
     pub fn fill(&self, plan: Plan, base: Option<SetHandle>) -> Result<Filling, Error> {
-        let room = self.room(plan, base, |origin, adapter, base| {
+        self.fill_on(Terms::default(), plan, base)
+    }
+
+    /// [`fill`](Self::fill), on these terms.
+    pub(super) fn fill_on(
+        &self,
+        terms: Terms<'_>,
+        plan: Plan,
+        base: Option<SetHandle>,
+    ) -> Result<Filling, Error> {
+        let room = self.room(terms, plan, base, |origin, adapter, base| {
             self.fits_current(origin, adapter, base)
         })?;
-        let charge = self.shared.ledger.reserve(room.charged()?)?;
+        let charge = self.shared.ledger.take(terms.account, room.charged()?)?;
         let furnished = room.furnish(charge)?;
         let progress = furnished.room.plan.tensors().iter();
         Ok(Filling {

@@ -1,8 +1,10 @@
 //! The public registry.
 //!
 //! What lives here: [`WeightRegistry`], its builder, its end. The reading side is in `read` and
-//! `lease`, the writing side in `publish` and `retirement`, observers in `catalog`.
+//! `lease`, the writing side in `publish` and `retirement`, observers in `catalog`, the view that is
+//! restricted to one tenant in `namespace`.
 
+mod accounts;
 mod alias;
 mod bind;
 mod catalog;
@@ -12,6 +14,7 @@ mod filling;
 mod generation;
 mod here;
 mod lease;
+mod namespace;
 mod publish;
 mod read;
 mod record;
@@ -26,9 +29,11 @@ use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
 
+pub use accounts::{NamespaceLimits, NamespaceStats};
 pub use catalog::{Catalog, CatalogEntry, Stats};
 pub use filling::{Filling, TensorWriter};
 pub use lease::{AdapterModule, AdapterView, Lease, LeasedSet, Weight};
+pub use namespace::{Namespace, NamespaceTransaction};
 pub use publish::Replaced;
 pub use read::{Reader, Scope, SetView};
 pub use retirement::Retirement;
@@ -41,7 +46,7 @@ use crate::error::Error;
 use crate::handle::SetHandle;
 use crate::layout::Interner;
 use crate::ledger::Ledger;
-use crate::names::Index;
+use crate::names::{Index, Seats};
 use crate::sync::Mutex;
 use crate::sync::thread::{self, JoinHandle};
 use generation::Spine;
@@ -63,6 +68,7 @@ pub struct WeightRegistry {
     // Dropped before everything that generations refer to; see `Drop`.
     spine: Spine,
     names: Index<SetHandle>,
+    seats: Seats,
     layouts: Interner,
     shared: Arc<Shared>,
     pictures: catalog::Pictures,
@@ -134,6 +140,7 @@ impl Builder {
             id,
             spine,
             names: Index::new(),
+            seats: Seats::default(),
             layouts: Interner::default(),
             shared: Arc::new(Shared::new(Ledger::new(self.limit))),
             pictures: catalog::first_picture(),

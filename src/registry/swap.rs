@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::WeightRegistry;
+use super::accounts::Terms;
 use super::commit::{Act, Step, Undone};
 use super::generation::generation;
 use super::publish::Replaced;
@@ -30,7 +31,8 @@ impl WeightRegistry {
     /// source is read, and the set is resident again. Adapters on the set stay bound to it.
     ///
     /// # Errors
-    /// Nothing is changed with [`Error::OverLimit`] (it would not fit even then), [`Error::AliasedBy`]
+    /// Nothing is changed with [`Error::OverLimit`] or [`Error::OverAccountLimit`] (it would not fit even
+    /// then), [`Error::AliasedBy`]
     /// (other sets hold its memory), and with whatever [`stage`](Self::stage) finds wrong before it
     /// reads. [`Error::NotDrained`], [`Error::NotReclaimed`]: the old generation is current again,
     /// under a new number. If reading the source fails after that, the set is left without bytes:
@@ -42,23 +44,36 @@ impl WeightRegistry {
         source: impl Source,
         timeout: Duration,
     ) -> Result<Replaced, PublishError> {
+        let account = self.account_of(set)?;
+        self.replace_drained_on(Terms::charged(&account), set, source, timeout)
+    }
+
+    /// [`replace_drained`](Self::replace_drained), on these terms.
+    pub(super) fn replace_drained_on(
+        &self,
+        terms: Terms<'_>,
+        set: SetHandle,
+        source: impl Source,
+        timeout: Duration,
+    ) -> Result<Replaced, PublishError> {
         let started = Instant::now();
         let needed = Arena::charge_for(source.plan().arena_bytes())?;
         let room = self.room(
+            terms,
             source.plan().clone(),
             source.base(),
             |origin, adapter, base| self.fits_current(origin, adapter, base),
         )?;
-        match self.shared.ledger.reserve(needed) {
+        match self.shared.ledger.take(terms.account, needed) {
             // Enough for both.
             Ok(charge) => {
                 let staged = self.read(room.furnish(charge)?, &source)?;
                 return self.replace_staged(set, staged);
             }
-            Err(Error::OverLimit { .. }) => {}
+            Err(Error::OverLimit { .. } | Error::OverAccountLimit { .. }) => {}
             Err(other) => return Err(other.into()),
         }
-        let (record, more) = self.can_follow(set, &room, needed)?;
+        let (record, more) = self.can_follow(terms, set, &room, needed)?;
         let (number, previous) =
             self.commit_with_adapters(&record, Expect::Tenant(set.tag), Act::Vacate)?;
         let charge = self.take_over(&record, &previous, |previous| {
@@ -85,6 +100,7 @@ impl WeightRegistry {
     /// reserved.
     fn can_follow(
         &self,
+        terms: Terms<'_>,
         set: SetHandle,
         room: &Room,
         needed: u64,
@@ -108,7 +124,8 @@ impl WeightRegistry {
             check_fit(&adapter.origin, &adapter.layout, &room.layout)?;
         }
         let has = self.hold(set)?.meta().bytes;
-        let more = self.shared.ledger.reserve(needed.saturating_sub(has))?;
+        let more = needed.saturating_sub(has);
+        let more = self.shared.ledger.take(terms.account, more)?;
         Ok((record, more))
     }
 
