@@ -39,6 +39,7 @@
 //! - [`source`]: checkpoints, PEFT adapters, tensors in memory, or a source of your own.
 //! - [`Lease`]: what a request holds. [`Retirement`]: what is left of a generation, and who is in the
 //!   way. [`Catalog`] and [`Stats`]: for schedulers, routers and metrics.
+//! - [`Namespace`]: one tenant's view, with limits of its own. [`Account`]: whose bytes they are.
 //! - [`_documentation`]: the design, the orderings, the guarantees with their tests, what was
 //!   verified and how.
 //!

@@ -8,7 +8,6 @@ mod confines;
 mod transaction;
 
 use std::fmt;
-use std::sync::Arc;
 use std::time::Duration;
 
 pub(super) use confines::Confines;
@@ -26,7 +25,7 @@ use super::staged::{PublishError, Staged};
 use crate::error::Error;
 use crate::handle::{Generation, SetHandle, WeightHandle};
 use crate::ledger::Account;
-use crate::names::{NameRef, SetName, validate_namespace};
+use crate::names::{SetName, validate_namespace};
 use crate::plan::Plan;
 use crate::source::Source;
 
@@ -39,7 +38,8 @@ use crate::source::Source;
 /// Handles of other namespaces are refused ([`Error::WrongNamespace`]). One namespace is shared: sets of
 /// the default one can be leased and stood on (an adapter's base, an alias's target) by whoever was
 /// given their handle; they cannot be looked up, changed or listed through this view. What is not to be
-/// shared does not belong in the default namespace.
+/// shared does not belong in the default namespace. Its bytes stay charged to it, also while nobody but
+/// a tenant holds them.
 ///
 /// There is no scope and no reader here: those see the whole registry, and are the operator's like all
 /// other methods of [`WeightRegistry`].
@@ -63,7 +63,6 @@ use crate::source::Source;
 pub struct Namespace<'r> {
     registry: &'r WeightRegistry,
     account: Account,
-    name: Arc<str>,
 }
 
 impl WeightRegistry {
@@ -81,11 +80,9 @@ impl WeightRegistry {
                 reason: "the default namespace is no tenant's; use the registry itself",
             });
         }
-        let name: Arc<str> = name.into();
         Ok(Namespace {
             registry: self,
-            account: Account::Namespace(Arc::clone(&name)),
-            name,
+            account: Account::namespace(name),
         })
     }
 }
@@ -93,24 +90,23 @@ impl WeightRegistry {
 impl<'r> Namespace<'r> {
     /// Its name.
     pub fn name(&self) -> &str {
-        &self.name
+        self.account.name()
     }
 
     /// What it has and may have.
     pub fn stats(&self) -> NamespaceStats {
-        self.registry.namespace_stats(&self.name)
+        self.registry.namespace_stats(self.name())
     }
 
     /// Its sets, and only those: cut from the registry's [catalog](WeightRegistry::catalog), which
     /// costs O(all sets) after a commit, and O(its own sets) otherwise.
     pub fn catalog(&self) -> Catalog {
-        self.registry.catalog().of_namespace(&self.name)
+        self.registry.catalog().of_namespace(self.name())
     }
 
     /// The handle of one of its sets. Progress as [`WeightRegistry::lookup`].
     pub fn lookup(&self, name: &str) -> Option<SetHandle> {
-        let name: (&str, &str) = (&self.name, name);
-        self.registry.lookup(NameRef::from(name))
+        self.registry.lookup((self.name(), name))
     }
 
     /// [`WeightRegistry::acquire`], of its own sets and of the default namespace's.
@@ -314,14 +310,13 @@ impl<'r> Namespace<'r> {
     }
 
     fn full(&self, name: &str) -> SetName {
-        let name: (&str, &str) = (&self.name, name);
-        SetName::from(name)
+        SetName::from((self.name(), name))
     }
 
     fn confines(&self) -> Confines<'_> {
         Confines {
             registry: self.registry,
-            namespace: &self.name,
+            namespace: self.name(),
             coming: &[],
         }
     }
@@ -353,7 +348,7 @@ impl<'r> Namespace<'r> {
 impl fmt::Debug for Namespace<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Namespace")
-            .field("name", &self.name)
+            .field("name", &self.name())
             .field("stats", &self.stats())
             .finish()
     }

@@ -153,7 +153,7 @@ impl NamespaceTransaction<'_> {
 impl fmt::Debug for NamespaceTransaction<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("NamespaceTransaction")
-            .field("namespace", &self.namespace.name)
+            .field("namespace", &self.namespace.name())
             .field("sets", &self.inner)
             .finish()
     }
