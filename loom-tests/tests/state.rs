@@ -434,7 +434,7 @@ fn drain_before_free() {
         let key = spine.allocate().unwrap();
         let node = StagedNode::new(
             key.tag,
-            None,
+            Vec::new(),
             0,
             Gate(Arc::clone(&gate)),
             Arc::clone(&queue),
