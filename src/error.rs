@@ -8,6 +8,7 @@ use std::path::PathBuf;
 
 use crate::handle::{Generation, SetHandle, SetKind};
 use crate::holdup::Holdup;
+use crate::ledger::Account;
 use crate::names::SetName;
 use crate::tensor::Shard;
 
@@ -72,6 +73,41 @@ pub enum Error {
         staged_in: u32,
         /// The registry that was asked to publish it.
         registry: u32,
+    },
+    /// A namespace was asked about a set that is not its own.
+    #[error(
+        "{handle} is not in namespace {namespace:?}, through which it was asked for. Use the \
+         namespace that it is in; of another one, only the default namespace's sets can be read and \
+         stood on"
+    )]
+    WrongNamespace {
+        /// The set. Not its name: that is its own namespace's business.
+        handle: SetHandle,
+        /// The namespace that was asked.
+        namespace: Box<str>,
+    },
+    /// A staged set was offered to another namespace than the one that is charged for it.
+    #[error(
+        "charged to {charged_to}, offered to {offered_to}. Publish it there, or stage it again here"
+    )]
+    ChargedElsewhere {
+        /// Whose bytes they are.
+        charged_to: Account,
+        /// Whose they were to be.
+        offered_to: Account,
+    },
+    /// A namespace has as many sets as it may.
+    #[error(
+        "{set} is one set too many for its namespace: {in_use} of {limit} are there. \
+         Retire one, or raise the limit"
+    )]
+    TooManySets {
+        /// The set that was to be published.
+        set: SetName,
+        /// Sets that are published, and publishes under way.
+        in_use: usize,
+        /// The limit.
+        limit: usize,
     },
     /// The set is published but its bytes are not in memory.
     #[error("{handle} is not resident")]
@@ -288,9 +324,24 @@ pub enum Error {
     OverLimit {
         /// What was asked for.
         requested: u64,
-        /// What is reserved, resident and retired together.
+        /// What is reserved, resident, kept and retired together.
         in_use: u64,
         /// The limit.
+        limit: u64,
+    },
+    /// The limit of one account would be passed. What other accounts have does not matter.
+    #[error(
+        "{requested} bytes do not fit in {account}: {in_use} of {limit} are in use. \
+         Retire something there, or raise its limit"
+    )]
+    OverAccountLimit {
+        /// The account.
+        account: Account,
+        /// What was asked for.
+        requested: u64,
+        /// What is reserved, resident, kept and retired there together.
+        in_use: u64,
+        /// Its limit.
         limit: u64,
     },
     /// The operating system has no memory for an arena.
@@ -445,9 +496,20 @@ impl Error {
         )
     }
 
-    /// Memory does not suffice: the ledger's limit or the operating system's.
+    /// Memory does not suffice: the ledger's limit, an account's, or the operating system's.
     pub fn is_out_of_memory(&self) -> bool {
-        matches!(self, Error::OverLimit { .. } | Error::OutOfMemory { .. })
+        matches!(
+            self,
+            Error::OverLimit { .. } | Error::OverAccountLimit { .. } | Error::OutOfMemory { .. }
+        )
+    }
+
+    /// A limit that the operator has set is in the way: of bytes, of an account, of sets.
+    pub fn is_over_limit(&self) -> bool {
+        matches!(
+            self,
+            Error::OverLimit { .. } | Error::OverAccountLimit { .. } | Error::TooManySets { .. }
+        )
     }
 
     /// A wait reached its deadline.
@@ -489,6 +551,8 @@ impl Error {
         matches!(
             self,
             Error::WrongRegistry { .. }
+                | Error::WrongNamespace { .. }
+                | Error::ChargedElsewhere { .. }
                 | Error::WrongBase { .. }
                 | Error::NotInLease { .. }
                 | Error::AdapterWithoutBase { .. }

@@ -41,6 +41,7 @@
 //! - [`Lease`]: what a request holds. [`Retirement`]: what is left of a generation, and who is in the
 //!   way. [`Catalog`] and [`Stats`]: for schedulers, routers and metrics.
 //! - [`flat`]: weights one by one, for callers whose unit is the tensor.
+//! - [`Namespace`]: one tenant's view, with limits of its own. [`Account`]: whose bytes they are.
 //! - [`_documentation`]: the design, the orderings, the guarantees with their tests, what was
 //!   verified and how.
 //!
@@ -74,14 +75,15 @@ pub use handle::{Generation, SetHandle, SetKind, WeightHandle};
 pub use holdup::{Holder, Holdup};
 pub use identity::{CacheKey, Identity};
 pub use layout::Layout;
-pub use ledger::LedgerSnapshot;
+pub use ledger::{Account, LedgerSnapshot};
 pub use names::{NameRef, SetName};
 pub use plan::Plan;
 pub use registry::{
     AdapterModule, AdapterReplacement, AdapterView, Builder, Catalog, CatalogEntry, Committed,
-    Filling, KeptGeneration, Lease, LeasedSet, PublishError, Reader, Replaced, Retirement, Scope,
-    SealError, SetView, Staged, Stats, TensorWriter, Transaction, TransactionError, Weight,
-    WeightPlace, WeightRegistry,
+    Filling, KeptGeneration, Lease, LeasedSet, Namespace, NamespaceLimits, NamespaceStats,
+    NamespaceTransaction, PublishError, Reader, Replaced, Retirement, Scope, SealError, SetView,
+    Staged, Stats, TensorWriter, Transaction, TransactionError, Weight, WeightPlace,
+    WeightRegistry,
 };
 pub use safetensors::Dtype;
 pub use tensor::{Shard, WeightKind};

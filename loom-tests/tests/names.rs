@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use loom::cell::UnsafeCell;
 use loom::thread;
-use weighbridge::__loom::names::{Index, SetName, Taken};
+use weighbridge::__loom::names::{Index, Seats, SetName, Taken};
 use weighbridge::__loom::sync::atomic::{AtomicU64, Ordering};
 use weighbridge::__loom::sync::contract;
 use weighbridge_loom_tests::{model, saw};
@@ -33,6 +33,51 @@ fn name_claim() {
             Some(Taken::Claimed) => "claimed",
             _ => "live",
         });
+    });
+}
+
+/// Two publishes into a namespace with one seat, one of which gives up: there are never more names
+/// than seats, and afterwards the count is exact.
+#[test]
+fn name_seats() {
+    model("name_seats", &["both", "one"], || {
+        let index = Arc::new(Index::<u32>::new());
+        let seats = Arc::new(Seats::default());
+        seats.set_limit("t", Some(1));
+        let gives_up = {
+            let (index, seats) = (Arc::clone(&index), Arc::clone(&seats));
+            thread::spawn(move || {
+                let claim = index.claim(&SetName::from(("t", "a"))).ok().unwrap();
+                let seat = seats.take("t");
+                assert!(seats.count("t").0 <= 1, "more than its seats");
+                drop(claim);
+                seat.is_ok()
+            })
+        };
+        let name = SetName::from(("t", "b"));
+        let claim = index.claim(&name).ok().unwrap();
+        let mine = match seats.take("t") {
+            Ok(seat) => {
+                seat.keep();
+                claim.settle(1);
+                true
+            }
+            Err(full) => {
+                assert_eq!((full.taken, full.limit), (1, 1));
+                drop(claim);
+                false
+            }
+        };
+        assert!(seats.count("t").0 <= 1, "more than its seats");
+        let theirs = gives_up.join().unwrap();
+        assert!(mine || theirs, "both were refused");
+        saw(if mine && theirs { "both" } else { "one" });
+        assert_eq!(seats.count("t").0, usize::from(mine));
+        assert_eq!(index.len(), usize::from(mine));
+        if index.unlink(&name, |&record| record == 1) {
+            seats.give_back("t");
+        }
+        assert_eq!((seats.count("t").0, index.len()), (0, 0));
     });
 }
 

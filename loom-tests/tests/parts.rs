@@ -6,7 +6,7 @@ use std::sync::Arc;
 use loom::thread;
 use weighbridge::__loom::sync::atomic::{AtomicU64, Ordering};
 use weighbridge::__loom::{Picture, Shot};
-use weighbridge::ledger::Ledger;
+use weighbridge::ledger::{Account, Ledger};
 use weighbridge_loom_tests::{model, saw};
 
 /// Pictures never go back in time, and each shows at least what was asked for.
@@ -65,5 +65,47 @@ fn ledger() {
         assert!(fits || theirs, "both were refused");
         saw(if fits && theirs { "both" } else { "one" });
         assert_eq!(ledger.snapshot().total(), 0);
+    });
+}
+
+/// One account, filled from two sides: by a reservation in it, and by one that is assigned to it while
+/// somebody else assigns it, too. Neither the account nor the total is ever over its limit, and the two
+/// who assign count it once.
+#[test]
+fn ledger_accounts() {
+    model("ledger_accounts", &["reserved", "assigned", "both"], || {
+        let account = Account::namespace("t");
+        let ledger = Ledger::new(9);
+        ledger.set_limit(&account, Some(6));
+        let look = |ledger: &Ledger| {
+            let now = ledger.account(&Account::namespace("t"));
+            assert!(now.total() <= 6 && now.peak <= 6, "the account is over");
+            let total = ledger.snapshot();
+            assert!(total.total() <= 9 && total.peak <= 9, "the total is over");
+        };
+        let other = ledger.clone();
+        let reserves = thread::spawn(move || {
+            let charge = other.reserve_in(&Account::namespace("t"), 5);
+            look(&other);
+            charge.is_ok()
+        });
+        let charge = Arc::new(ledger.reserve(4).unwrap());
+        let same = Arc::clone(&charge);
+        let again = thread::spawn(move || same.assign("t").is_ok());
+        let first = charge.assign("t").is_ok();
+        look(&ledger);
+        let assigned = again.join().unwrap() || first;
+        let reserved = reserves.join().unwrap();
+        let counted = ledger.account(&account).total();
+        assert_eq!(counted, if assigned { 4 } else { 0 });
+        drop(charge);
+        saw(match (reserved, assigned) {
+            (true, true) => "both",
+            (true, false) => "reserved",
+            (false, true) => "assigned",
+            (false, false) => panic!("both were refused"),
+        });
+        assert_eq!(ledger.snapshot().total(), 0);
+        assert_eq!(ledger.account(&account).total(), 0);
     });
 }

@@ -1,7 +1,8 @@
 //! Names: which name means which set.
 //!
 //! What lives here: [`Index`], the authority (dashmap) and its lock-free projection. `set_name` has
-//! the names themselves. What does not: what a record says (`registry`).
+//! the names themselves, `seats` how many a namespace may have. What does not: what a record says
+//! (`registry`).
 //!
 //! The authority decides who owns a name; it is only touched by writers. Lookups read the
 //! projection: shards of immutable tables behind arc-swap (`docs/design/names.md` has the figures).
@@ -12,6 +13,7 @@
 //! name is settled after its set became current and unlinked after its set was retired; in between a
 //! lookup may return a record whose handle no longer resolves, which its tag tells.
 
+mod seats;
 mod set_name;
 
 use std::hash::{BuildHasher, RandomState};
@@ -19,6 +21,8 @@ use std::sync::Arc;
 
 use hashbrown::HashTable;
 
+pub use seats::{Full, Seat, Seats};
+pub(crate) use set_name::validate_namespace;
 pub use set_name::{NameRef, SetName};
 
 use crate::sync::Mutex;
@@ -133,22 +137,25 @@ impl<R: Clone> Index<R> {
     }
 
     /// Frees a name whose record `matches`. Does nothing if it means something else, or is only
-    /// claimed so far: who settles a claim looks afterwards whether the set is still there.
-    pub fn unlink(&self, name: &SetName, matches: impl Fn(&R) -> bool) {
+    /// claimed so far: who settles a claim looks afterwards whether the set is still there. Says
+    /// whether it was this call that freed it.
+    pub fn unlink(&self, name: &SetName, matches: impl Fn(&R) -> bool) -> bool {
         let hash = self.hasher.hash_one(name);
         let shard = &self.shards[shard_of(hash)];
         // E41: one writer per shard: no update is lost, and nobody settles in between.
         let writing = shard.writer.lock();
         let mut table = shard.table.with(Table::clone);
+        let mut freed = false;
         if find(&table, hash, &name.as_ref()).is_some_and(&matches) {
             remove(&mut table, hash, &name.as_ref());
             shard.table.store(Arc::new(table)); // E40
-            self.authority.remove_if(name, |state| match state {
+            freed = self.authority.remove_if(name, |state| match state {
                 State::Live(record) => matches(record),
                 State::Claimed => false,
             });
         }
         drop(writing);
+        freed
     }
 
     /// Settles many claims and copies each shard once: for bulk registration.

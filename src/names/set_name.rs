@@ -54,19 +54,38 @@ impl SetName {
     pub fn validate(&self) -> Result<(), Error> {
         let reason = if self.name().is_empty() {
             "it is empty"
-        } else if self.name().len() > CAP || self.namespace().len() > CAP {
-            "name and namespace have at most 512 bytes each"
-        } else if [self.namespace(), self.name()]
-            .iter()
-            .any(|s| s.chars().any(char::is_control))
-        {
-            "it has control characters"
         } else {
-            return Ok(());
+            let both = [self.namespace(), self.name()];
+            let Some(reason) = both.into_iter().find_map(illegal) else {
+                return Ok(());
+            };
+            reason
         };
-        let name = self.to_string().chars().take(80).collect();
-        Err(Error::InvalidName { name, reason })
+        Err(invalid(&self.to_string(), reason))
     }
+}
+
+/// Is it a legal name of something that has one: a namespace, an account?
+///
+/// # Errors
+/// [`Error::InvalidName`].
+pub(crate) fn validate_namespace(name: &str) -> Result<(), Error> {
+    illegal(name).map_or(Ok(()), |reason| Err(invalid(name, reason)))
+}
+
+fn illegal(part: &str) -> Option<&'static str> {
+    if part.len() > CAP {
+        Some("name and namespace have at most 512 bytes each")
+    } else if part.chars().any(char::is_control) {
+        Some("it has control characters")
+    } else {
+        None
+    }
+}
+
+fn invalid(name: &str, reason: &'static str) -> Error {
+    let name = name.chars().take(80).collect();
+    Error::InvalidName { name, reason }
 }
 
 impl From<&str> for SetName {

@@ -63,6 +63,18 @@ impl Catalog {
             .ok()?;
         self.entries.get(at)
     }
+
+    /// The part of it that is one namespace. O(log(sets) + its sets).
+    pub(super) fn of_namespace(&self, namespace: &str) -> Catalog {
+        let before = |entry: &CatalogEntry| entry.name.namespace() < namespace;
+        let from = self.entries.partition_point(before);
+        let own = self.entries[from..].iter();
+        let own = own.take_while(|entry| entry.name.namespace() == namespace);
+        Catalog {
+            number: self.number,
+            entries: own.cloned().collect(),
+        }
+    }
 }
 
 /// Totals, each exact at the moment it was read.

@@ -8,6 +8,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::WeightRegistry;
+use super::accounts::{assign, unassign};
 use super::bind::{Along, Footing};
 use super::generation::{Bytes, Change, Content, Facts, Hold, Meta, StagedNode, generation};
 use super::record::{Going, Kept, SetRecord, Writing};
@@ -112,6 +113,16 @@ impl WeightRegistry {
     /// commit, whether or not they are among the steps.
     pub(super) fn commit(&self, mut steps: Vec<Step>) -> Result<Done, Box<Undone>> {
         let asked = steps.len();
+        let assigned = match assign(&steps) {
+            Ok(assigned) => assigned,
+            Err((index, error)) => {
+                return Err(Box::new(Undone {
+                    error,
+                    index,
+                    steps,
+                }));
+            }
+        };
         loop {
             let failed = match self.attempt(steps) {
                 Ok(mut done) => {
@@ -141,6 +152,7 @@ impl WeightRegistry {
                 Why::Error(index, error) => (index, error),
             };
             steps.truncate(asked);
+            unassign(&steps, &assigned);
             return Err(Box::new(Undone {
                 error,
                 // A set that came along by itself: blame what it follows.

@@ -9,6 +9,7 @@ use std::ptr;
 use std::sync::Arc;
 
 use super::WeightRegistry;
+use super::accounts::Terms;
 use super::shared::Shared;
 use super::staged::{Furnished, Staged, Vouched};
 use crate::error::Error;
@@ -73,8 +74,23 @@ impl WeightRegistry {
     /// plan of tensors that have a place already, and for an adapter as
     /// [`stage`](WeightRegistry::stage).
     pub fn fill(&self, plan: Plan, base: Option<SetHandle>) -> Result<Filling, Error> {
-        let room = self.room(plan, base, |adapter, base| self.fits_current(adapter, base))?;
-        let charge = self.shared.ledger.reserve(room.charged(None)?)?;
+        self.fill_on(Terms::default(), plan, base)
+    }
+
+    /// [`fill`](Self::fill), on these terms.
+    pub(super) fn fill_on(
+        &self,
+        terms: Terms<'_>,
+        plan: Plan,
+        base: Option<SetHandle>,
+    ) -> Result<Filling, Error> {
+        let room = self.room(terms, plan, base, |adapter, base| {
+            self.fits_current(adapter, base)
+        })?;
+        let charge = self
+            .shared
+            .ledger
+            .take(terms.account, room.charged(None)?)?;
         let furnished = room.furnish(None, charge)?;
         let progress = furnished.room.plan.tensors().iter();
         Ok(Filling {

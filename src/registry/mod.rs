@@ -1,8 +1,10 @@
 //! The public registry.
 //!
 //! What lives here: [`WeightRegistry`], its builder, its end. The reading side is in `read` and
-//! `lease`, the writing side in `publish` and `retirement`, observers in `catalog`.
+//! `lease`, the writing side in `publish` and `retirement`, observers in `catalog`, the view that is
+//! restricted to one tenant in `namespace`.
 
+mod accounts;
 mod adapter;
 mod alias;
 mod bind;
@@ -13,6 +15,7 @@ mod filling;
 mod generation;
 mod here;
 mod lease;
+mod namespace;
 mod place;
 mod publish;
 mod read;
@@ -30,10 +33,12 @@ use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
 
+pub use accounts::{NamespaceLimits, NamespaceStats};
 pub use adapter::{AdapterModule, AdapterReplacement, AdapterView};
 pub use catalog::{Catalog, CatalogEntry, Stats};
 pub use filling::{Filling, SealError, TensorWriter};
 pub use lease::{Lease, LeasedSet, Weight};
+pub use namespace::{Namespace, NamespaceTransaction};
 pub use place::WeightPlace;
 pub use publish::Replaced;
 pub use read::{Reader, Scope, SetView};
@@ -47,7 +52,7 @@ use crate::error::Error;
 use crate::handle::SetHandle;
 use crate::layout::Interner;
 use crate::ledger::Ledger;
-use crate::names::Index;
+use crate::names::{Index, Seats};
 use crate::sync::Mutex;
 use crate::sync::thread::{self, JoinHandle};
 use generation::Spine;
@@ -70,6 +75,7 @@ pub struct WeightRegistry {
     // Dropped before everything that generations refer to; see `Drop`.
     spine: Spine,
     names: Index<SetHandle>,
+    seats: Seats,
     layouts: Interner,
     shared: Arc<Shared>,
     pictures: catalog::Pictures,
@@ -146,6 +152,7 @@ impl Builder {
             id,
             spine,
             names: Index::new(),
+            seats: Seats::default(),
             layouts: Interner::default(),
             shared: Arc::new(Shared::new(Ledger::new(self.limit))),
             pictures: catalog::first_picture(),

@@ -11,6 +11,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::WeightRegistry;
+use super::accounts::Terms;
 use super::bind::{Footing, check_node};
 use super::commit::Act;
 use super::generation::{Node, generation};
@@ -21,8 +22,9 @@ use crate::core::{Expect, Key};
 use crate::error::Error;
 use crate::handle::{Generation, SetHandle, SetKind};
 use crate::layout::Layout;
+use crate::ledger::Account;
 use crate::modules::Fit;
-use crate::names::{Claim, SetName, Taken};
+use crate::names::{Claim, Full, Seat, SetName, Taken};
 use crate::plan::Plan;
 use crate::source::Source;
 
@@ -39,8 +41,9 @@ impl WeightRegistry {
     /// Reads `source` into memory, without making it visible.
     ///
     /// The bytes are reserved in the ledger before any is allocated, from the plan that the headers
-    /// gave; when this fails, nothing is left behind. Blocks for as long as reading and hashing
-    /// take; readers and other writers are not affected.
+    /// gave; when this fails, nothing is left behind. They count in a namespace when the set is
+    /// published there. Blocks for as long as reading and hashing take; readers and other writers are
+    /// not affected.
     ///
     /// # Errors
     /// [`Error::OverLimit`], [`Error::OutOfMemory`], anything that is wrong with the source
@@ -48,7 +51,14 @@ impl WeightRegistry {
     /// for an adapter, [`Error::StaleHandle`], or [`Error::NotABase`] or [`Error::AdapterMismatch`]
     /// if it does not fit its base.
     pub fn stage(&self, source: impl Source) -> Result<Staged, Error> {
-        self.stage_on(source, |adapter, base| self.fits_current(adapter, base))
+        self.stage_on(Terms::default(), source)
+    }
+
+    /// [`stage`](Self::stage), on these terms.
+    pub(super) fn stage_on(&self, terms: Terms<'_>, source: impl Source) -> Result<Staged, Error> {
+        self.stage_if(terms, source, |adapter, base| {
+            self.fits_current(adapter, base)
+        })
     }
 
     /// Does an adapter (where it comes from, its layout) fit the base that is current now?
@@ -64,16 +74,17 @@ impl WeightRegistry {
         check_node(adapter, node)
     }
 
-    /// [`stage`](Self::stage), with what `fits` says of an adapter and its base.
-    pub(super) fn stage_on(
+    /// [`stage_on`](Self::stage_on), with what `fits` says of an adapter and its base.
+    pub(super) fn stage_if(
         &self,
+        terms: Terms<'_>,
         mut source: impl Source,
         fits: impl FnOnce((&str, &Layout), SetHandle) -> Result<Fit, Error>,
     ) -> Result<Staged, Error> {
-        let room = self.room(source.plan().clone(), source.base(), fits)?;
+        let room = self.room(terms, source.plan().clone(), source.base(), fits)?;
         let brought = source.bring();
         let charged = room.charged(brought.as_ref())?;
-        let charge = self.shared.ledger.reserve(charged)?;
+        let charge = self.shared.ledger.take(terms.account, charged)?;
         Self::read(room.furnish(brought, charge)?, source)
     }
 
@@ -93,6 +104,7 @@ impl WeightRegistry {
     /// What a set that `plan` describes will be, checked before any byte is reserved.
     pub(super) fn room(
         &self,
+        terms: Terms<'_>,
         plan: Plan,
         base: Option<SetHandle>,
         fits: impl FnOnce((&str, &Layout), SetHandle) -> Result<Fit, Error>,
@@ -103,7 +115,9 @@ impl WeightRegistry {
                 origin: plan.origin().to_owned(),
             });
         }
+        terms.allow(base, &plan)?;
         let (targets, layout) = self.targets(&plan)?;
+        terms.allow_targets(&targets)?;
         if let Some(base) = base {
             // Checked again when it is published: the base may change.
             fits((plan.origin(), &layout), base)?;
@@ -131,7 +145,7 @@ impl WeightRegistry {
     ///
     /// # Errors
     /// As [`stage`](Self::stage) and [`publish_staged`](Self::publish_staged). A name that is
-    /// already taken is refused before any byte is read.
+    /// already taken, and what its namespace has no room for, is refused before any byte is read.
     pub fn publish(
         &self,
         name: impl Into<SetName>,
@@ -139,13 +153,26 @@ impl WeightRegistry {
     ) -> Result<SetHandle, PublishError> {
         self.shared.check_process()?;
         let name = name.into();
+        let account = Account::namespace(name.namespace());
+        self.publish_on(Terms::charged(&account), name, source)
+    }
+
+    /// [`publish`](Self::publish), on these terms.
+    pub(super) fn publish_on(
+        &self,
+        terms: Terms<'_>,
+        name: SetName,
+        source: impl Source,
+    ) -> Result<SetHandle, PublishError> {
         name.validate()?;
         if let Some(handle) = self.names.lookup(name.as_ref())
             && let Some(error) = self.taken(&name, handle, source.plan().origin())
         {
             return Err(error.into());
         }
-        let staged = self.stage(source)?;
+        let seats = self.seats.look(name.namespace());
+        seats.map_err(|full| too_many_sets(&name, full))?;
+        let staged = self.stage_on(terms, source)?;
         self.publish_staged(name, staged)
     }
 
@@ -154,7 +181,8 @@ impl WeightRegistry {
     /// # Errors
     /// [`Error::AlreadyPublished`] with both identities, [`Error::NameBusy`] while another publish
     /// or retire of this name is under way, [`Error::BaseNotCurrent`] if an adapter's base is gone,
-    /// [`Error::StagedElsewhere`], [`Error::Spent`]. The error returns the staged set.
+    /// [`Error::StagedElsewhere`], [`Error::Spent`]; if the name is in a namespace that has no room
+    /// for it, [`Error::TooManySets`] or [`Error::OverAccountLimit`]. The error returns the staged set.
     pub fn publish_staged(
         &self,
         name: impl Into<SetName>,
@@ -182,6 +210,8 @@ impl WeightRegistry {
             };
             live.unwrap_or(Error::NameBusy { name: name.clone() })
         })?;
+        let seat = self.seats.take(name.namespace());
+        let seat = seat.map_err(|full| too_many_sets(&name, full))?;
         let key = self.spine.allocate().ok_or(Error::Spent)?;
         let handle = SetHandle {
             registry: self.id,
@@ -198,6 +228,7 @@ impl WeightRegistry {
             )),
             key,
             claim: Some(claim),
+            seat: Some(seat),
         })
     }
 
@@ -211,6 +242,9 @@ impl WeightRegistry {
             .into_iter()
             .filter_map(|mut reserved| {
                 records.push(Arc::clone(&reserved.record));
+                if let Some(seat) = reserved.seat.take() {
+                    seat.keep();
+                }
                 Some((reserved.claim.take()?, reserved.record.handle))
             })
             .collect();
@@ -235,7 +269,8 @@ impl WeightRegistry {
     /// # Errors
     /// As [`stage`](Self::stage) and [`replace_staged`](Self::replace_staged).
     pub fn replace(&self, set: SetHandle, source: impl Source) -> Result<Replaced, PublishError> {
-        let staged = self.stage(source)?;
+        let account = self.account_of(set)?;
+        let staged = self.stage_on(Terms::charged(&account), source)?;
         self.replace_staged(set, staged)
     }
 
@@ -249,7 +284,8 @@ impl WeightRegistry {
         expected: Generation,
         source: impl Source,
     ) -> Result<Replaced, PublishError> {
-        let staged = self.stage(source)?;
+        let account = self.account_of(set)?;
+        let staged = self.stage_on(Terms::charged(&account), source)?;
         self.replace_staged_if(set, expected, staged)
     }
 
@@ -260,7 +296,8 @@ impl WeightRegistry {
     /// would follow an adapter or the other way round, [`Error::ShardMismatch`] if another part of a
     /// tensor would follow one part of it, [`Error::Dependants`] if adapters are bound to the set,
     /// [`Error::AliasMismatch`] if a tensor is another set's and would no longer be what it is there,
-    /// [`Error::BaseNotCurrent`], [`Error::NotABase`], [`Error::StagedElsewhere`]. The error returns
+    /// [`Error::BaseNotCurrent`], [`Error::NotABase`], [`Error::StagedElsewhere`],
+    /// [`Error::OverAccountLimit`] or [`Error::ChargedElsewhere`] for its namespace. The error returns
     /// the staged set.
     pub fn replace_staged(&self, set: SetHandle, staged: Staged) -> Result<Replaced, PublishError> {
         self.replace_expecting(set, Expect::Tenant(set.tag), staged)
@@ -348,8 +385,10 @@ impl WeightRegistry {
     }
 
     fn unlink(&self, record: &SetRecord) {
-        self.names
-            .unlink(&record.name, |&handle| handle == record.handle);
+        let name = &record.name;
+        if self.names.unlink(name, |&handle| handle == record.handle) {
+            self.seats.give_back(name.namespace());
+        }
     }
 
     /// The record of a set that `staged` may follow.
@@ -434,7 +473,9 @@ pub(super) struct Reserved<'r> {
     registry: &'r WeightRegistry,
     pub(super) record: Arc<SetRecord>,
     key: Key,
+    // Dropped first: a seat is free only when its name is.
     claim: Option<Claim<'r, SetHandle>>,
+    seat: Option<Seat<'r>>,
 }
 
 impl Drop for Reserved<'_> {
@@ -442,5 +483,14 @@ impl Drop for Reserved<'_> {
         if self.claim.is_some() {
             self.registry.spine.recycle(self.key);
         }
+    }
+}
+
+#[cold]
+fn too_many_sets(set: &SetName, full: Full) -> Error {
+    Error::TooManySets {
+        set: set.clone(),
+        in_use: full.taken,
+        limit: full.limit,
     }
 }

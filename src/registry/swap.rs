@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::WeightRegistry;
+use super::accounts::Terms;
 use super::commit::{Act, Step, Undone};
 use super::generation::{Facts, Node, generation};
 use super::publish::Replaced;
@@ -29,7 +30,8 @@ impl WeightRegistry {
     /// source is read, and the set is resident again. Adapters on the set stay bound to it.
     ///
     /// # Errors
-    /// Nothing is changed with [`Error::OverLimit`] (it would not fit even then), [`Error::AliasedBy`]
+    /// Nothing is changed with [`Error::OverLimit`] or [`Error::OverAccountLimit`] (it would not fit even
+    /// then), [`Error::AliasedBy`]
     /// (other sets hold its memory), and with whatever [`stage`](Self::stage) finds wrong before it
     /// reads. [`Error::NotDrained`], [`Error::NotReclaimed`]: the old generation is current again,
     /// under a new number. If reading the source fails after that, the set is left without bytes:
@@ -38,25 +40,40 @@ impl WeightRegistry {
     pub fn replace_drained(
         &self,
         set: SetHandle,
+        source: impl Source,
+        timeout: Duration,
+    ) -> Result<Replaced, PublishError> {
+        let account = self.account_of(set)?;
+        self.replace_drained_on(Terms::charged(&account), set, source, timeout)
+    }
+
+    /// [`replace_drained`](Self::replace_drained), on these terms.
+    pub(super) fn replace_drained_on(
+        &self,
+        terms: Terms<'_>,
+        set: SetHandle,
         mut source: impl Source,
         timeout: Duration,
     ) -> Result<Replaced, PublishError> {
         let started = Instant::now();
-        let room = self.room(source.plan().clone(), source.base(), |adapter, base| {
-            self.fits_current(adapter, base)
-        })?;
+        let room = self.room(
+            terms,
+            source.plan().clone(),
+            source.base(),
+            |adapter, base| self.fits_current(adapter, base),
+        )?;
         let brought = source.bring();
         let needed = room.charged(brought.as_ref())?;
-        match self.shared.ledger.reserve(needed) {
+        match self.shared.ledger.take(terms.account, needed) {
             // Enough for both.
             Ok(charge) => {
                 let staged = Self::read(room.furnish(brought, charge)?, source)?;
                 return self.replace_staged(set, staged);
             }
-            Err(Error::OverLimit { .. }) => {}
+            Err(Error::OverLimit { .. } | Error::OverAccountLimit { .. }) => {}
             Err(other) => return Err(other.into()),
         }
-        let (record, more) = self.can_follow(set, &room, needed)?;
+        let (record, more) = self.can_follow(terms, set, &room, needed)?;
         let (number, previous) =
             self.commit_with_adapters(&record, Expect::Tenant(set.tag), Act::Vacate)?;
         let charge = self.take_over(&record, &previous, |previous| {
@@ -83,6 +100,7 @@ impl WeightRegistry {
     /// reserved.
     fn can_follow(
         &self,
+        terms: Terms<'_>,
         set: SetHandle,
         room: &Room,
         needed: u64,
@@ -107,7 +125,8 @@ impl WeightRegistry {
             let node = view.resolve(self.key(set)?);
             node.and_then(Node::meta).map_or(0, |meta| meta.bytes)
         };
-        let more = self.shared.ledger.reserve(needed.saturating_sub(has))?;
+        let more = needed.saturating_sub(has);
+        let more = self.shared.ledger.take(terms.account, more)?;
         Ok((record, more))
     }
 

@@ -8,6 +8,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use super::WeightRegistry;
+use super::accounts::Terms;
 use super::bind::check_base;
 use super::commit::{Act, Step};
 use super::publish::Reserved;
@@ -130,7 +131,12 @@ impl Transaction<'_> {
     /// # Errors
     /// As [`WeightRegistry::stage`].
     pub fn stage(&self, source: impl Source) -> Result<Staged, Error> {
-        self.registry.stage_on(source, |adapter, base| {
+        self.stage_on(Terms::default(), source)
+    }
+
+    /// [`stage`](Self::stage), on these terms.
+    pub(super) fn stage_on(&self, terms: Terms<'_>, source: impl Source) -> Result<Staged, Error> {
+        self.registry.stage_if(terms, source, |adapter, base| {
             let along = self.places.get(&base).map(|&place| &self.steps[place]);
             match along.map(|step| (&step.record, &step.act)) {
                 Some((record, Act::Become(staged))) => {
@@ -277,8 +283,9 @@ impl Transaction<'_> {
     /// # Errors
     /// [`Error::Conflict`], [`Error::StaleHandle`], [`Error::Dependants`], [`Error::AliasedBy`],
     /// [`Error::BaseNotCurrent`], [`Error::NotABase`], [`Error::AdapterMismatch`],
-    /// [`Error::AliasMismatch`], [`Error::NotKept`], [`Error::NotResident`], [`Error::Forked`]. Nothing is changed
-    /// then, and the staged sets come back.
+    /// [`Error::AliasMismatch`], [`Error::NotKept`], [`Error::NotResident`], [`Error::Forked`]; what a
+    /// namespace has no room for, [`Error::OverAccountLimit`]. Nothing is changed then, and the staged
+    /// sets come back.
     pub fn commit(self) -> Result<Committed, TransactionError> {
         let Transaction {
             registry,

@@ -1,0 +1,150 @@
+//! Accounts: whose bytes they are, and the sums of each.
+//!
+//! What lives here: the names of accounts, and the book of one account. What does not: which books a
+//! charge is written in, and the lock around them (`ledger`).
+
+use std::fmt;
+use std::sync::Arc;
+
+/// Whose bytes they are.
+///
+/// A namespace's are a part of the registry's total and count against both limits. Foreign memory is
+/// apart from the total: it counts against the limit of its own account only.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[non_exhaustive]
+pub enum Account {
+    /// The sets of a namespace; empty: the default one.
+    Namespace(Arc<str>),
+    /// Memory that others own: a device, another runtime.
+    Foreign(Arc<str>),
+}
+
+impl Account {
+    /// The account of a namespace.
+    pub fn namespace(name: &str) -> Self {
+        Account::Namespace(name.into())
+    }
+
+    /// An account for memory that others own, such as `"gpu0"`.
+    pub fn foreign(name: &str) -> Self {
+        Account::Foreign(name.into())
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &str {
+        match self {
+            Account::Namespace(name) | Account::Foreign(name) => name,
+        }
+    }
+}
+
+impl fmt::Display for Account {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Account::Namespace(name) if name.is_empty() => f.write_str("the default namespace"),
+            Account::Namespace(name) => write!(f, "namespace {name:?}"),
+            Account::Foreign(name) => write!(f, "foreign account {name:?}"),
+        }
+    }
+}
+
+/// The accounts of a registry, or one of them, at one instant.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub struct LedgerSnapshot {
+    /// The hard limit; `u64::MAX`: none.
+    pub limit: u64,
+    /// Loads in flight and staged sets.
+    pub reserved: u64,
+    /// Current sets, and sets that are being made current at this instant.
+    pub resident: u64,
+    /// Earlier generations that are kept for a rollback.
+    pub kept: u64,
+    /// Superseded generations whose bytes are not back yet.
+    pub retired: u64,
+    /// The highest total there ever was. It is kept inside the lock, so it cannot miss a peak.
+    pub peak: u64,
+}
+
+impl LedgerSnapshot {
+    /// All bytes that are accounted for.
+    pub fn total(&self) -> u64 {
+        self.reserved + self.resident + self.kept + self.retired
+    }
+}
+
+/// What bytes are there for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum State {
+    Reserved = 0,
+    Resident = 1,
+    Kept = 2,
+    Retired = 3,
+}
+
+/// The sums of one account.
+#[derive(Debug)]
+pub(super) struct Book {
+    pub(super) limit: u64,
+    totals: [u64; 4],
+    peak: u64,
+    /// Charges that are written here, also those of no bytes.
+    charges: usize,
+}
+
+impl Book {
+    pub(super) fn new(limit: u64) -> Self {
+        Book {
+            limit,
+            totals: [0; 4],
+            peak: 0,
+            charges: 0,
+        }
+    }
+
+    pub(super) fn in_use(&self) -> u64 {
+        // Each is part of a sum that was checked against a limit, so this cannot overflow.
+        self.totals.iter().sum()
+    }
+
+    /// A limit that was lowered below what is in use refuses everything but nothing.
+    pub(super) fn fits(&self, bytes: u64) -> bool {
+        bytes <= self.limit.saturating_sub(self.in_use())
+    }
+
+    /// A charge comes.
+    pub(super) fn open(&mut self, state: State, bytes: u64) {
+        self.charges += 1;
+        self.totals[state as usize] += bytes;
+        self.peak = self.peak.max(self.in_use());
+    }
+
+    /// A charge that is here changes; it never grows.
+    pub(super) fn turn(&mut self, (from, before): (State, u64), (to, after): (State, u64)) {
+        self.totals[from as usize] -= before;
+        self.totals[to as usize] += after;
+    }
+
+    /// A charge goes.
+    pub(super) fn close(&mut self, state: State, bytes: u64) {
+        self.charges -= 1;
+        self.totals[state as usize] -= bytes;
+    }
+
+    /// Nothing would be lost with it but its peak.
+    pub(super) fn is_idle(&self) -> bool {
+        self.charges == 0 && self.limit == u64::MAX
+    }
+
+    pub(super) fn snapshot(&self) -> LedgerSnapshot {
+        let [reserved, resident, kept, retired] = self.totals;
+        LedgerSnapshot {
+            limit: self.limit,
+            reserved,
+            resident,
+            kept,
+            retired,
+            peak: self.peak,
+        }
+    }
+}

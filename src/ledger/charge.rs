@@ -1,0 +1,195 @@
+//! Charges: the right to some bytes, and what they are used for.
+//!
+//! What lives here: [`Charge`] and its states. What does not: the books that it is written in, and the
+//! limits (`ledger`, `account`).
+
+use super::account::State;
+use super::{Account, Books, Ledger};
+use crate::error::Error;
+use crate::sync::Mutex;
+
+/// Bytes that are accounted for. They are given back exactly once, when the charge is dropped,
+/// whichever state it is in.
+#[derive(Debug)]
+pub struct Charge {
+    ledger: Ledger,
+    /// Always locked before the ledger.
+    standing: Mutex<Standing>,
+}
+
+#[derive(Debug)]
+struct Standing {
+    account: Option<Account>,
+    uses: Uses,
+}
+
+/// How many bytes, and what they are used for.
+#[derive(Debug, Clone, Copy, Default)]
+struct Uses {
+    bytes: u64,
+    /// Current generations that have them.
+    current: u32,
+    /// Earlier generations that are kept and have them.
+    kept: u32,
+    /// A generation that had them was current, and is not any more.
+    superseded: bool,
+}
+
+impl Uses {
+    fn state(&self) -> State {
+        match self {
+            Uses { current: 1.., .. } => State::Resident,
+            Uses { kept: 1.., .. } => State::Kept,
+            Uses {
+                superseded: true, ..
+            } => State::Retired,
+            _ => State::Reserved,
+        }
+    }
+
+    fn entry(&self) -> (State, u64) {
+        (self.state(), self.bytes)
+    }
+}
+
+impl Charge {
+    /// Of bytes that were taken a moment ago.
+    pub(super) fn new(ledger: Ledger, account: Option<Account>, bytes: u64) -> Self {
+        let uses = Uses {
+            bytes,
+            ..Uses::default()
+        };
+        Charge {
+            ledger,
+            standing: Mutex::new(Standing { account, uses }),
+        }
+    }
+
+    /// How many.
+    pub fn bytes(&self) -> u64 {
+        self.standing.lock().uses.bytes // E14
+    }
+
+    /// Whose they are. `None`: nobody's in particular; they count in the total only.
+    pub fn account(&self) -> Option<Account> {
+        self.standing.lock().account.clone() // E14
+    }
+
+    /// They turn out to be for a namespace, and count there from here on, too. `false`: they did so
+    /// already, or they are foreign memory, which no namespace has.
+    ///
+    /// # Errors
+    /// [`Error::OverAccountLimit`] if they do not fit there, [`Error::ChargedElsewhere`] if they are
+    /// another namespace's. Nothing is changed then.
+    pub fn assign(&self, namespace: &str) -> Result<bool, Error> {
+        let account = Account::namespace(namespace);
+        let mut standing = self.standing.lock(); // E14
+        match &standing.account {
+            None => {}
+            Some(Account::Foreign(_)) => return Ok(false),
+            Some(own) if *own == account => return Ok(false),
+            Some(own) => {
+                return Err(Error::ChargedElsewhere {
+                    charged_to: own.clone(),
+                    offered_to: account,
+                });
+            }
+        }
+        let (state, bytes) = standing.uses.entry();
+        let mut books = self.ledger.0.lock(); // E14
+        books.check_account(&account, bytes)?;
+        standing.account = Some(books.open_account(account, state, bytes));
+        Ok(true)
+    }
+
+    /// They were not for the namespace after all.
+    pub(crate) fn unassign(&self) {
+        let mut standing = self.standing.lock(); // E14
+        if let Some(account) = standing.account.take() {
+            let (state, bytes) = standing.uses.entry();
+            self.ledger.0.lock().close_account(&account, state, bytes); // E14
+        }
+    }
+
+    /// A generation that has them becomes current.
+    pub(crate) fn settle(&self) {
+        self.turn(|now| now.current += 1);
+    }
+
+    /// It did not after all.
+    pub(crate) fn unsettle(&self) {
+        self.turn(|now| now.current -= 1);
+    }
+
+    /// A generation that has them is no longer current.
+    pub(crate) fn retire(&self) {
+        self.turn(|now| {
+            now.current -= 1;
+            now.superseded = true;
+        });
+    }
+
+    /// An earlier generation that has them is kept.
+    pub(crate) fn keep(&self) {
+        self.turn(|now| now.kept += 1);
+    }
+
+    /// It is no longer.
+    pub(crate) fn forget(&self) {
+        self.turn(|now| now.kept -= 1);
+    }
+
+    /// The memory behind it was given back: from here on it is a reservation for something else,
+    /// together with `more` of the same account. At no instant can anybody else have any of these bytes.
+    pub(crate) fn reuse(self, more: Charge) -> Charge {
+        let (account, more) = {
+            let mut more = more.standing.lock(); // E14: nobody else has it
+            // Without a charge for the moment, but still in the books: it is a reservation, and so is
+            // what they become a part of below.
+            (more.account.clone(), std::mem::take(&mut more.uses.bytes))
+        };
+        self.write(|standing, books| {
+            debug_assert_eq!(
+                standing.account, account,
+                "bytes would change their account"
+            );
+            let before = standing.uses;
+            standing.uses = Uses {
+                bytes: before.bytes + more,
+                ..Uses::default()
+            };
+            books.each(standing.account.as_ref(), |book| {
+                book.turn(before.entry(), (State::Reserved, before.bytes));
+            });
+        });
+        self
+    }
+
+    /// Gives back what is more than `bytes`.
+    pub(crate) fn shrink_to(&self, bytes: u64) {
+        self.turn(|now| now.bytes = now.bytes.min(bytes));
+    }
+
+    fn turn(&self, change: impl FnOnce(&mut Uses)) {
+        self.write(|standing, books| {
+            let before = standing.uses.entry();
+            change(&mut standing.uses);
+            let after = standing.uses.entry();
+            books.each(standing.account.as_ref(), |book| book.turn(before, after));
+        });
+    }
+
+    fn write(&self, change: impl FnOnce(&mut Standing, &mut Books)) {
+        let mut standing = self.standing.lock(); // E14
+        change(&mut standing, &mut self.ledger.0.lock()); // E14
+    }
+}
+
+impl Drop for Charge {
+    fn drop(&mut self) {
+        self.write(|standing, books| {
+            let (state, bytes) = standing.uses.entry();
+            books.close(standing.account.as_ref(), state, bytes);
+        });
+    }
+}

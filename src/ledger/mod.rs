@@ -1,0 +1,187 @@
+//! The byte accounts.
+//!
+//! What lives here: reservations, limits, the books that a charge is written in. `account` has one book,
+//! `charge` what becomes of bytes that were taken. What does not: what the bytes are (`arena`), when
+//! they are freed (`core::reclaim`).
+//!
+//! Every byte is in exactly one state: reserved (a load is in flight, or a set is staged), resident
+//! (of a current generation), kept (of an earlier one, for a rollback), retired (superseded and still
+//! held, or on its way back). A byte counts in the total or, if it is foreign, not; and in at most one
+//! account. No sum passes its limit at any instant: all are checked and taken under one lock. The lock
+//! is held for a few additions and a look-up by account, on cold paths only; no lease touches it.
+//!
+//! Bytes may belong to several generations of a set at once (a rollback and a rebind make no new
+//! ones). They are charged once, and their state is the strongest of their uses.
+
+mod account;
+mod charge;
+#[cfg(all(test, not(weighbridge_loom)))]
+mod tests;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+pub use account::{Account, LedgerSnapshot};
+pub use charge::Charge;
+
+use crate::error::Error;
+use crate::sync::Mutex;
+use account::{Book, State};
+
+/// The accounts of one registry. Clones share them.
+#[derive(Debug, Clone)]
+pub struct Ledger(Arc<Mutex<Books>>);
+
+#[derive(Debug)]
+struct Books {
+    /// All but foreign memory.
+    total: Book,
+    /// Those that have a limit or a charge.
+    accounts: BTreeMap<Account, Book>,
+}
+
+impl Books {
+    /// Would `bytes` fit? The account is asked first: what is over its limit cannot be helped by
+    /// making room elsewhere.
+    fn check(&self, account: Option<&Account>, bytes: u64) -> Result<(), Error> {
+        if let Some(account) = account {
+            self.check_account(account, bytes)?;
+        }
+        if counts_in_total(account) && !self.total.fits(bytes) {
+            return Err(Error::OverLimit {
+                requested: bytes,
+                in_use: self.total.in_use(),
+                limit: self.total.limit,
+            });
+        }
+        Ok(())
+    }
+
+    fn check_account(&self, account: &Account, bytes: u64) -> Result<(), Error> {
+        match self.accounts.get(account) {
+            Some(book) if !book.fits(bytes) => Err(Error::OverAccountLimit {
+                account: account.clone(),
+                requested: bytes,
+                in_use: book.in_use(),
+                limit: book.limit,
+            }),
+            _ => Ok(()),
+        }
+    }
+
+    /// The books in which the charges of `account` are written.
+    fn each(&mut self, account: Option<&Account>, mut write: impl FnMut(&mut Book)) {
+        if counts_in_total(account) {
+            write(&mut self.total);
+        }
+        if let Some(book) = account.and_then(|account| self.accounts.get_mut(account)) {
+            write(book);
+        }
+    }
+
+    /// Enters a charge in `account`. Returns the name that all its charges share.
+    fn open_account(&mut self, account: Account, state: State, bytes: u64) -> Account {
+        let shared = self.accounts.get_key_value(&account);
+        let account = shared.map_or(account, |(shared, _)| shared.clone());
+        let book = self.accounts.entry(account.clone());
+        let book = book.or_insert_with(|| Book::new(u64::MAX));
+        book.open(state, bytes);
+        account
+    }
+
+    /// Deletes a charge in `account`. An account that has neither limit nor charges is forgotten: there
+    /// may be as many namespaces as there are tenants.
+    fn close_account(&mut self, account: &Account, state: State, bytes: u64) {
+        if let Some(book) = self.accounts.get_mut(account) {
+            book.close(state, bytes);
+            if book.is_idle() {
+                self.accounts.remove(account);
+            }
+        }
+    }
+
+    fn close(&mut self, account: Option<&Account>, state: State, bytes: u64) {
+        if counts_in_total(account) {
+            self.total.close(state, bytes);
+        }
+        if let Some(account) = account {
+            self.close_account(account, state, bytes);
+        }
+    }
+}
+
+fn counts_in_total(account: Option<&Account>) -> bool {
+    !matches!(account, Some(Account::Foreign(_)))
+}
+
+impl Ledger {
+    /// Accounts with a hard limit in bytes for the total.
+    pub fn new(limit: u64) -> Self {
+        Ledger(Arc::new(Mutex::new(Books {
+            total: Book::new(limit),
+            accounts: BTreeMap::new(),
+        })))
+    }
+
+    /// Takes `bytes` before any of them is allocated, in nobody's account so far: see
+    /// [`Charge::assign`]. Dropping the charge gives them back.
+    ///
+    /// # Errors
+    /// [`Error::OverLimit`] if they do not fit; nothing was taken then.
+    pub fn reserve(&self, bytes: u64) -> Result<Charge, Error> {
+        self.take(None, bytes)
+    }
+
+    /// [`reserve`](Self::reserve), in an account. A namespace's bytes count in the total, too.
+    ///
+    /// # Errors
+    /// [`Error::OverAccountLimit`], [`Error::OverLimit`]; nothing was taken then.
+    pub fn reserve_in(&self, account: &Account, bytes: u64) -> Result<Charge, Error> {
+        self.take(Some(account), bytes)
+    }
+
+    /// Takes `bytes` in an account, or in nobody's.
+    pub(crate) fn take(&self, account: Option<&Account>, bytes: u64) -> Result<Charge, Error> {
+        let mut books = self.0.lock(); // E14
+        books.check(account, bytes)?;
+        if counts_in_total(account) {
+            books.total.open(State::Reserved, bytes);
+        }
+        let account = account.cloned();
+        let account = account.map(|account| books.open_account(account, State::Reserved, bytes));
+        drop(books);
+        Ok(Charge::new(self.clone(), account, bytes))
+    }
+
+    /// The limit of an account from here on; `None`: none of its own. One below what is in use refuses
+    /// what comes, and takes nothing away.
+    pub fn set_limit(&self, account: &Account, limit: Option<u64>) {
+        let mut books = self.0.lock(); // E14
+        let book = books.accounts.entry(account.clone());
+        let book = book.or_insert_with(|| Book::new(u64::MAX));
+        book.limit = limit.unwrap_or(u64::MAX);
+        if book.is_idle() {
+            books.accounts.remove(account);
+        }
+    }
+
+    /// The total at one instant.
+    pub fn snapshot(&self) -> LedgerSnapshot {
+        self.0.lock().total.snapshot() // E14
+    }
+
+    /// One account at one instant. One that has neither limit nor charges is empty.
+    pub fn account(&self, account: &Account) -> LedgerSnapshot {
+        let books = self.0.lock(); // E14
+        let book = books.accounts.get(account);
+        book.map_or_else(|| Book::new(u64::MAX).snapshot(), Book::snapshot)
+    }
+
+    /// Every account that has a limit or a charge, all at one instant. O(accounts), under the lock.
+    pub fn accounts(&self) -> Vec<(Account, LedgerSnapshot)> {
+        let books = self.0.lock(); // E14
+        let each = books.accounts.iter();
+        each.map(|(account, book)| (account.clone(), book.snapshot()))
+            .collect()
+    }
+}
