@@ -51,6 +51,7 @@
 pub mod arena;
 mod core;
 mod error;
+pub mod fence;
 mod handle;
 mod holdup;
 pub mod identity;
@@ -59,19 +60,22 @@ pub mod layout;
 pub mod ledger;
 mod names;
 pub mod plan;
+mod provenance;
 mod registry;
 pub mod source;
 mod sync;
 pub mod tensor;
 
 pub use error::Error;
+pub use fence::Fence;
 pub use handle::{Generation, SetHandle, SetKind, WeightHandle};
-pub use holdup::{Holder, Holdup};
+pub use holdup::{FenceHolder, Holder, Holdup};
 pub use identity::{CacheKey, Identity};
 pub use layout::Layout;
 pub use ledger::LedgerSnapshot;
 pub use names::{NameRef, SetName};
 pub use plan::Plan;
+pub use provenance::{BaseProvenance, Provenance, SetProvenance};
 pub use registry::{
     AdapterModule, AdapterView, Builder, Catalog, CatalogEntry, Committed, Filling, Lease,
     LeasedSet, PublishError, Reader, Replaced, Retirement, Scope, SetView, Staged, Stats,
@@ -95,6 +99,8 @@ pub mod _documentation {
         pub mod names {}
         #[doc = include_str!("../docs/ordering/labels.md")]
         pub mod labels {}
+        #[doc = include_str!("../docs/ordering/fences.md")]
+        pub mod fences {}
     }
     #[doc = include_str!("../docs/VERIFICATION.md")]
     pub mod verification {}
@@ -113,6 +119,7 @@ struct Readme;
 #[allow(missing_docs)]
 pub mod __loom {
     pub use crate::core::*;
+    pub use crate::fence;
     pub mod labels {
         pub use crate::labels::*;
     }

@@ -30,9 +30,9 @@ use crate::tensor::WeightKind;
 /// generation hands the bytes to the reclaimer (lock-free); it frees nothing itself unless the
 /// registry is gone. If the lease is labelled, both are lock-free.
 pub struct Lease {
-    holds: Holds,
+    pub(super) holds: Holds,
     number: u64,
-    labels: SmallVec<[Option<LabelId>; 2]>,
+    pub(super) labels: SmallVec<[Option<LabelId>; 2]>,
 }
 
 impl Lease {
@@ -111,6 +111,11 @@ impl Lease {
 
     /// A key for KV and prefix caches: the identities of all sets of this lease, in order. Equal
     /// keys mean equal weights, also on another host if the identities are content or declared.
+    ///
+    /// It is about what the lease holds and nothing else: lease an adapter together with its base, or
+    /// the key does not tell on which base it was used. The same sets in another order have another
+    /// key: a cache that is shared wants them in one order. Numbers and names play no part: bytes that
+    /// are published again, or under another name, have the same key.
     pub fn cache_key(&self) -> CacheKey {
         CacheKey::of(self.holds.iter().map(|hold| &hold.meta().identity))
     }
@@ -156,7 +161,7 @@ impl fmt::Debug for Lease {
 /// One set of a lease.
 #[derive(Clone, Copy)]
 pub struct LeasedSet<'l> {
-    hold: &'l Hold,
+    pub(super) hold: &'l Hold,
 }
 
 impl<'l> LeasedSet<'l> {
