@@ -301,3 +301,54 @@ fn the_reclaimer_survives_a_panicking_destructor() {
     queue.close();
     thread.join().unwrap();
 }
+
+/// Lets go at its third look, or panics there.
+struct Third {
+    looks: usize,
+    panics: bool,
+    gone: Arc<AtomicUsize>,
+}
+
+impl Kept for Third {
+    fn listen(&mut self, _: &Bell) -> bool {
+        false
+    }
+
+    fn may_go(&mut self) -> bool {
+        self.looks += 1;
+        assert!(!self.panics || self.looks < 3, "on purpose");
+        self.looks == 3
+    }
+
+    fn broke(&mut self) {
+        self.panics = false;
+    }
+}
+
+impl Drop for Third {
+    fn drop(&mut self) {
+        assert_eq!(self.looks, 3, "let go too early");
+        self.gone.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// What `keep` does when the system refuses a thread.
+#[test]
+fn without_a_thread_the_caller_waits_and_a_panic_keeps() {
+    let keeper = Keeper::new();
+    let gone = Arc::new(AtomicUsize::new(0));
+    let third = |panics| Third {
+        looks: 0,
+        panics,
+        gone: Arc::clone(&gone),
+    };
+    keeper.wait_here(third(false));
+    assert_eq!((gone.load(Ordering::Relaxed), keeper.panics()), (1, 0));
+    keeper.wait_here(third(true));
+    assert_eq!(
+        gone.load(Ordering::Relaxed),
+        1,
+        "let go though it never may"
+    );
+    assert_eq!(keeper.panics(), 1);
+}

@@ -115,7 +115,8 @@ impl Lease {
     /// It is about what the lease holds and nothing else: lease an adapter together with its base, or
     /// the key does not tell on which base it was used. The same sets in another order have another
     /// key: a cache that is shared wants them in one order. Numbers and names play no part: bytes that
-    /// are published again, or under another name, have the same key.
+    /// are published again, or under another name, have the same key, and so have sets that were
+    /// declared with one revision.
     pub fn cache_key(&self) -> CacheKey {
         CacheKey::of(self.holds.iter().map(|hold| &hold.meta().identity))
     }
