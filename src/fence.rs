@@ -1,6 +1,6 @@
 //! Fences: how a device, or whoever else works behind the CPU's back, says that it has finished.
 //!
-//! What lives here: [`Fence`] and three ready-made ones. What does not: what a fence holds back
+//! What lives here: [`Fence`] and ready-made ones: a query, a signal, a count of steps. What does not: what a fence holds back
 //! ([`Lease::release_after`](crate::Lease::release_after)), who looks at it (`core::keeper`).
 //!
 //! A request that has queued work on a device is done with its lease before the device is done with
@@ -27,6 +27,27 @@
 //! going.reclaimed(Duration::from_secs(5))?;
 //! # Ok::<(), weighbridge::Error>(())
 //! ```
+//!
+//! Work that runs without a lease, such as a captured graph that is replayed, is fenced where the
+//! weights are taken away: at a retire with
+//! [`retire_after`](crate::WeightRegistry::retire_after), at a replace by a lease that is taken before:
+//!
+//! ```
+//! # use std::time::Duration;
+//! # use weighbridge::{Dtype, WeightRegistry, fence, source::InMemory};
+//! # let registry = WeightRegistry::builder().build()?;
+//! # let version = |byte| InMemory::new().tensor("w", Dtype::U8, [1], [byte]);
+//! # let set = registry.publish("s", version(1)?)?;
+//! let steps = fence::Steps::new("stream 0"); // `complete(n)` when step n is
+//! let lease = registry.acquire(set)?;
+//! let current = lease.set(set)?.generation();
+//! let swap = registry.replace_if(set, current, version(2)?)?;
+//! lease.release_after(steps.after(17)); // the last step that was queued with the old weights
+//! # assert!(!swap.previous.is_drained());
+//! steps.complete(17);
+//! swap.previous.reclaimed(Duration::from_secs(5))?;
+//! # Ok::<(), weighbridge::Error>(())
+//! ```
 
 use std::borrow::Cow;
 use std::sync::{Arc, OnceLock};
@@ -36,8 +57,9 @@ use crate::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 /// Says when nothing uses the bytes of a lease any more.
 ///
-/// Its methods are called on a thread of the registry's own, never on the reclaimer's and, except
-/// for [`name`](Self::name), never on the caller's. They must not block: while one does, other
+/// Its methods are called on a thread of the registry's own (but see
+/// [`release_after`](crate::Lease::release_after) for a system without one), never on the
+/// reclaimer's; [`name`](Self::name) on the caller's. They must not block: while one does, other
 /// fences of the registry wait. Frees, drains and everything else go on. A panic is caught and
 /// counted; such a fence never passes, for a leak is better than a device that reads freed memory.
 pub trait Fence: Send + 'static {
@@ -68,12 +90,28 @@ impl<F: FnMut() -> bool + Send + 'static> Fence for F {
     }
 }
 
-/// Gives a fence a name.
-pub fn named(name: impl Into<String>, fence: impl Fence) -> impl Fence {
+impl Fence for Box<dyn Fence> {
+    fn has_passed(&mut self) -> bool {
+        (**self).has_passed()
+    }
+
+    fn listen(&mut self, bell: &Bell) -> bool {
+        (**self).listen(bell)
+    }
+
+    fn name(&self) -> Cow<'_, str> {
+        (**self).name()
+    }
+}
+
+/// Gives a fence a name: `named("stream 0", move || event.query())`.
+pub fn named<F: Fence>(name: impl Into<String>, fence: F) -> Named<F> {
     Named(name.into(), fence)
 }
 
-struct Named<F>(String, F);
+/// A fence under another name, see [`named`].
+#[derive(Debug)]
+pub struct Named<F>(String, F);
 
 impl<F: Fence> Fence for Named<F> {
     fn has_passed(&mut self) -> bool {

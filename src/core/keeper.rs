@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use super::queue::{Hook, Queue};
 use crate::sync::Mutex;
-use crate::sync::atomic::{AtomicU64, Ordering};
+use crate::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use crate::sync::thread;
 
 /// The first pause between two looks at what does not ring.
@@ -97,6 +97,8 @@ struct Entry<K: Kept> {
 /// See the module documentation.
 pub struct Keeper<K> {
     board: Arc<Board>,
+    /// 1: the thread runs, and its queue knows it.
+    started: AtomicU32,
     starting: Mutex<()>,
     kept: std::marker::PhantomData<fn(K)>,
 }
@@ -110,6 +112,7 @@ impl<K: Kept> Keeper<K> {
                 kept: AtomicU64::new(0),
                 panics: AtomicU64::new(0),
             }),
+            started: AtomicU32::new(0),
             starting: Mutex::new(()),
             kept: std::marker::PhantomData,
         }
@@ -127,12 +130,18 @@ impl<K: Kept> Keeper<K> {
         self.board.panics.load(Ordering::Relaxed)
     }
 
+    /// Runs foreign code. `None`: it panicked, which is counted.
+    pub fn guarded<R>(&self, f: impl FnOnce() -> R) -> Option<R> {
+        self.board.guarded(f)
+    }
+
     /// Keeps `kept` until it may go. The first call starts the thread, under a lock; all others are
     /// lock-free. Only if the system has no thread for us, this waits on the calling one.
     pub fn keep(self: &Arc<Self>, kept: K) {
         // E23: a statistic.
         self.board.kept.fetch_add(1, Ordering::Relaxed);
-        if !self.board.queue.is_staffed() && self.start().is_err() {
+        // E20: Acquire: the thread is named.
+        if self.started.load(Ordering::Acquire) == 0 && self.start().is_err() {
             return self.wait_here(kept);
         }
         let entry = Box::leak(Box::new(Entry {
@@ -169,13 +178,16 @@ impl<K: Kept> Keeper<K> {
     #[cold]
     fn start(&self) -> std::io::Result<()> {
         let _starting = self.starting.lock(); // E20
-        if self.board.queue.is_staffed() {
+        // E20: Relaxed: only written under the lock.
+        if self.started.load(Ordering::Relaxed) != 0 {
             return Ok(());
         }
         let board = Arc::clone(&self.board);
         // Not joined: it ends when nothing is kept and nobody can give it anything.
         let thread = thread::spawn_named("weighbridge-keeper", move || Self::run(&board))?;
         self.board.queue.staff(thread.thread().clone());
+        // E20: Release: whoever sees this may push, and can wake the thread.
+        self.started.store(1, Ordering::Release);
         Ok(())
     }
 
@@ -257,7 +269,9 @@ impl Board {
             Ok(answer) => Some(answer),
             Err(payload) => {
                 // A payload may be anything, and its destructor may panic, too.
-                std::mem::forget(payload);
+                if let Err(another) = catch_unwind(AssertUnwindSafe(|| drop(payload))) {
+                    std::mem::forget(another);
+                }
                 // E23: a statistic.
                 self.panics.fetch_add(1, Ordering::Relaxed);
                 None

@@ -59,11 +59,6 @@ impl Queue {
         let _ = self.thread.set(thread);
     }
 
-    /// Was a thread named?
-    pub fn is_staffed(&self) -> bool {
-        self.thread.get().is_some()
-    }
-
     /// Adds an object. Lock-free, does not allocate. `false`: the queue is closed, and the object
     /// is the caller's again.
     ///

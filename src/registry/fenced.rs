@@ -5,7 +5,7 @@
 //!
 //! A fence needs no state of its own in a generation: what waits for it is an ordinary lease.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::mem::ManuallyDrop;
 use std::sync::Arc;
 
 use super::WeightRegistry;
@@ -61,14 +61,12 @@ impl Lease {
             return; // It holds nothing.
         };
         // The lease is already inside: if anything here panics, it must not end by unwinding.
-        let mut fenced = std::mem::ManuallyDrop::new(Fenced { lease: self, fence });
-        let name = catch_unwind(AssertUnwindSafe(|| fenced.fence.name().into_owned()));
-        let name = name.unwrap_or_else(|payload| {
-            std::mem::forget(payload); // its destructor may panic, too
-            "fence whose name panicked".to_owned()
-        });
-        fenced.lease.mark_fenced(&name);
-        let fenced = std::mem::ManuallyDrop::into_inner(fenced);
+        let mut fenced = ManuallyDrop::new(Fenced { lease: self, fence });
+        let name = shared.keeper.guarded(|| fenced.fence.name().into_owned());
+        fenced
+            .lease
+            .mark_fenced(name.as_deref().unwrap_or("fence whose name panicked"));
+        let fenced = ManuallyDrop::into_inner(fenced);
         shared.keeper.keep(Box::new(fenced));
     }
 
