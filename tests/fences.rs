@@ -1,79 +1,16 @@
-//! Fences: bytes stay until the device is done, whoever else has let go; a fence that hangs, panics
-//! or comes late holds what it holds and nothing else.
+//! Fences: bytes stay until the device is done, whoever else has let go, and whoever waits for them is
+//! told.
 
 mod support;
 
-use std::borrow::Cow;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Barrier, mpsc};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use support::device::{Device, published, until};
 use support::{SOON, bytes, registry};
-use weighbridge::fence::{self, Bell, Fence, Steps};
-use weighbridge::{Error, Lease, WeightHandle, WeightRegistry};
-
-/// Waits for what another thread is going to make true.
-fn until(what: &str, mut done: impl FnMut() -> bool) {
-    let deadline = Instant::now() + SOON;
-    while !done() {
-        assert!(Instant::now() < deadline, "{what}");
-        std::thread::yield_now();
-    }
-}
-
-/// A device: reads the bytes of a lease that its owner has given away, when it is told to, and
-/// says what it read.
-struct Device {
-    go: mpsc::Sender<()>,
-    read: mpsc::Receiver<Vec<u8>>,
-}
-
-impl Device {
-    /// Queues work on the bytes of `w` and gives the lease away behind the device's fence.
-    fn queue(lease: Lease, w: WeightHandle, name: &str) -> Self {
-        struct At(*const u8, usize);
-        // SAFETY: the bytes are read-only and stay until the fence has passed: that is the test.
-        unsafe impl Send for At {}
-        impl At {
-            /// # Safety
-            /// The bytes are there.
-            unsafe fn copy(&self) -> Vec<u8> {
-                // SAFETY: the caller's.
-                unsafe { std::slice::from_raw_parts(self.0, self.1) }.to_vec()
-            }
-        }
-        let bytes = lease.weight(w).unwrap().bytes();
-        let at = At(bytes.as_ptr(), bytes.len());
-        let (done, fence) = fence::signal(name);
-        let (go, start) = mpsc::channel::<()>();
-        let (result, read) = mpsc::channel();
-        std::thread::spawn(move || {
-            if start.recv().is_ok() {
-                // SAFETY: the signal is not set yet.
-                let copied = unsafe { at.copy() };
-                done.set();
-                let _ = result.send(copied);
-            }
-        });
-        lease.release_after(fence);
-        Device { go, read }
-    }
-
-    fn finish(&self) -> Vec<u8> {
-        self.go.send(()).unwrap();
-        self.read.recv_timeout(SOON).unwrap()
-    }
-}
-
-fn published(
-    registry: &WeightRegistry,
-    name: &str,
-    fill: u8,
-) -> (weighbridge::SetHandle, WeightHandle) {
-    let set = registry.publish(name, bytes(1 << 16, fill)).unwrap();
-    let w = registry.weight_handle(set, "w").unwrap();
-    (set, w)
-}
+use weighbridge::Error;
+use weighbridge::fence::{self, Steps};
 
 #[test]
 fn bytes_stay_until_the_fence_has_passed_though_the_lease_is_gone() {
@@ -184,174 +121,25 @@ fn a_message_names_a_few_of_many_fences() {
 }
 
 #[test]
-fn a_fence_that_never_passes_holds_its_generation_and_nothing_else() {
-    let registry = registry();
-    let (hung, _) = published(&registry, "hung", 1);
-    let (fine, w) = published(&registry, "fine", 2);
-    // The signal is dropped without having been set.
-    let (_, fence) = fence::signal("hung device");
-    registry.acquire(hung).unwrap().release_after(fence);
-    let stuck = registry.retire(hung).unwrap();
-    for _ in 0..100 {
-        let device = Device::queue(registry.acquire(fine).unwrap(), w, "fine device");
-        let replaced = registry.replace(fine, bytes(1 << 16, 2)).unwrap();
-        assert_eq!(device.finish(), vec![2; 1 << 16]);
-        replaced.previous.drained(SOON).unwrap();
-        replaced.previous.reclaimed(SOON).unwrap();
-    }
-    registry.retire(fine).unwrap().reclaimed(SOON).unwrap();
-    assert!(!stuck.is_drained());
-    assert_eq!(stuck.fences()[0].name, "hung device");
-    assert_eq!(registry.retired().len(), 1);
-    until("only the hung one is pending", || {
-        registry.stats().pending_fences == 1
-    });
-}
-
-/// A fence that blocks in its query stops other fences only.
-#[test]
-fn a_fence_that_blocks_stops_no_frees_and_no_drains() {
-    let registry = registry();
-    let (blocked, _) = published(&registry, "blocked", 1);
-    let (fine, _) = published(&registry, "fine", 2);
-    let (inside, entered) = mpsc::channel();
-    let (unblock, gate) = mpsc::channel::<()>();
-    registry.acquire(blocked).unwrap().release_after(move || {
-        let _ = inside.send(());
-        let _ = gate.recv();
-        true
-    });
-    entered.recv_timeout(SOON).unwrap();
-    let waiting = registry.retire(blocked).unwrap();
-    let lease = registry.acquire_as("request", fine).unwrap();
-    let going = registry.retire(fine).unwrap();
-    drop(lease);
-    going.drained(SOON).unwrap();
-    going.reclaimed(SOON).unwrap();
-    // Another fence is not looked at, but it is accepted, counted and named.
-    let (next, _) = published(&registry, "next", 3);
-    let lease = registry.acquire(next).unwrap();
-    lease.release_after(fence::named("behind it", || true));
-    assert_eq!(registry.retire(next).unwrap().fences()[0].name, "behind it");
-    assert!(!waiting.is_drained());
-    drop(unblock);
-    waiting.reclaimed(SOON).unwrap();
-    until("the one behind it passes", || {
-        registry.stats().pending_fences == 0
-    });
-}
-
-struct Panics {
-    looks: Arc<AtomicUsize>,
-}
-
-impl Fence for Panics {
-    fn has_passed(&mut self) -> bool {
-        self.looks.fetch_add(1, Ordering::Relaxed);
-        panic!("on purpose: has_passed")
-    }
-
-    fn name(&self) -> Cow<'_, str> {
-        "driver that is gone".into()
-    }
-}
-
-#[test]
-fn a_fence_that_panics_never_passes_and_says_so() {
-    let registry = registry();
-    let (set, _) = published(&registry, "a", 1);
-    let looks = Arc::new(AtomicUsize::new(0));
-    let lease = registry.acquire(set).unwrap();
-    lease.release_after(Panics {
-        looks: Arc::clone(&looks),
-    });
-    let going = registry.retire(set).unwrap();
-    until("it is looked at", || registry.stats().fence_panics == 1);
-    until("it is marked", || {
-        going.fences().iter().any(|fence| fence.broken)
-    });
-    // Others pass, which takes the keeper past it many times.
-    for _ in 0..20 {
-        let (other, w) = published(&registry, "b", 2);
-        let device = Device::queue(registry.acquire(other).unwrap(), w, "b");
-        let other = registry.retire(other).unwrap();
-        device.finish();
-        other.reclaimed(SOON).unwrap();
-    }
-    assert_eq!(
-        looks.load(Ordering::Relaxed),
-        1,
-        "asked again after it panicked"
-    );
-    assert!(!going.is_drained());
-    let text = going.drained(Duration::ZERO).unwrap_err().to_string();
-    assert!(
-        text.contains(r#"fence "driver that is gone" panicked"#),
-        "{text}"
-    );
-    assert_eq!(registry.fences().len(), 1, "one entry, not two");
-}
-
-struct Rude(&'static str);
-
-impl Fence for Rude {
-    fn has_passed(&mut self) -> bool {
-        true
-    }
-
-    fn listen(&mut self, _: &Bell) -> bool {
-        assert!(self.0 != "listen", "on purpose: listen");
-        false
-    }
-
-    fn name(&self) -> Cow<'_, str> {
-        assert!(self.0 != "name", "on purpose: name");
-        self.0.into()
-    }
-}
-
-impl Drop for Rude {
-    fn drop(&mut self) {
-        assert!(self.0 != "drop", "on purpose: drop");
-    }
-}
-
-#[test]
-fn panics_in_a_fences_other_methods_stay_where_they_are() {
-    let registry = registry();
-    for (panics, method, passes) in [(1, "name", true), (2, "drop", true), (3, "listen", false)] {
-        let (set, _) = published(&registry, method, 1);
-        registry.acquire(set).unwrap().release_after(Rude(method));
-        let going = registry.retire(set).unwrap();
-        until("it is looked at", || {
-            registry.stats().fence_panics == panics
-        });
-        if passes {
-            going.reclaimed(SOON).unwrap();
-        } else {
-            assert!(!going.is_drained() && going.fences()[0].name == "listen");
-        }
-    }
-}
-
-#[test]
 fn a_fence_outlives_the_registry_and_frees_what_it_held() {
     let registry = registry();
     let (retired, w) = published(&registry, "retired", 1);
     let first = Device::queue(registry.acquire(retired).unwrap(), w, "retired");
+    let late = registry.acquire(retired).unwrap();
     let going = registry.retire(retired).unwrap();
-    let (current, w) = published(&registry, "current", 2);
-    let second = Device::queue(registry.acquire(current).unwrap(), w, "current");
-    let late = registry.acquire(current).unwrap();
+    let (current, other) = published(&registry, "current", 2);
+    let second = Device::queue(registry.acquire(current).unwrap(), other, "current");
     drop(registry); // Does not wait for fences.
-    assert!(!going.is_reclaimed());
-    assert_eq!(going.fences().len(), 1);
+    assert_eq!(going.fences()[0].name, "retired");
     assert_eq!(first.finish(), vec![1; 1 << 16]);
-    going.reclaimed(SOON).unwrap();
+    until("the fence has passed", || going.leases() == 1);
     assert_eq!(second.finish(), vec![2; 1 << 16]);
     // A lease that is given away when the registry is long gone.
     let third = Device::queue(late, w, "late");
-    assert_eq!(third.finish(), vec![2; 1 << 16]);
+    assert_eq!(going.fences()[0].name, "late");
+    assert_eq!(third.finish(), vec![1; 1 << 16]);
+    going.drained(SOON).unwrap();
+    going.reclaimed(SOON).unwrap();
 }
 
 /// Nothing else keeps what a fence kept: not the lease's metadata, not the ledger, not the keeper.
@@ -459,126 +247,4 @@ fn a_lease_of_several_sets_holds_all_of_them_until_its_fence_has_passed() {
     device.finish();
     a.reclaimed(SOON).unwrap();
     b.reclaimed(SOON).unwrap();
-}
-
-#[test]
-fn retire_after_holds_the_generation_that_was_current() {
-    let registry = registry();
-    let (set, _) = published(&registry, "a", 1);
-    let (done, fence) = fence::signal("at retire");
-    let going = registry.retire_after(set, fence).unwrap();
-    assert!(matches!(
-        registry.acquire(set),
-        Err(Error::StaleHandle { .. })
-    ));
-    assert_eq!(going.fences()[0].name, "at retire");
-    assert!(!going.is_drained());
-    // The name is free at once.
-    registry.publish("a", bytes(64, 2)).unwrap();
-    done.set();
-    going.reclaimed(SOON).unwrap();
-}
-
-#[test]
-fn retire_after_retires_nothing_when_it_fails() {
-    let registry = registry();
-    let (set, _) = published(&registry, "a", 1);
-    let first = registry
-        .acquire(set)
-        .unwrap()
-        .sets()
-        .next()
-        .unwrap()
-        .generation();
-    let second = registry.replace(set, bytes(64, 2)).unwrap().generation;
-    let dropped = Arc::new(());
-    let fence = |token: &Arc<()>| {
-        let token = Arc::clone(token);
-        move || Arc::strong_count(&token) == 0
-    };
-    let error = registry
-        .retire_after_if(set, first, fence(&dropped))
-        .unwrap_err();
-    let Error::Conflict {
-        expected, current, ..
-    } = error
-    else {
-        panic!("{error}")
-    };
-    assert_eq!((expected, current), (first, second));
-    assert_eq!(registry.stats().pending_fences, 0);
-    assert_eq!(Arc::strong_count(&dropped), 1, "the fence is dropped");
-    registry
-        .retire_after_if(set, second, || true)
-        .unwrap()
-        .reclaimed(SOON)
-        .unwrap();
-    let error = registry.retire_after(set, fence(&dropped)).unwrap_err();
-    assert!(error.is_not_found(), "{error}");
-    assert_eq!(Arc::strong_count(&dropped), 1);
-}
-
-/// Whatever generation a racing replace leaves, the one that is retired is the one that is fenced.
-#[test]
-fn retire_after_fences_what_it_retires_while_replaces_race_it() {
-    for _ in 0..200 {
-        let registry = registry();
-        let (set, _) = published(&registry, "a", 0);
-        let barrier = Barrier::new(2);
-        std::thread::scope(|scope| {
-            scope.spawn(|| {
-                barrier.wait();
-                for fill in 1..20 {
-                    if registry.replace(set, bytes(64, fill)).is_err() {
-                        break;
-                    }
-                }
-            });
-            barrier.wait();
-            let (done, fence) = fence::signal("at retire");
-            let going = registry.retire_after(set, fence).unwrap();
-            let fences = going.fences();
-            assert_eq!(fences.len(), 1);
-            assert_eq!(fences[0].generation, going.generation());
-            done.set();
-            going.reclaimed(SOON).unwrap();
-        });
-    }
-}
-
-#[test]
-fn a_revoked_lease_is_told_and_keeps_its_bytes() {
-    let registry = registry();
-    let (set, w) = published(&registry, "a", 1);
-    let (other, _) = published(&registry, "b", 2);
-    let lease = registry.acquire([set, other]).unwrap();
-    assert!(!lease.is_revoked() && !lease.is_superseded());
-    let replaced = registry.replace(set, bytes(1 << 16, 3)).unwrap();
-    assert!(lease.is_superseded() && !lease.is_revoked());
-    let twin = lease.clone();
-    replaced.previous.revoke();
-    assert!(lease.is_revoked() && twin.is_revoked());
-    let told = |lease: &Lease| {
-        let of = |at| lease.set(at).unwrap();
-        (
-            of(set).is_revoked(),
-            of(set).is_superseded(),
-            of(other).is_revoked(),
-            of(other).is_superseded(),
-        )
-    };
-    assert_eq!(told(&lease), (true, true, false, false));
-    assert_eq!(
-        lease.weight(w).unwrap().bytes(),
-        vec![1; 1 << 16],
-        "nothing is taken away"
-    );
-    let new = registry.acquire(set).unwrap();
-    assert!(!new.is_revoked() && !new.is_superseded());
-    let going = registry.revoke(set).unwrap();
-    assert!(new.is_revoked() && new.is_superseded());
-    assert!(registry.revoke(set).unwrap_err().is_not_found());
-    assert_eq!(going.leases(), 3);
-    drop((lease, twin, new));
-    going.reclaimed(SOON).unwrap();
 }

@@ -22,7 +22,8 @@ use crate::tensor::WeightKind;
 /// Take one lease per request and keep it from prefill to the last token: the KV cache of that
 /// request was computed with these weights. While it lives, the bytes stay where they are and what
 /// they are, whatever is published, replaced or retired. It is released exactly once, when it is
-/// dropped, on every path: return, `?`, panic, a cancelled future.
+/// dropped, on every path: return, `?`, panic, a cancelled future. Where a device still reads the bytes
+/// then, give it away with [`release_after`](Lease::release_after) instead.
 ///
 /// `Send + Sync + Clone + 'static`, holds no lock, may outlive the registry.
 ///

@@ -118,7 +118,7 @@ impl Retirement {
     ///
     /// # Errors
     /// [`Error::NotDrained`] when `timeout` has passed: it counts the leases that are in the way
-    /// and names the labelled ones. [`Error::Forked`].
+    /// and names the labelled ones and those that wait for fences. [`Error::Forked`].
     pub fn drained(&self, timeout: Duration) -> Result<(), Error> {
         self.wait(timeout, Vitals::wait_drained, Error::NotDrained)
     }
