@@ -1,7 +1,8 @@
 //! Fences: how a device, or whoever else works behind the CPU's back, says that it has finished.
 //!
-//! What lives here: [`Fence`] and ready-made ones: a query, a signal, a count of steps. What does not: what a fence holds back
-//! ([`Lease::release_after`](crate::Lease::release_after)), who looks at it (`core::keeper`).
+//! What lives here: [`Fence`] and ready-made ones: a query, a signal, a count of steps. What does
+//! not: what a fence holds back ([`Lease::release_after`](crate::Lease::release_after)), who looks
+//! at it (`core::keeper`).
 //!
 //! A request that has queued work on a device is done with its lease before the device is done with
 //! the bytes. It gives its lease away together with a fence; the lease ends when the fence has
@@ -30,7 +31,8 @@
 //!
 //! Work that runs without a lease, such as a captured graph that is replayed, is fenced where the
 //! weights are taken away: at a retire with
-//! [`retire_after`](crate::WeightRegistry::retire_after), at a replace by a lease that is taken before:
+//! [`retire_after`](crate::WeightRegistry::retire_after), at a replace by a lease that is taken
+//! before:
 //!
 //! ```
 //! # use std::time::Duration;

@@ -16,8 +16,8 @@ use crate::names::SetName;
 ///
 /// Printed, it has a line for each set. Serialised, it is
 /// `{"number", "cache_key", "sets": [{"namespace", "name", "kind", "generation", "identity",
-/// "handle", "base"}]}`, where `base` is null or `{"namespace", "name", "generation", "handle"}`, with
-/// null for the names of a base that was not in the lease. Keys are added, never changed.
+/// "handle", "base"}]}`, where `base` is null or `{"namespace", "name", "generation", "handle"}`,
+/// with null for the names of a base that was not in the lease. Keys are added, never changed.
 ///
 /// # Examples
 /// ```

@@ -1,5 +1,5 @@
-//! Fences: bytes stay until the device is done, whoever else has let go, and whoever waits for them is
-//! told.
+//! Fences: bytes stay until the device is done, whoever else has let go, and whoever waits for them
+//! is told.
 
 mod support;
 

@@ -1,8 +1,9 @@
 //! What outlives a generation's node: its state word, the place where people wait for its end, and
 //! the flag that asks its holders to let go.
 //!
-//! What lives here: the two waits, `drained` and `reclaimed`, and `revoke`. What does not: the transitions of the
-//! state word (`state`) and who announces them (`reclaim` calls `announce` and `set_reclaimed`).
+//! What lives here: the two waits, `drained` and `reclaimed`, and `revoke`. What does not: the
+//! transitions of the state word (`state`) and who announces them (`reclaim` calls `announce` and
+//! `set_reclaimed`).
 //!
 //! A waiter holds this block by `Arc` and never the node. Wake-ups come from the reclaimer's
 //! thread, so a lease that ends on an inference thread neither locks nor wakes anyone here.

@@ -78,7 +78,8 @@ pub struct Stats {
     pub ledger: LedgerSnapshot,
     /// Generations that are no longer current and whose bytes are not back yet.
     pub retired_generations: usize,
-    /// Leases that were labelled, or wait for a fence, and could not be named because the slab was full.
+    /// Leases that were labelled, or wait for a fence, and could not be named because the slab was
+    /// full.
     pub unlabelled: u64,
     /// Leases that were given away and wait for their fences.
     pub pending_fences: u64,

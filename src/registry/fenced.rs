@@ -49,10 +49,10 @@ impl Lease {
     /// it is named together with it. One fence that never passes holds what this lease held, and
     /// nothing else. The registry may be dropped meanwhile: a fence holds, whoever else is gone.
     ///
-    /// Progress: lock-free, allocates two small blocks. The first fence of a registry starts the
+    /// Progress: lock-free, allocates a few small blocks. The first fence of a registry starts the
     /// thread that looks at fences, and others that come at this moment wait for it; if the system
-    /// refuses that thread, this waits for the fence itself, for the bytes must not go earlier. After a
-    /// `fork` the child has no such thread: what it gives away there is kept.
+    /// refuses that thread, this waits for the fence itself, for the bytes must not go earlier.
+    /// After a `fork` the child has no such thread: what it gives away there is kept.
     ///
     /// # Examples
     /// See [`fence`](crate::fence).

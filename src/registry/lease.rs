@@ -22,8 +22,8 @@ use crate::tensor::WeightKind;
 /// Take one lease per request and keep it from prefill to the last token: the KV cache of that
 /// request was computed with these weights. While it lives, the bytes stay where they are and what
 /// they are, whatever is published, replaced or retired. It is released exactly once, when it is
-/// dropped, on every path: return, `?`, panic, a cancelled future. Where a device still reads the bytes
-/// then, give it away with [`release_after`](Lease::release_after) instead.
+/// dropped, on every path: return, `?`, panic, a cancelled future. Where a device still reads the
+/// bytes then, give it away with [`release_after`](Lease::release_after) instead.
 ///
 /// `Send + Sync + Clone + 'static`, holds no lock, may outlive the registry.
 ///
@@ -115,8 +115,8 @@ impl Lease {
     ///
     /// It is about what the lease holds and nothing else: lease an adapter together with its base, or
     /// the key does not tell on which base it was used. The same sets in another order have another
-    /// key: a cache that is shared wants them in one order. Numbers and names play no part: bytes that
-    /// are published again, or under another name, have the same key, and so have sets that were
+    /// key: a cache that is shared wants them in one order. Numbers and names play no part: bytes
+    /// that are published again, or under another name, have the same key, and so have sets that were
     /// declared with one revision.
     pub fn cache_key(&self) -> CacheKey {
         CacheKey::of(self.holds.iter().map(|hold| &hold.meta().identity))
