@@ -161,3 +161,27 @@ fn panics_in_a_fences_other_methods_stay_where_they_are() {
         }
     }
 }
+
+/// Then the registry is dropped by the thread that looks at fences.
+#[test]
+fn a_fence_may_own_the_registry() {
+    let registry = Arc::new(registry());
+    let gone = Arc::downgrade(&registry);
+    let (opens, gate) = mpsc::channel::<()>();
+    let (set, _) = published(&registry, "a", 1);
+    let (current, _) = published(&registry, "current", 2);
+    let mine = Arc::clone(&registry);
+    registry
+        .acquire([set, current])
+        .unwrap()
+        .release_after(move || {
+            assert!(mine.stats().pending_fences > 0);
+            gate.try_recv() == Err(mpsc::TryRecvError::Disconnected)
+        });
+    let going = registry.retire(set).unwrap();
+    drop(registry);
+    assert!(!going.is_drained() && gone.upgrade().is_some());
+    drop(opens);
+    going.reclaimed(SOON).unwrap();
+    until("the registry is still there", || gone.strong_count() == 0);
+}
