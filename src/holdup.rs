@@ -18,6 +18,31 @@ pub struct Holder {
     pub age: Duration,
 }
 
+/// A lease that was given away until a fence has passed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct FenceHolder {
+    /// The fence's name, with the lease's label in parentheses if it had one.
+    pub name: String,
+    /// How long ago the lease was given away.
+    pub age: Duration,
+    /// The generation that it holds.
+    pub generation: Generation,
+    /// The fence panicked: it never passes.
+    pub broken: bool,
+}
+
+impl fmt::Display for FenceHolder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let state = if self.broken {
+            "panicked and never passes, waited for"
+        } else {
+            "not passed for"
+        };
+        write!(f, "fence {:?} {state} {:.1?}", self.name, self.age)
+    }
+}
+
 /// Who and what is in the way of a wait that timed out.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
@@ -28,11 +53,16 @@ pub struct Holdup {
     pub generation: Generation,
     /// How long was waited.
     pub waited: Duration,
-    /// Leases in the way, labelled or not. Zero: the bytes are with the reclaimer.
+    /// Leases in the way, labelled or not, fenced or not. Zero: the bytes are with the reclaimer.
     pub leases: u64,
-    /// The labelled ones among them, oldest first.
+    /// The labelled ones among them that somebody still has, oldest first.
     pub holders: Vec<Holder>,
+    /// Those among them that wait for a fence, oldest first.
+    pub fences: Vec<FenceHolder>,
 }
+
+/// How many holders, and how many fences, a message names.
+const NAMED: usize = 5;
 
 impl fmt::Display for Holdup {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -45,16 +75,23 @@ impl fmt::Display for Holdup {
             return f.write_str("no lease is left, the reclaimer has not freed the bytes yet");
         }
         write!(f, "{} lease(s) held", self.leases)?;
-        for (index, holder) in self.holders.iter().take(5).enumerate() {
-            let lead = if index == 0 { ": " } else { ", " };
-            write!(f, "{lead}{:?} for {:.1?}", holder.label, holder.age)?;
+        let mut named = 0;
+        let mut lead = |f: &mut fmt::Formatter<'_>| {
+            named += 1;
+            f.write_str(if named == 1 { ": " } else { ", " })
+        };
+        for holder in self.holders.iter().take(NAMED) {
+            lead(f)?;
+            write!(f, "{:?} for {:.1?}", holder.label, holder.age)?;
         }
-        let unnamed = self.leases.saturating_sub(self.holders.len().min(5) as u64);
-        if unnamed != 0 && !self.holders.is_empty() {
-            write!(f, " and {unnamed} more")?;
-        } else if self.holders.is_empty() {
-            f.write_str(", none labelled (use acquire_as to have them named)")?;
+        for fence in self.fences.iter().take(NAMED) {
+            lead(f)?;
+            write!(f, "{fence}")?;
         }
-        Ok(())
+        match self.leases.saturating_sub(named) {
+            _ if named == 0 => f.write_str(", none labelled (use acquire_as to have them named)"),
+            0 => Ok(()),
+            unnamed => write!(f, " and {unnamed} more"),
+        }
     }
 }

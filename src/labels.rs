@@ -55,6 +55,8 @@ pub struct Labelled {
     pub label: String,
     /// When the lease was taken, in the caller's nanoseconds.
     pub since_ns: u64,
+    /// The generation.
+    pub birth: u64,
 }
 
 struct Entry {
@@ -145,6 +147,12 @@ impl Labels {
         self.enter(&record)
     }
 
+    /// What `id` says.
+    pub fn get(&self, id: LabelId) -> Option<Labelled> {
+        // Our own entry: nobody writes it while we hold it.
+        Some(self.entry(id.0)?.read()?.labelled())
+    }
+
     /// Leaves an entry. Lock-free; takes no lock, does not allocate, touches no thread-local.
     pub fn release(&self, id: LabelId) {
         let Some(entry) = self.entry(id.0) else {
@@ -162,13 +170,23 @@ impl Labels {
     /// cloned and dropped meanwhile may be missed or seen twice. A lease that began before this call
     /// and ends after it is found; one whose end happens before this call is not.
     pub fn holders(&self, slot: u32, birth: u64) -> Vec<Labelled> {
+        self.select(|record| (record.slot, record.birth) == (u64::from(slot), birth))
+    }
+
+    /// The live entries of all generations whose start has all the bits of `mark`. As
+    /// [`holders`](Self::holders), not a picture.
+    pub fn marked(&self, mark: u64) -> Vec<Labelled> {
+        self.select(|record| record.since & mark == mark)
+    }
+
+    fn select(&self, wanted: impl Fn(&Record) -> bool) -> Vec<Labelled> {
         let mut found = Vec::new();
         for segment in 0..SEGMENTS {
             let Some(entries) = self.segment(segment) else {
                 continue;
             };
             for record in entries.iter().filter_map(Entry::read) {
-                if (record.slot, record.birth) == (u64::from(slot), birth) {
+                if wanted(&record) {
                     found.push(record.labelled());
                 }
             }
@@ -326,6 +344,7 @@ impl Record {
         Labelled {
             label: String::from_utf8_lossy(bytes).into_owned(),
             since_ns: self.since,
+            birth: self.birth,
         }
     }
 }

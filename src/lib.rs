@@ -54,6 +54,7 @@
 pub mod arena;
 mod core;
 mod error;
+pub mod fence;
 pub mod flat;
 mod handle;
 mod holdup;
@@ -65,19 +66,22 @@ pub mod memory;
 pub mod modules;
 mod names;
 pub mod plan;
+mod provenance;
 mod registry;
 pub mod source;
 mod sync;
 pub mod tensor;
 
 pub use error::Error;
+pub use fence::Fence;
 pub use handle::{Generation, SetHandle, SetKind, WeightHandle};
-pub use holdup::{Holder, Holdup};
+pub use holdup::{FenceHolder, Holder, Holdup};
 pub use identity::{CacheKey, Identity};
 pub use layout::Layout;
 pub use ledger::{Account, LedgerSnapshot};
 pub use names::{NameRef, SetName};
 pub use plan::Plan;
+pub use provenance::{BaseProvenance, Provenance, SetProvenance};
 pub use registry::{
     AdapterModule, AdapterReplacement, AdapterView, Builder, Catalog, CatalogEntry, Committed,
     Filling, KeptGeneration, Lease, LeasedSet, Namespace, NamespaceLimits, NamespaceStats,
@@ -107,6 +111,8 @@ pub mod _documentation {
         pub mod names {}
         #[doc = include_str!("../docs/ordering/labels.md")]
         pub mod labels {}
+        #[doc = include_str!("../docs/ordering/fences.md")]
+        pub mod fences {}
     }
     #[doc = include_str!("../docs/VERIFICATION.md")]
     pub mod verification {}
@@ -127,6 +133,7 @@ struct Readme;
 #[allow(missing_docs)]
 pub mod __loom {
     pub use crate::core::*;
+    pub use crate::fence;
     pub mod labels {
         pub use crate::labels::*;
     }

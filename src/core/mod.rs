@@ -3,11 +3,14 @@
 //! Generic over what a generation carries (`M`, metadata that readers see) and what its bytes are
 //! (`S`, storage that only leases see), so that the loom models drive this very code with payloads
 //! of their own. Imports run one way: `commit` over `view` over `spine`, that over
-//! `slots` and `node`, those over `vitals` and `reclaim`, those over `state`.
+//! `slots` and `node`, those over `vitals` and `reclaim`, those over `state` and `queue`; `keeper`
+//! over `queue` alone.
 
 mod commit;
+mod keeper;
 mod node;
 mod picture;
+mod queue;
 mod reclaim;
 mod share;
 mod slots;
@@ -19,6 +22,7 @@ mod vitals;
 #[cfg(all(test, not(weighbridge_loom)))]
 mod tests;
 
+pub use keeper::{Bell, Keeper, Kept};
 pub use node::{Hold, Node, StagedNode, Storage, discard};
 pub use picture::{Picture, Shot};
 pub use reclaim::Reclaimer;

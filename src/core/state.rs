@@ -123,6 +123,14 @@ impl StateWord {
         self.0.load(Ordering::Acquire) & COUNT
     }
 
+    /// Superseded: no lease can be taken any more. Final. Turns true a moment after the commit that
+    /// supersedes the generation. Wait-free, one load.
+    #[inline]
+    pub fn is_dead(&self) -> bool {
+        // E5: pairs with `kill`: who sees DEAD sees the clock that moved before it.
+        self.0.load(Ordering::Acquire) & DEAD != 0
+    }
+
     /// Dead and unleased. Final: once true, always true, and no lease can ever be taken again.
     pub fn is_drained(&self) -> bool {
         // E9: pairs with `release` and `kill`: all uses of the bytes come before the answer.

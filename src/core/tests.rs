@@ -302,3 +302,47 @@ fn the_reclaimer_survives_a_panicking_destructor() {
     queue.close();
     thread.join().unwrap();
 }
+
+/// Lets go at its third look, or panics there.
+struct Third {
+    looks: usize,
+    panics: bool,
+}
+
+impl Kept for Third {
+    fn listen(&mut self, _: &Bell) -> bool {
+        false
+    }
+
+    fn may_go(&mut self) -> bool {
+        self.looks += 1;
+        assert!(!self.panics || self.looks < 3, "on purpose");
+        self.looks == 3
+    }
+
+    fn broke(&mut self) {
+        self.panics = false;
+    }
+}
+
+impl Drop for Third {
+    fn drop(&mut self) {
+        assert_eq!(self.looks, 3, "let go too early");
+        GONE.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+static GONE: AtomicUsize = AtomicUsize::new(0);
+
+/// What `keep` does when the system refuses a thread.
+#[test]
+fn without_a_thread_the_caller_waits_and_a_panic_keeps() {
+    let keeper = Keeper::new();
+    let third = |panics| Third { looks: 0, panics };
+    let gone = || GONE.load(Ordering::Relaxed);
+    keeper.wait_here(third(false));
+    assert_eq!((gone(), keeper.panics()), (1, 0));
+    keeper.wait_here(third(true));
+    assert_eq!(gone(), 1, "let go though it never may");
+    assert_eq!(keeper.panics(), 1);
+}

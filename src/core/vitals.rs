@@ -1,7 +1,9 @@
-//! What outlives a generation's node: its state word, and the place where people wait for its end.
+//! What outlives a generation's node: its state word, the place where people wait for its end, and
+//! the flag that asks its holders to let go.
 //!
-//! What lives here: the two waits, `drained` and `reclaimed`. What does not: the transitions of the
-//! state word (`state`) and who announces them (`reclaim` calls `announce` and `set_reclaimed`).
+//! What lives here: the two waits, `drained` and `reclaimed`, and `revoke`. What does not: the
+//! transitions of the state word (`state`) and who announces them (`reclaim` calls `announce` and
+//! `set_reclaimed`).
 //!
 //! A waiter holds this block by `Arc` and never the node. Wake-ups come from the reclaimer's
 //! thread, so a lease that ends on an inference thread neither locks nor wakes anyone here.
@@ -11,6 +13,7 @@ use std::time::Instant;
 use crossbeam_utils::CachePadded;
 
 use super::state::StateWord;
+use crate::sync::atomic::{AtomicU32, Ordering};
 use crate::sync::{Condvar, Mutex};
 
 /// The wait ended because its deadline passed.
@@ -18,10 +21,11 @@ use crate::sync::{Condvar, Mutex};
 pub struct TimedOut;
 
 /// See the module documentation.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Vitals {
     /// A cache line of its own: leases write it, while readers only read the node beside it.
     state: CachePadded<StateWord>,
+    revoked: AtomicU32,
     reclaimed: Mutex<bool>,
     changed: Condvar,
 }
@@ -29,13 +33,31 @@ pub struct Vitals {
 impl Vitals {
     /// Alive, unleased.
     pub fn new() -> Self {
-        Self::default()
+        Vitals {
+            state: CachePadded::new(StateWord::new()),
+            revoked: AtomicU32::new(0),
+            reclaimed: Mutex::new(false),
+            changed: Condvar::default(),
+        }
     }
 
     /// The state word.
     #[inline]
     pub fn state(&self) -> &StateWord {
         &self.state
+    }
+
+    /// Asks whoever holds a lease to end it. Changes nothing else.
+    pub fn revoke(&self) {
+        // E24: Release: who sees the flag sees what the revoker did before.
+        self.revoked.store(1, Ordering::Release);
+    }
+
+    /// Were the holders asked to let go? Wait-free, one load.
+    #[inline]
+    pub fn is_revoked(&self) -> bool {
+        // E24: Acquire: pairs with `revoke`.
+        self.revoked.load(Ordering::Acquire) != 0
     }
 
     /// Wakes whoever waits for `drained`. Called by the reclaimer after `{DEAD, 0}` was made.

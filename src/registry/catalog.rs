@@ -13,6 +13,7 @@ use crate::ledger::LedgerSnapshot;
 use crate::names::SetName;
 use crate::sync::atomic::Ordering;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// One set in a [`Catalog`].
 #[derive(Debug, Clone)]
@@ -89,8 +90,15 @@ pub struct Stats {
     pub ledger: LedgerSnapshot,
     /// Generations that are no longer current and whose bytes are not back yet.
     pub retired_generations: usize,
-    /// Labelled leases that were granted without their label because the slab was full.
+    /// Leases that were labelled, or wait for a fence, and could not be named because the slab was
+    /// full.
     pub unlabelled: u64,
+    /// Leases that were given away and wait for their fences.
+    pub pending_fences: u64,
+    /// For how long the oldest of them has waited, of those that have an entry among the labels.
+    pub oldest_fence: Option<Duration>,
+    /// Fences that panicked, or whose destructors did.
+    pub fence_panics: u64,
     /// Different layouts in use; sets with the same tensors share one.
     pub layouts: usize,
     /// Destructors that panicked on the reclaimer's thread.
@@ -141,9 +149,14 @@ impl WeightRegistry {
         Arc::clone(&shot.content)
     }
 
-    /// Totals. Takes a few short locks; O(different layouts + generations on their way out), never
-    /// O(sets) or O(tensors).
+    /// Totals. Takes a few short locks; O(different layouts + generations on their way out), while
+    /// leases wait for fences also O(labelled leases), never O(sets) or O(tensors).
     pub fn stats(&self) -> Stats {
+        let pending_fences = self.shared.keeper.kept();
+        let oldest_fence = match pending_fences {
+            0 => None,
+            _ => self.fences().first().map(|fence| fence.age),
+        };
         Stats {
             sets: self.names.len(),
             commits: self.view().number(),
@@ -151,6 +164,9 @@ impl WeightRegistry {
             retired_generations: self.retired().len(),
             // E64: a statistic.
             unlabelled: self.shared.unlabelled.load(Ordering::Relaxed),
+            pending_fences,
+            oldest_fence,
+            fence_panics: self.shared.keeper.panics(),
             layouts: self.layouts.len(),
             reclaimer_panics: self.spine.reclaimer().panics(),
             stranded_bytes: crate::arena::stranded_bytes(),

@@ -23,7 +23,8 @@ use crate::tensor::WeightKind;
 /// Take one lease per request and keep it from prefill to the last token: the KV cache of that
 /// request was computed with these weights. While it lives, the bytes stay where they are and what
 /// they are, whatever is published, replaced or retired. It is released exactly once, when it is
-/// dropped, on every path: return, `?`, panic, a cancelled future.
+/// dropped, on every path: return, `?`, panic, a cancelled future. Where a device still reads the
+/// bytes then, give it away with [`release_after`](Lease::release_after) instead.
 ///
 /// `Send + Sync + Clone + 'static`, holds no lock, may outlive the registry.
 ///
@@ -31,9 +32,9 @@ use crate::tensor::WeightKind;
 /// generation hands the bytes to the reclaimer (lock-free); it frees nothing itself unless the
 /// registry is gone. If the lease is labelled, both are lock-free.
 pub struct Lease {
-    holds: Holds,
+    pub(super) holds: Holds,
     number: u64,
-    labels: SmallVec<[Option<LabelId>; 2]>,
+    pub(super) labels: SmallVec<[Option<LabelId>; 2]>,
 }
 
 impl Lease {
@@ -114,6 +115,12 @@ impl Lease {
     /// A key for KV and prefix caches: the identities of all sets of this lease, in order. Equal
     /// keys mean equal weights, also on another host: if an identity is not
     /// [portable](Identity::is_portable), no other process has the key.
+    ///
+    /// It is about what the lease holds and nothing else: lease an adapter together with its base, or
+    /// the key does not tell on which base it was used. The same sets in another order have another
+    /// key: a cache that is shared wants them in one order. Numbers and names play no part: bytes
+    /// that are published again, or under another name, have the same key, and so have sets that were
+    /// declared with one revision.
     pub fn cache_key(&self) -> CacheKey {
         CacheKey::of(self.holds.iter().map(|hold| &hold.meta().facts.identity))
     }

@@ -1,16 +1,18 @@
 //! The public registry.
 //!
 //! What lives here: [`WeightRegistry`], its builder, its end. The reading side is in `read` and
-//! `lease`, the writing side in `publish` and `retirement`, observers in `catalog`, the view that is
-//! restricted to one tenant in `namespace`.
+//! `lease`, the writing side in `publish` and `retirement`, fences in `fenced`, observers in `catalog`,
+//! the view that is restricted to one tenant in `namespace`.
 
 mod accounts;
 mod adapter;
 mod alias;
+mod audit;
 mod bind;
 mod catalog;
 mod commit;
 mod dependants;
+mod fenced;
 mod filling;
 mod generation;
 mod here;
@@ -65,7 +67,7 @@ use shared::Shared;
 ///
 /// Dropping the registry gives back the bytes of every set that nobody leases, at once, and ends
 /// the reclaimer's thread. Leases may outlive it; the last lease of each generation then frees its
-/// bytes.
+/// bytes. A lease that waits for a fence is one of those: it ends when the fence has passed.
 ///
 /// Not supported: use in a child process after `fork`. Whatever loads, changes or waits says so
 /// ([`Error::Forked`]); reads do not look. Dropping the registry there frees nothing: its locks may be

@@ -1,8 +1,8 @@
 //! What is left of a generation that is no longer current: a handle to wait on, and who is in the
 //! way.
 //!
-//! What lives here: [`Retirement`] and its two waits. What does not: retiring (`publish`), the
-//! waits' machinery (`core::vitals`).
+//! What lives here: [`Retirement`], its two waits, and asking the holders to let go. What does not:
+//! retiring (`publish`), fences (`fenced`), the waits' machinery (`core::vitals`).
 
 use std::fmt;
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use super::shared::Shared;
 use crate::core::{TimedOut, Vitals};
 use crate::error::Error;
 use crate::handle::{Generation, SetHandle};
-use crate::holdup::{Holder, Holdup};
+use crate::holdup::{FenceHolder, Holder, Holdup};
 use crate::names::SetName;
 
 /// What is no longer current: new requests do not get it, running ones keep it, its bytes come back
@@ -70,13 +70,38 @@ impl Retirement {
             .sum()
     }
 
-    /// The labelled leases among them, oldest first.
+    /// The labelled leases among them that somebody still has, oldest first.
     pub fn holders(&self) -> Vec<Holder> {
+        self.in_the_way().0
+    }
+
+    /// The leases among them that wait for a fence, oldest first.
+    pub fn fences(&self) -> Vec<FenceHolder> {
+        self.in_the_way().1
+    }
+
+    fn in_the_way(&self) -> (Vec<Holder>, Vec<FenceHolder>) {
         let slot = self.record.handle.slot;
-        let of = |one: &Going| self.shared.holders(slot, one.generation.0);
-        let mut holders: Vec<Holder> = self.going.iter().flat_map(of).collect();
+        let (mut holders, mut fences) = (Vec::new(), Vec::new());
+        for one in &self.going {
+            let found = self.shared.holders(slot, one.generation.0);
+            holders.extend(found.0);
+            fences.extend(found.1);
+        }
         holders.sort_by_key(|holder| std::cmp::Reverse(holder.age));
-        holders
+        fences.sort_by_key(|fence| std::cmp::Reverse(fence.age));
+        (holders, fences)
+    }
+
+    /// Asks whoever holds a lease of any of this to end it: [`Lease::is_revoked`] turns true there.
+    ///
+    /// A request, nothing more: it frees nothing and takes nothing away, a lease stays good until its
+    /// holder drops it, and a fence stays in the way until it has passed. For weights that are to be
+    /// used no longer than necessary, such as an adapter that was recalled. Cannot be undone.
+    ///
+    /// [`Lease::is_revoked`]: super::Lease::is_revoked
+    pub fn revoke(&self) {
+        self.going.iter().for_each(|one| one.vitals.revoke());
     }
 
     /// No lease is left. Once true it stays true: nobody can lease any of this again.
@@ -93,7 +118,7 @@ impl Retirement {
     ///
     /// # Errors
     /// [`Error::NotDrained`] when `timeout` has passed: it counts the leases that are in the way
-    /// and names the labelled ones. [`Error::Forked`].
+    /// and names the labelled ones and those that wait for fences. [`Error::Forked`].
     pub fn drained(&self, timeout: Duration) -> Result<(), Error> {
         self.wait(timeout, Vitals::wait_drained, Error::NotDrained)
     }
@@ -134,13 +159,14 @@ impl Retirement {
     fn holdup(&self, waited: Duration) -> Holdup {
         // Holders first: a lease that ends in between is then missing from the count, never
         // counted without having been there.
-        let holders = self.holders();
+        let (holders, fences) = self.in_the_way();
         Holdup {
             set: self.record.name.clone(),
             generation: self.generation(),
             waited,
             leases: self.leases(),
             holders,
+            fences,
         }
     }
 }

@@ -1,19 +1,30 @@
 //! The account core: what must outlive the registry as long as one lease or one wait does.
 //!
-//! What lives here: the labels of leases, the ledger, the registry's process and clock. What does
-//! not: anything that reaches a generation.
+//! What lives here: the labels of leases, the keeper of leases that wait for fences, the ledger, the
+//! registry's process and clock. What does not: anything that reaches a generation.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crate::core::{Keeper, Kept};
 use crate::error::Error;
-use crate::holdup::Holder;
-use crate::labels::{LabelId, Labels};
+use crate::handle::Generation;
+use crate::holdup::{FenceHolder, Holder};
+use crate::labels::{LabelId, Labelled, Labels};
 use crate::ledger::Ledger;
 use crate::sync::atomic::{AtomicU64, Ordering};
+
+/// An entry whose lease was given away until a fence has passed: a mark on its start. Nanoseconds
+/// reach the lower mark after 146 years.
+const FENCED: u64 = 1 << 63;
+/// Its fence panicked.
+const BROKEN: u64 = 1 << 62;
 
 /// See the module documentation.
 pub(crate) struct Shared {
     pub(crate) ledger: Ledger,
+    /// Leases that wait for fences. They keep it, and us, by themselves.
+    pub(crate) keeper: Arc<Keeper<Box<dyn Kept>>>,
     pub(crate) labels: Labels,
     /// Labelled leases that found the slab full and were granted without a label.
     pub(crate) unlabelled: AtomicU64,
@@ -25,6 +36,7 @@ impl Shared {
     pub(crate) fn new(ledger: Ledger) -> Self {
         Shared {
             ledger,
+            keeper: Arc::new(Keeper::new()),
             labels: Labels::new(),
             unlabelled: AtomicU64::new(0),
             started: Instant::now(),
@@ -47,8 +59,29 @@ impl Shared {
 
     /// Enters a lease of one generation in the slab. `None`: the slab is full (counted).
     pub(crate) fn label(&self, label: &str, slot: u32, birth: u64) -> Option<LabelId> {
+        self.enter(label, slot, birth, self.now())
+    }
+
+    /// Enters a lease that was given away until the fence `name` has passed.
+    pub(crate) fn label_fence(&self, name: &str, slot: u32, birth: u64) -> Option<LabelId> {
+        self.enter(name, slot, birth, self.now() | FENCED)
+    }
+
+    /// The entry of a fence that panicked, in place of its first one.
+    pub(crate) fn label_broken(&self, fence: LabelId, slot: u32) -> Option<LabelId> {
+        let known = self.labels.get(fence)?;
+        let id = self.enter(&known.label, slot, known.birth, known.since_ns | BROKEN)?;
+        self.labels.release(fence);
+        Some(id)
+    }
+
+    fn now(&self) -> u64 {
         let now = u64::try_from(self.started.elapsed().as_nanos()).unwrap_or(u64::MAX);
-        let id = self.labels.claim(label, slot, birth, now);
+        now & !(FENCED | BROKEN)
+    }
+
+    fn enter(&self, label: &str, slot: u32, birth: u64, since: u64) -> Option<LabelId> {
+        let id = self.labels.claim(label, slot, birth, since);
         self.note_full(id.is_none());
         id
     }
@@ -67,19 +100,45 @@ impl Shared {
         }
     }
 
-    /// The labelled leases of one generation, oldest first.
-    pub(crate) fn holders(&self, slot: u32, birth: u64) -> Vec<Holder> {
-        let now = self.started.elapsed();
-        let mut holders: Vec<Holder> = self
+    /// The labelled leases of one generation that somebody has, and those that wait for fences.
+    pub(crate) fn holders(&self, slot: u32, birth: u64) -> (Vec<Holder>, Vec<FenceHolder>) {
+        let (fences, leases): (Vec<_>, Vec<_>) = self
             .labels
             .holders(slot, birth)
             .into_iter()
-            .map(|entry| Holder {
-                label: entry.label,
-                age: now.saturating_sub(Duration::from_nanos(entry.since_ns)),
-            })
-            .collect();
-        holders.sort_by_key(|holder| std::cmp::Reverse(holder.age));
-        holders
+            .partition(|entry| entry.since_ns & FENCED != 0);
+        let now = self.started.elapsed();
+        let holder = |entry: Labelled| Holder {
+            age: age(&entry, now),
+            label: entry.label,
+        };
+        let fence = |entry| fence_holder(entry, now);
+        (
+            leases.into_iter().map(holder).collect(),
+            fences.into_iter().map(fence).collect(),
+        )
+    }
+
+    /// All leases that wait for fences, oldest first.
+    pub(crate) fn fences(&self) -> Vec<FenceHolder> {
+        let entries = self.labels.marked(FENCED);
+        let now = self.started.elapsed();
+        let fence = |entry| fence_holder(entry, now);
+        let mut fences: Vec<_> = entries.into_iter().map(fence).collect();
+        fences.sort_by_key(|fence| std::cmp::Reverse(fence.age));
+        fences
+    }
+}
+
+fn age(entry: &Labelled, now: Duration) -> Duration {
+    now.saturating_sub(Duration::from_nanos(entry.since_ns & !(FENCED | BROKEN)))
+}
+
+fn fence_holder(entry: Labelled, now: Duration) -> FenceHolder {
+    FenceHolder {
+        age: age(&entry, now),
+        generation: Generation(entry.birth),
+        broken: entry.since_ns & BROKEN != 0,
+        name: entry.label,
     }
 }

@@ -112,6 +112,11 @@ mod checked {
                 }
 
                 #[doc = "As std's."]
+                pub fn fetch_max(&self, value: $value, order: Ordering) -> $value {
+                    self.touch().fetch_max(value, order)
+                }
+
+                #[doc = "As std's."]
                 pub fn fetch_or(&self, value: $value, order: Ordering) -> $value {
                     self.touch().fetch_or(value, order)
                 }

@@ -9,6 +9,30 @@ use std::thread as primitive;
 
 pub use primitive::{JoinHandle, Thread, current, park};
 
+/// Parks for at most about `most`.
+#[cfg(not(weighbridge_loom))]
+pub fn park_for(most: std::time::Duration) {
+    primitive::park_timeout(most);
+}
+
+/// Sleeps for at least `pause`, whoever unparks meanwhile.
+#[cfg(not(weighbridge_loom))]
+pub fn sleep(pause: std::time::Duration) {
+    primitive::sleep(pause);
+}
+
+/// The model checker has no clock: the time is over as soon as the others had their turn.
+#[cfg(weighbridge_loom)]
+pub fn park_for(_: std::time::Duration) {
+    primitive::yield_now();
+}
+
+/// As [`park_for`].
+#[cfg(weighbridge_loom)]
+pub fn sleep(_: std::time::Duration) {
+    primitive::yield_now();
+}
+
 /// Starts a named thread.
 pub fn spawn_named(name: &str, f: impl FnOnce() + Send + 'static) -> io::Result<JoinHandle<()>> {
     primitive::Builder::new().name(name.to_owned()).spawn(f)

@@ -1,6 +1,8 @@
 //! What the integration tests share: paths of the fixtures, small sets in memory.
 #![allow(dead_code, reason = "each test binary uses some of it")]
 
+pub mod device;
+
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
