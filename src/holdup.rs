@@ -5,28 +5,33 @@
 use std::fmt;
 use std::time::Duration;
 
+use serde::Serialize;
+
 use crate::handle::Generation;
 use crate::names::SetName;
 
 /// A labelled lease that holds a generation.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct Holder {
     /// The label given to `acquire_as`.
     pub label: String,
     /// How long the lease has been held.
+    #[serde(rename = "age_seconds", serialize_with = "crate::json::seconds")]
     pub age: Duration,
 }
 
 /// Who and what is in the way of a wait that timed out.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct Holdup {
     /// The set.
+    #[serde(flatten)]
     pub set: SetName,
     /// Its generation; of a retired set, the last one.
     pub generation: Generation,
     /// How long was waited.
+    #[serde(rename = "waited_seconds", serialize_with = "crate::json::seconds")]
     pub waited: Duration,
     /// Leases in the way, labelled or not. Zero: the bytes are with the reclaimer.
     pub leases: u64,

@@ -6,6 +6,9 @@
 use std::fmt;
 use std::sync::Arc;
 
+use serde::{Serialize, Serializer};
+
+use crate::escape::Clean;
 use crate::plan::Plan;
 
 /// What a generation is.
@@ -26,7 +29,27 @@ impl fmt::Display for Identity {
                 f.write_str("blake3:")?;
                 digest.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
             }
-            Identity::Declared(revision) => write!(f, "declared:{revision}"),
+            Identity::Declared(revision) => write!(f, "declared:{}", Clean(revision)),
+        }
+    }
+}
+
+/// As it prints, but nothing is escaped: this is what machines compare.
+impl Serialize for Identity {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Identity::Content(_) => to.collect_str(self),
+            Identity::Declared(_) => to.serialize_str(&self.text()),
+        }
+    }
+}
+
+impl Identity {
+    /// The exact text that stands for it in cache keys and in JSON.
+    fn text(&self) -> String {
+        match self {
+            Identity::Content(_) => self.to_string(),
+            Identity::Declared(revision) => format!("declared:{revision}"),
         }
     }
 }
@@ -100,7 +123,7 @@ impl CacheKey {
         let mut hasher = blake3::Hasher::new();
         hasher.update(CACHE_TAG);
         for identity in identities {
-            hash_text(&mut hasher, &identity.to_string());
+            hash_text(&mut hasher, &identity.text());
         }
         CacheKey(*hasher.finalize().as_bytes())
     }

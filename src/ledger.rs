@@ -10,6 +10,8 @@
 
 use std::sync::Arc;
 
+use serde::Serialize;
+
 use crate::error::Error;
 use crate::sync::Mutex;
 
@@ -39,10 +41,11 @@ impl Accounts {
 }
 
 /// The accounts at one instant.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
 #[non_exhaustive]
 pub struct LedgerSnapshot {
     /// The hard limit.
+    #[serde(serialize_with = "crate::json::limit")]
     pub limit: u64,
     /// Loads in flight and staged sets.
     pub reserved: u64,

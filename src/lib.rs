@@ -51,9 +51,12 @@
 pub mod arena;
 mod core;
 mod error;
+mod escape;
+mod events;
 mod handle;
 mod holdup;
 pub mod identity;
+mod json;
 mod labels;
 pub mod layout;
 pub mod ledger;
@@ -73,9 +76,9 @@ pub use ledger::LedgerSnapshot;
 pub use names::{NameRef, SetName};
 pub use plan::Plan;
 pub use registry::{
-    AdapterModule, AdapterView, Builder, Catalog, CatalogEntry, Committed, Filling, Lease,
-    LeasedSet, PublishError, Reader, Replaced, Retirement, Scope, SetView, Staged, Stats,
-    TensorWriter, Transaction, TransactionError, Weight, WeightRegistry,
+    AdapterModule, AdapterView, Builder, Catalog, CatalogEntry, Cause, Committed, Event, EventKind, Filling, Former, Lease,
+    LeasedSet, Next, Operation, PublishError, Reader, Replaced, Retirement, Scope, SetView, Staged, Stats,
+    Subscription, TensorWriter, Transaction, TransactionError, Weight, WeightRegistry,
 };
 pub use safetensors::Dtype;
 pub use tensor::WeightKind;
@@ -95,7 +98,11 @@ pub mod _documentation {
         pub mod names {}
         #[doc = include_str!("../docs/ordering/labels.md")]
         pub mod labels {}
+        #[doc = include_str!("../docs/ordering/events.md")]
+        pub mod events {}
     }
+    #[doc = include_str!("../docs/JSON.md")]
+    pub mod json {}
     #[doc = include_str!("../docs/VERIFICATION.md")]
     pub mod verification {}
     #[doc = include_str!("../CHANGELOG.md")]
@@ -113,6 +120,9 @@ struct Readme;
 #[allow(missing_docs)]
 pub mod __loom {
     pub use crate::core::*;
+    pub mod events {
+        pub use crate::events::*;
+    }
     pub mod labels {
         pub use crate::labels::*;
     }

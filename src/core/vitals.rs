@@ -6,6 +6,7 @@
 //! A waiter holds this block by `Arc` and never the node. Wake-ups come from the reclaimer's
 //! thread, so a lease that ends on an inference thread neither locks nor wakes anyone here.
 
+use std::sync::OnceLock;
 use std::time::Instant;
 
 use crossbeam_utils::CachePadded;
@@ -17,12 +18,16 @@ use crate::sync::{Condvar, Mutex};
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TimedOut;
 
+/// What is to be said when the bytes are back.
+pub type Farewell = Box<dyn Fn() + Send + Sync>;
+
 /// See the module documentation.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct Vitals {
     /// A cache line of its own: leases write it, while readers only read the node beside it.
     state: CachePadded<StateWord>,
     reclaimed: Mutex<bool>,
+    farewell: OnceLock<Farewell>,
     changed: Condvar,
 }
 
@@ -46,8 +51,18 @@ impl Vitals {
         self.changed.notify_all();
     }
 
+    /// `farewell` is called once, when the bytes are back and before anybody is told; on the
+    /// reclaimer's thread, so it must be short and must not call foreign code. To be set before the
+    /// generation is killed: E4 and E7 bring it to the reclaimer.
+    pub fn on_reclaimed(&self, farewell: Farewell) {
+        let _ = self.farewell.set(farewell);
+    }
+
     /// The bytes are back in the ledger. Wakes whoever waits for it.
     pub(super) fn set_reclaimed(&self) {
+        if let Some(farewell) = self.farewell.get() {
+            farewell();
+        }
         *self.reclaimed.lock() = true; // E10
         self.changed.notify_all();
     }

@@ -3,8 +3,10 @@
 //! What lives here: [`Catalog`] and [`Stats`], pure metadata that holds no bytes however long it is
 //! kept. What does not: when a new picture is taken (`core::picture`).
 
+use serde::Serialize;
+
 use super::WeightRegistry;
-use super::generation::generation;
+use super::generation::{Meta, generation};
 use super::retirement::Retirement;
 use crate::core::{Picture, Shot};
 use crate::handle::{Generation, SetHandle, SetKind};
@@ -15,10 +17,11 @@ use crate::sync::atomic::Ordering;
 use std::sync::Arc;
 
 /// One set in a [`Catalog`].
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct CatalogEntry {
     /// Its name.
+    #[serde(flatten)]
     pub name: SetName,
     /// Its handle.
     pub handle: SetHandle,
@@ -36,10 +39,27 @@ pub struct CatalogEntry {
     pub base: Option<SetHandle>,
 }
 
+impl CatalogEntry {
+    pub(super) fn of(meta: &Meta, generation: Generation) -> Self {
+        CatalogEntry {
+            name: meta.record.name.clone(),
+            handle: meta.handle,
+            kind: meta.kind,
+            generation,
+            identity: meta.identity.clone(),
+            tensors: meta.layout.len(),
+            bytes: meta.bytes,
+            base: meta.base,
+        }
+    }
+}
+
 /// An immutable picture of every set at one commit, by name.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize)]
 pub struct Catalog {
+    #[serde(rename = "commit")]
     number: u64,
+    #[serde(rename = "sets")]
     entries: Vec<CatalogEntry>,
 }
 
@@ -47,6 +67,11 @@ impl Catalog {
     /// The commit it shows.
     pub fn number(&self) -> Generation {
         Generation(self.number)
+    }
+
+    /// The picture as JSON, on one line; see [docs/JSON.md](crate::_documentation::json).
+    pub fn to_json(&self) -> String {
+        crate::json::document(self)
     }
 
     /// All sets, by name.
@@ -107,16 +132,7 @@ impl WeightRegistry {
             let mut entries = Vec::new();
             view.for_each(|_, node| {
                 if let Some(meta) = node.meta() {
-                    entries.push(CatalogEntry {
-                        name: meta.record.name.clone(),
-                        handle: meta.handle,
-                        kind: meta.kind,
-                        generation: generation(node),
-                        identity: meta.identity.clone(),
-                        tensors: meta.layout.len(),
-                        bytes: meta.bytes,
-                        base: meta.base,
-                    });
+                    entries.push(CatalogEntry::of(meta, generation(node)));
                 }
             });
             entries.sort_by(|a, b| a.name.cmp(&b.name));

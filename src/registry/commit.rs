@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use super::WeightRegistry;
 use super::generation::{Change, Going, Meta, Node, SetRecord, StagedNode, Writing, generation};
+use super::posting::Posting;
 use super::retirement::Retirement;
 use super::staged::{PublishError, Staged};
 use crate::core::{Bond, Expect, Refusal};
@@ -243,10 +244,13 @@ impl WeightRegistry {
         remains: &[Option<Remains>],
     ) -> Result<Done, Refusal> {
         let mut superseded: Vec<Option<Going>> = changes.iter().map(|_| None).collect();
-        let number = self.view().commit(changes, |index, node, bytes| {
+        let mut posting = Posting::new(&self.shared, changes);
+        let committed = |number| posting.places.take(number);
+        let number = self.view().commit(changes, committed, |index, node, bytes| {
             // Before the generation refuses leases: the taker may come at once after that.
             if let (Some(_), Some(bytes)) = (node.meta(), bytes) {
                 bytes.charge.retire();
+                posting.changes.superseded(index, node, &self.shared);
                 superseded[index] = Some(Going {
                     generation: generation(node),
                     bytes: bytes.charge.bytes(),
@@ -254,6 +258,7 @@ impl WeightRegistry {
                 });
             }
         })?;
+        drop(posting);
         if superseded.iter().any(Option::is_some) {
             // We have let go of the epoch: from here on the reclaimer can move it past the commit.
             self.spine.reclaimer().nudge();

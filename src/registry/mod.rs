@@ -5,15 +5,18 @@
 
 mod catalog;
 mod commit;
+mod event;
 mod filling;
 mod generation;
 mod here;
 mod lease;
+mod posting;
 mod publish;
 mod read;
 mod retirement;
 mod shared;
 mod staged;
+mod subscription;
 mod transaction;
 
 use std::fmt;
@@ -21,12 +24,14 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
 
 pub use catalog::{Catalog, CatalogEntry, Stats};
+pub use event::{Cause, Event, EventKind, Former, Operation};
 pub use filling::{Filling, TensorWriter};
 pub use lease::{AdapterModule, AdapterView, Lease, LeasedSet, Weight};
 pub use publish::Replaced;
 pub use read::{Reader, Scope, SetView};
 pub use retirement::Retirement;
 pub use staged::{PublishError, Staged};
+pub use subscription::{Next, Subscription};
 pub use transaction::{Committed, Transaction, TransactionError};
 
 use crate::core::Reclaimer;
@@ -70,6 +75,7 @@ pub struct WeightRegistry {
 #[must_use]
 pub struct Builder {
     limit: u64,
+    events: usize,
 }
 
 impl Builder {
@@ -77,6 +83,13 @@ impl Builder {
     /// current, or retired but still held, take more. Without it there is no limit.
     pub fn limit_bytes(mut self, bytes: u64) -> Self {
         self.limit = bytes;
+        self
+    }
+
+    /// How many events the stream holds for subscribers that are slower than its publishers: rounded
+    /// up to a power of two, at most 2^20. Without it, 1,024.
+    pub fn event_capacity(mut self, events: usize) -> Self {
+        self.events = events.min(1 << 20);
         self
     }
 
@@ -118,7 +131,7 @@ impl Builder {
             spine,
             names: Index::new(),
             layouts: Interner::default(),
-            shared: Arc::new(Shared::new(Ledger::new(self.limit))),
+            shared: Arc::new(Shared::new(Ledger::new(self.limit), self.events)),
             pictures: catalog::first_picture(),
             going: Mutex::new(Vec::new()),
             alive: Arc::new(()),
@@ -130,7 +143,10 @@ impl Builder {
 impl WeightRegistry {
     /// Options for a new registry.
     pub fn builder() -> Builder {
-        Builder { limit: u64::MAX }
+        Builder {
+            limit: u64::MAX,
+            events: 1024,
+        }
     }
 }
 
@@ -138,14 +154,18 @@ impl Drop for WeightRegistry {
     fn drop(&mut self) {
         self.spine.sweep();
         self.spine.reclaimer().close();
+        if self.shared.check_process().is_err() {
+            return;
+        }
         if let Some(thread) = self.reclaimer.take()
             && thread.thread().id() != thread::current().id()
-            && self.shared.check_process().is_ok()
         {
             // What it is freeing right now is back when we return. It does not panic: errands are
             // caught. (A destructor of foreign bytes may drop the registry on that very thread.)
             let _ = thread.join();
         }
+        // After what went just now.
+        self.shared.events.close();
     }
 }
 

@@ -1,11 +1,14 @@
 //! The account core: what must outlive the registry as long as one lease or one wait does.
 //!
-//! What lives here: the labels of leases, the ledger, the registry's process and clock. What does
+//! What lives here: the labels of leases, the ledger, the events, the registry's process and clock. What does
 //! not: anything that reaches a generation.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::event::EventKind;
 use crate::error::Error;
+use crate::events::Ring;
 use crate::holdup::Holder;
 use crate::labels::{LabelId, Labels};
 use crate::ledger::Ledger;
@@ -15,6 +18,7 @@ use crate::sync::atomic::{AtomicU64, Ordering};
 pub(crate) struct Shared {
     pub(crate) ledger: Ledger,
     pub(crate) labels: Labels,
+    pub(crate) events: Arc<Ring<EventKind>>,
     /// Labelled leases that found the slab full and were granted without a label.
     pub(crate) unlabelled: AtomicU64,
     started: Instant,
@@ -22,10 +26,12 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
-    pub(crate) fn new(ledger: Ledger) -> Self {
+    /// With room for `events` events.
+    pub(crate) fn new(ledger: Ledger, events: usize) -> Self {
         Shared {
             ledger,
             labels: Labels::new(),
+            events: Arc::new(Ring::new(events)),
             unlabelled: AtomicU64::new(0),
             started: Instant::now(),
             process: std::process::id(),
