@@ -52,7 +52,8 @@ mod tests {
             assert_eq!(clean(plain), plain);
         }
         let hostile = "a\nb\t\r\0\u{1b}[31m\u{202e}\u{200b}\u{2028}\u{2066}\u{7f}\u{85}\u{feff}";
-        let shown = "a\\nb\\t\\r\\0\\u{1b}[31m\\u{202e}\\u{200b}\\u{2028}\\u{2066}\\u{7f}\\u{85}\\u{feff}";
+        let shown =
+            "a\\nb\\t\\r\\0\\u{1b}[31m\\u{202e}\\u{200b}\\u{2028}\\u{2066}\\u{7f}\\u{85}\\u{feff}";
         assert_eq!(clean(hostile), shown);
         assert_eq!(clean(shown), shown, "cleaning twice is cleaning once");
     }

@@ -43,5 +43,7 @@ pub(crate) fn maybe_seconds<S: Serializer>(
     duration: &Option<Duration>,
     to: S,
 ) -> Result<S::Ok, S::Error> {
-    duration.map(|duration| duration.as_secs_f64()).serialize(to)
+    duration
+        .map(|duration| duration.as_secs_f64())
+        .serialize(to)
 }

@@ -76,9 +76,10 @@ pub use ledger::LedgerSnapshot;
 pub use names::{NameRef, SetName};
 pub use plan::Plan;
 pub use registry::{
-    AdapterModule, AdapterView, Builder, Catalog, CatalogEntry, Cause, Committed, Event, EventKind, Filling, Former, Lease,
-    LeasedSet, Next, Operation, PublishError, Reader, Replaced, Retirement, Scope, SetView, Staged, Stats,
-    Subscription, TensorWriter, Transaction, TransactionError, Weight, WeightRegistry,
+    AdapterModule, AdapterView, Builder, Catalog, CatalogEntry, Cause, Committed, Event, EventKind,
+    Filling, Former, Lease, LeasedSet, Next, Operation, PublishError, Reader, Replaced, Retirement,
+    Scope, SetView, Staged, Stats, Subscription, TensorWriter, Transaction, TransactionError,
+    Weight, WeightRegistry,
 };
 pub use safetensors::Dtype;
 pub use tensor::WeightKind;

@@ -5,9 +5,10 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use loom::thread;
+use weighbridge::__loom::Node;
 use weighbridge::__loom::events::{Found, Ring};
 use weighbridge::__loom::sync::atomic::{AtomicU64, Ordering};
-use weighbridge_loom_tests::{model, saw};
+use weighbridge_loom_tests::{Load, Meta, act, model, play, saw};
 
 /// Two publishers post as they come; a subscriber sees each place once, in order, and what is in it.
 #[test]
@@ -211,5 +212,96 @@ fn events_clock() {
             Found::Closed => panic!("closed"),
         }
         publisher.join().unwrap();
+    });
+}
+
+/// Commits of two writers that post as they come: the stream has them in the order of their numbers.
+#[test]
+fn events_commits() {
+    model("events_commits", &["first", "second"], || {
+        let ring = Arc::new(Ring::new(4));
+        let mut cursor = ring.now();
+        let stream = Arc::clone(&ring);
+        play(
+            2,
+            move |_, keys| {
+                [0, 1].map(|writer| {
+                    let (ring, key) = (Arc::clone(&stream), keys[writer]);
+                    act(move |rig, me| {
+                        let mut place = None;
+                        let reserve = |_| place = ring.reserve(1);
+                        let view = rig.spine.view(me);
+                        let changes = &mut [rig.swap(key, 1)];
+                        let number = view.commit(changes, reserve, |_, _, _| ()).unwrap();
+                        ring.post([(place.unwrap(), (number, writer))]);
+                    })
+                })
+            },
+            |_, _, _| {
+                let numbers = [1, 2].map(|place| match ring.read(&mut cursor) {
+                    Found::Event(at, (number, writer)) if at == place => {
+                        if place == 1 {
+                            saw(if writer == 0 { "first" } else { "second" });
+                        }
+                        number
+                    }
+                    other => panic!("{other:?}"),
+                });
+                assert!(numbers[0] < numbers[1], "the stream is not in commit order");
+            },
+        );
+    });
+}
+
+/// Bytes that come back after a commit are told of after it, once, and before a wait for them ends.
+#[test]
+fn events_reclaimed() {
+    model("events_reclaimed", &["leased", "free"], || {
+        let ring = Arc::new(Ring::new(4));
+        let mut cursor = ring.now();
+        let stream = Arc::clone(&ring);
+        play(
+            1,
+            move |_, keys| {
+                let key = keys[0];
+                [
+                    act(move |rig, me| {
+                        let lease = rig.lease(me, &[key]).unwrap();
+                        saw(if lease[0].node().birth() == 1 {
+                            "leased"
+                        } else {
+                            "free"
+                        });
+                    }),
+                    act(move |rig, me| {
+                        let mut place = None;
+                        let reserve = |_| place = stream.reserve(1);
+                        let mut going = None;
+                        let note = |_, node: &Node<Meta, Load>, _: Option<&Load>| {
+                            let ring = Arc::clone(&stream);
+                            node.vitals().on_reclaimed(Box::new(move || {
+                                let place = ring.reserve(1).unwrap();
+                                ring.post([(place, "reclaimed")]);
+                            }));
+                            going = Some(Arc::clone(node.vitals()));
+                        };
+                        let view = rig.spine.view(me);
+                        view.commit(&mut [rig.swap(key, 1)], reserve, note).unwrap();
+                        drop(view);
+                        stream.post([(place.unwrap(), "replaced")]);
+                        going.unwrap().wait_reclaimed(None).unwrap();
+                        for what in ["replaced", "reclaimed"] {
+                            match stream.read(&mut cursor) {
+                                Found::Event(_, found) => assert_eq!(found, what, "order"),
+                                other => panic!("{what}: {other:?}"),
+                            }
+                        }
+                        assert_eq!(stream.read(&mut cursor), Found::Nothing, "told twice");
+                    }),
+                ]
+            },
+            |_, _, _| (),
+        );
+        drop(ring);
     });
 }

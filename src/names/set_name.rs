@@ -67,7 +67,7 @@ impl SetName {
         } else {
             return Ok(());
         };
-        let name = self.to_string().chars().take(80).collect();
+        let name = format!("{self:?}").chars().take(80).collect();
         Err(Error::InvalidName { name, reason })
     }
 }
@@ -195,7 +195,10 @@ impl NameRef<'_> {
 impl fmt::Display for NameRef<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // Other blanks do not print.
-        if [self.namespace, self.name].iter().any(|text| text.contains(' ')) {
+        if [self.namespace, self.name]
+            .iter()
+            .any(|text| text.contains(' '))
+        {
             fmt::Debug::fmt(self, f)
         } else {
             self.write(f)

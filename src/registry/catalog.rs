@@ -3,6 +3,9 @@
 //! What lives here: [`Catalog`] and [`Stats`], pure metadata that holds no bytes however long it is
 //! kept. What does not: when a new picture is taken (`core::picture`).
 
+use std::sync::Arc;
+use std::time::Duration;
+
 use serde::Serialize;
 
 use super::WeightRegistry;
@@ -10,11 +13,11 @@ use super::generation::{Meta, generation};
 use super::retirement::Retirement;
 use crate::core::{Picture, Shot};
 use crate::handle::{Generation, SetHandle, SetKind};
+use crate::holdup::Holder;
 use crate::identity::Identity;
 use crate::ledger::LedgerSnapshot;
 use crate::names::SetName;
-use crate::sync::atomic::Ordering;
-use std::sync::Arc;
+use crate::sync::atomic::{AtomicU64, Ordering};
 
 /// One set in a [`Catalog`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -91,7 +94,7 @@ impl Catalog {
 }
 
 /// Totals, each exact at the moment it was read.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct Stats {
     /// Names that are taken: sets that are published, and publishes under way.
@@ -102,12 +105,30 @@ pub struct Stats {
     pub ledger: LedgerSnapshot,
     /// Generations that are no longer current and whose bytes are not back yet.
     pub retired_generations: usize,
+    /// The labelled lease that has been held longest.
+    pub oldest_lease: Option<Holder>,
+    /// Some scope, or other look at the registry, has been open at least so long. It keeps the metadata
+    /// of what was superseded meanwhile, never bytes. `None`: nothing is kept; a scope may be open, but
+    /// it keeps nothing from going.
+    #[serde(
+        rename = "oldest_scope_at_least_seconds",
+        serialize_with = "crate::json::maybe_seconds"
+    )]
+    pub oldest_scope_at_least: Option<Duration>,
+    /// Superseded generations whose metadata is kept by that.
+    pub metadata_waiting: usize,
     /// Labelled leases that were granted without their label because the slab was full.
     pub unlabelled: u64,
+    /// Superseded generations whose bytes have come back so far.
+    pub reclaimed_generations: u64,
+    /// How many bytes those were.
+    pub reclaimed_bytes: u64,
     /// Different layouts in use; sets with the same tensors share one.
     pub layouts: usize,
     /// Destructors that panicked on the reclaimer's thread.
     pub reclaimer_panics: u64,
+    /// Calls of a `metrics` recorder or `tracing` subscriber that panicked.
+    pub observer_panics: u64,
     /// Address space that the system refused to take back, see [`crate::arena::stranded_bytes`].
     pub stranded_bytes: u64,
 }
@@ -119,6 +140,13 @@ pub(super) fn first_picture() -> Pictures {
         number: 0,
         entries: Vec::new(),
     }))
+}
+
+impl Stats {
+    /// The totals as JSON, on one line; see [docs/JSON.md](crate::_documentation::json).
+    pub fn to_json(&self) -> String {
+        crate::json::document(self)
+    }
 }
 
 impl WeightRegistry {
@@ -145,18 +173,26 @@ impl WeightRegistry {
         Arc::clone(&shot.content)
     }
 
-    /// Totals. Takes a few short locks; O(different layouts + generations on their way out), never
-    /// O(sets) or O(tensors).
+    /// Totals. Takes a few short locks; O(different layouts + generations on their way out + most leases
+    /// that were ever labelled at one time), never O(sets) or O(tensors).
     pub fn stats(&self) -> Stats {
+        // E17: statistics.
+        let count = |of: &AtomicU64| of.load(Ordering::Relaxed);
+        let lingering = self.fading.look(|| self.spine.register());
         Stats {
             sets: self.names.len(),
             commits: self.view().number(),
             ledger: self.ledger(),
             retired_generations: self.retired().len(),
-            // E64: a statistic.
-            unlabelled: self.shared.unlabelled.load(Ordering::Relaxed),
+            oldest_lease: self.shared.oldest_lease(),
+            oldest_scope_at_least: lingering.oldest,
+            metadata_waiting: lingering.generations,
+            unlabelled: count(&self.shared.unlabelled), // E64
+            reclaimed_generations: count(&self.shared.reclaimed[0]),
+            reclaimed_bytes: count(&self.shared.reclaimed[1]),
             layouts: self.layouts.len(),
             reclaimer_panics: self.spine.reclaimer().panics(),
+            observer_panics: count(&self.shared.observer_panics),
             stranded_bytes: crate::arena::stranded_bytes(),
         }
     }
@@ -175,6 +211,9 @@ impl WeightRegistry {
     }
 
     pub(super) fn remember(&self, retirement: Retirement) {
+        if let Some(vitals) = retirement.vitals() {
+            self.fading.add(Arc::clone(vitals));
+        }
         let mut going = self.going.lock();
         going.retain(|retirement| !retirement.is_reclaimed());
         going.push(retirement);

@@ -152,7 +152,10 @@ impl WeightRegistry {
             act,
         };
         match self.commit(vec![step]) {
-            Ok(mut done) => Ok((done.number, done.previous.pop().flatten())),
+            Ok(mut done) => {
+                self.committed(done.number, 1);
+                Ok((done.number, done.previous.pop().flatten()))
+            }
             Err(undone) => {
                 let staged = undone.steps.into_iter().find_map(Step::into_staged);
                 Err(PublishError::new(undone.error, staged))
@@ -246,18 +249,20 @@ impl WeightRegistry {
         let mut superseded: Vec<Option<Going>> = changes.iter().map(|_| None).collect();
         let mut posting = Posting::new(&self.shared, changes);
         let committed = |number| posting.places.take(number);
-        let number = self.view().commit(changes, committed, |index, node, bytes| {
-            // Before the generation refuses leases: the taker may come at once after that.
-            if let (Some(_), Some(bytes)) = (node.meta(), bytes) {
-                bytes.charge.retire();
-                posting.changes.superseded(index, node, &self.shared);
-                superseded[index] = Some(Going {
-                    generation: generation(node),
-                    bytes: bytes.charge.bytes(),
-                    vitals: Arc::clone(node.vitals()),
-                });
-            }
-        })?;
+        let number = self
+            .view()
+            .commit(changes, committed, |index, node, bytes| {
+                // Before the generation refuses leases: the taker may come at once after that.
+                if let (Some(_), Some(bytes)) = (node.meta(), bytes) {
+                    bytes.charge.retire();
+                    posting.changes.superseded(index, node, &self.shared);
+                    superseded[index] = Some(Going {
+                        generation: generation(node),
+                        bytes: bytes.charge.bytes(),
+                        vitals: Arc::clone(node.vitals()),
+                    });
+                }
+            })?;
         drop(posting);
         if superseded.iter().any(Option::is_some) {
             // We have let go of the epoch: from here on the reclaimer can move it past the commit.

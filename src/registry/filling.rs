@@ -8,8 +8,10 @@ use std::fmt;
 use std::ptr;
 
 use super::WeightRegistry;
+use super::event::Operation;
 use super::staged::{Room, Staged};
 use crate::error::Error;
+use crate::escape::Clean;
 use crate::handle::SetHandle;
 use crate::plan::{Plan, PlannedTensor};
 use crate::sync::Mutex;
@@ -69,7 +71,10 @@ impl WeightRegistry {
     /// [`Error::OverLimit`], [`Error::OutOfMemory`], and for an adapter as
     /// [`stage`](WeightRegistry::stage).
     pub fn fill(&self, plan: Plan, base: Option<SetHandle>) -> Result<Filling, Error> {
-        let room = self.room(plan, base, |plan, base| self.fits_current(plan, base))?;
+        let origin = Clean(plan.origin().to_owned());
+        let room = self
+            .room(plan, base, |plan, base| self.fits_current(plan, base))
+            .inspect_err(|error| self.note_refusal(Operation::Stage, origin, error))?;
         let progress = room.plan.tensors().iter();
         Ok(Filling {
             progress: progress.map(|_| Mutex::default()).collect(),

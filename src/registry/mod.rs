@@ -6,10 +6,12 @@
 mod catalog;
 mod commit;
 mod event;
+mod fading;
 mod filling;
 mod generation;
 mod here;
 mod lease;
+mod observe;
 mod posting;
 mod publish;
 mod read;
@@ -65,6 +67,7 @@ pub struct WeightRegistry {
     shared: Arc<Shared>,
     pictures: catalog::Pictures,
     going: Mutex<Vec<Retirement>>,
+    fading: fading::Fading,
     /// Tells the threads' tables of participants that this registry is gone.
     alive: Arc<()>,
     reclaimer: Option<JoinHandle<()>>,
@@ -134,6 +137,7 @@ impl Builder {
             shared: Arc::new(Shared::new(Ledger::new(self.limit), self.events)),
             pictures: catalog::first_picture(),
             going: Mutex::new(Vec::new()),
+            fading: fading::Fading::default(),
             alive: Arc::new(()),
             reclaimer: Some(reclaimer),
         })

@@ -11,6 +11,7 @@ use super::generation::{Change, Node, generation};
 use super::shared::Shared;
 use crate::events::Ring;
 use crate::handle::Generation;
+use crate::sync::atomic::Ordering;
 
 /// The events of one commit.
 ///
@@ -89,31 +90,33 @@ impl Drop for Posting<'_> {
         };
         let changes = std::mem::take(&mut self.changes.0);
         let last = first + changes.len() as u64 - 1;
-        let events = (first..).zip(changes).filter_map(|(place, (now, previous))| {
-            let more = (last - place) as usize;
-            let now = now.map(|now| CatalogEntry {
-                generation: commit,
-                ..now
+        let events = (first..)
+            .zip(changes)
+            .filter_map(|(place, (now, previous))| {
+                let more = (last - place) as usize;
+                let now = now.map(|now| CatalogEntry {
+                    generation: commit,
+                    ..now
+                });
+                let event = match (now, previous) {
+                    (Some(now), None) => EventKind::Published { commit, more, now },
+                    (Some(now), Some(previous)) => EventKind::Replaced {
+                        commit,
+                        more,
+                        now,
+                        previous,
+                    },
+                    (None, Some(previous)) => EventKind::Retired {
+                        commit,
+                        more,
+                        previous,
+                    },
+                    // A retired set whose last generation was not noted: this thread unwinds. Readers get past
+                    // the place when the stream has come round, and are told of a gap.
+                    (None, None) => return None,
+                };
+                Some((place, event))
             });
-            let event = match (now, previous) {
-                (Some(now), None) => EventKind::Published { commit, more, now },
-                (Some(now), Some(previous)) => EventKind::Replaced {
-                    commit,
-                    more,
-                    now,
-                    previous,
-                },
-                (None, Some(previous)) => EventKind::Retired {
-                    commit,
-                    more,
-                    previous,
-                },
-                // A retired set whose last generation was not noted: this thread unwinds. Readers get past
-                // the place when the stream has come round, and are told of a gap.
-                (None, None) => return None,
-            };
-            Some((place, event))
-        });
         self.ring.post(events);
     }
 }
@@ -128,6 +131,9 @@ impl Shared {
 
     /// Bytes are back. On the thread that freed them.
     fn reclaimed(&self, former: Former) {
+        for (total, more) in self.reclaimed.iter().zip([1, former.bytes]) {
+            total.fetch_add(more, Ordering::Relaxed); // E17
+        }
         self.tell(EventKind::Reclaimed { former });
     }
 }

@@ -11,12 +11,14 @@ use std::sync::Arc;
 
 use super::WeightRegistry;
 use super::commit::{Act, check_node};
+use super::event::Operation;
 use super::generation::{Bytes, Node, SetRecord, generation};
 use super::retirement::Retirement;
 use super::staged::{PublishError, Room, Staged};
 use crate::arena::Arena;
 use crate::core::{Expect, Key};
 use crate::error::Error;
+use crate::escape::Clean;
 use crate::handle::{Generation, SetHandle, SetKind};
 use crate::names::{Claim, SetName, Taken};
 use crate::plan::Plan;
@@ -61,9 +63,17 @@ impl WeightRegistry {
         source: impl Source,
         fits: impl FnOnce(&Plan, SetHandle) -> Result<(), Error>,
     ) -> Result<Staged, Error> {
-        let mut room = self.room(source.plan().clone(), source.base(), fits)?;
-        source.read_into(room.bytes.arena.as_mut_slice())?;
-        Ok(room.fill(source.declared()))
+        let origin = Clean(source.plan().origin());
+        self.observe(
+            Operation::Stage,
+            origin,
+            |error| error,
+            || {
+                let mut room = self.room(source.plan().clone(), source.base(), fits)?;
+                source.read_into(room.bytes.arena.as_mut_slice())?;
+                Ok(room.fill(source.declared()))
+            },
+        )
     }
 
     /// Memory for what `plan` describes, reserved before it is allocated.
@@ -105,14 +115,18 @@ impl WeightRegistry {
         source: impl Source,
     ) -> Result<SetHandle, PublishError> {
         let name = name.into();
-        name.validate()?;
-        if let Some(handle) = self.names.lookup(name.as_ref())
-            && let Some(error) = self.taken(&name, handle, source.plan().origin())
-        {
-            return Err(error.into());
-        }
+        self.check_free(&name, source.plan().origin())
+            .inspect_err(|error| self.note_refusal(Operation::Publish, &name, error))?;
         let staged = self.stage(source)?;
         self.publish_staged(name, staged)
+    }
+
+    /// Is it a legal name that nobody has?
+    fn check_free(&self, name: &SetName, offered: &str) -> Result<(), Error> {
+        name.validate()?;
+        let there = self.names.lookup(name.as_ref());
+        let taken = there.and_then(|handle| self.taken(name, handle, offered));
+        taken.map_or(Ok(()), Err)
     }
 
     /// Makes a staged set current under a new name.
@@ -126,15 +140,19 @@ impl WeightRegistry {
         name: impl Into<SetName>,
         staged: Staged,
     ) -> Result<SetHandle, PublishError> {
-        let reserved = match self.reserve(name.into(), &staged) {
-            Ok(reserved) => reserved,
-            Err(error) => return Err(PublishError::new(error, Some(staged))),
-        };
-        let act = Act::Become(Box::new(staged));
-        match self.commit_one(&reserved.record, Expect::Vacant, act) {
-            Ok(_) => Ok(self.settle([reserved])[0]),
-            Err(failed) => Err(failed),
-        }
+        let name = name.into();
+        let subject = name.clone();
+        self.observe(Operation::Publish, subject, PublishError::error, || {
+            let reserved = match self.reserve(name, &staged) {
+                Ok(reserved) => reserved,
+                Err(error) => return Err(PublishError::new(error, Some(staged))),
+            };
+            let act = Act::Become(Box::new(staged));
+            match self.commit_one(&reserved.record, Expect::Vacant, act) {
+                Ok(_) => Ok(self.settle([reserved])[0]),
+                Err(failed) => Err(failed),
+            }
+        })
     }
 
     /// A name and a slot for a set that `staged` is to begin. Given back if they are dropped.
@@ -251,20 +269,22 @@ impl WeightRegistry {
         expect: Expect,
         staged: Staged,
     ) -> Result<Replaced, PublishError> {
-        let record = match self.check_replace(set, &staged) {
-            Ok(record) => record,
-            Err(error) => return Err(PublishError::new(error, Some(staged))),
-        };
-        let act = Act::Become(Box::new(staged));
-        let (number, previous) = self.commit_one(&record, expect, act)?;
-        match previous {
-            Some(previous) => Ok(Replaced {
-                generation: Generation(number),
-                previous,
-            }),
-            // `expect` demands a living generation, so the commit superseded one.
-            None => unreachable!("a replace superseded nothing"),
-        }
+        self.observe(Operation::Replace, set, PublishError::error, || {
+            let record = match self.check_replace(set, &staged) {
+                Ok(record) => record,
+                Err(error) => return Err(PublishError::new(error, Some(staged))),
+            };
+            let act = Act::Become(Box::new(staged));
+            let (number, previous) = self.commit_one(&record, expect, act)?;
+            match previous {
+                Some(previous) => Ok(Replaced {
+                    generation: Generation(number),
+                    previous,
+                }),
+                // `expect` demands a living generation, so the commit superseded one.
+                None => unreachable!("a replace superseded nothing"),
+            }
+        })
     }
 
     /// Unlinks `set` now: new requests get [`Error::StaleHandle`], running ones keep their lease,
@@ -293,15 +313,22 @@ impl WeightRegistry {
     }
 
     fn retire_expecting(&self, set: SetHandle, expect: Expect) -> Result<Retirement, Error> {
-        self.shared.check_process()?;
-        let (record, _) = self.record(set)?;
-        let previous = match self.commit_one(&record, expect, Act::Retire) {
-            Ok((_, Some(previous))) => previous,
-            Ok((_, None)) => unreachable!("a retire superseded nothing"),
-            Err(failed) => return Err(failed.into()),
-        };
-        self.free_name(&record);
-        Ok(previous)
+        self.observe(
+            Operation::Retire,
+            set,
+            |error| error,
+            || {
+                self.shared.check_process()?;
+                let (record, _) = self.record(set)?;
+                let previous = match self.commit_one(&record, expect, Act::Retire) {
+                    Ok((_, Some(previous))) => previous,
+                    Ok((_, None)) => unreachable!("a retire superseded nothing"),
+                    Err(failed) => return Err(failed.into()),
+                };
+                self.free_name(&record);
+                Ok(previous)
+            },
+        )
     }
 
     /// The set is retired: its name and slot are free.

@@ -10,7 +10,7 @@ use super::event::EventKind;
 use crate::error::Error;
 use crate::events::Ring;
 use crate::holdup::Holder;
-use crate::labels::{LabelId, Labels};
+use crate::labels::{LabelId, Labelled, Labels};
 use crate::ledger::Ledger;
 use crate::sync::atomic::{AtomicU64, Ordering};
 
@@ -21,6 +21,10 @@ pub(crate) struct Shared {
     pub(crate) events: Arc<Ring<EventKind>>,
     /// Labelled leases that found the slab full and were granted without a label.
     pub(crate) unlabelled: AtomicU64,
+    /// Superseded generations whose bytes are back, and how many bytes those were.
+    pub(crate) reclaimed: [AtomicU64; 2],
+    /// Calls of a recorder or subscriber that panicked.
+    pub(crate) observer_panics: AtomicU64,
     started: Instant,
     process: u32,
 }
@@ -33,6 +37,8 @@ impl Shared {
             labels: Labels::new(),
             events: Arc::new(Ring::new(events)),
             unlabelled: AtomicU64::new(0),
+            reclaimed: [0, 0].map(AtomicU64::new),
+            observer_panics: AtomicU64::new(0),
             started: Instant::now(),
             process: std::process::id(),
         }
@@ -76,16 +82,22 @@ impl Shared {
     /// The labelled leases of one generation, oldest first.
     pub(crate) fn holders(&self, slot: u32, birth: u64) -> Vec<Holder> {
         let now = self.started.elapsed();
-        let mut holders: Vec<Holder> = self
-            .labels
-            .holders(slot, birth)
-            .into_iter()
-            .map(|entry| Holder {
-                label: entry.label,
-                age: now.saturating_sub(Duration::from_nanos(entry.since_ns)),
-            })
-            .collect();
+        let entries = self.labels.holders(slot, birth).into_iter();
+        let mut holders: Vec<Holder> = entries.map(|entry| holder(entry, now)).collect();
         holders.sort_by_key(|holder| std::cmp::Reverse(holder.age));
         holders
+    }
+
+    /// The oldest labelled lease of all. Looks at every entry that the slab has.
+    pub(crate) fn oldest_lease(&self) -> Option<Holder> {
+        let now = self.started.elapsed();
+        self.labels.oldest().map(|entry| holder(entry, now))
+    }
+}
+
+fn holder(entry: Labelled, now: Duration) -> Holder {
+    Holder {
+        label: entry.label,
+        age: now.saturating_sub(Duration::from_nanos(entry.since_ns)),
     }
 }

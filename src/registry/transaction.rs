@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use super::WeightRegistry;
 use super::commit::{Act, Step, check_base};
+use super::event::Operation;
 use super::generation::SetRecord;
 use super::publish::Reserved;
 use super::retirement::Retirement;
@@ -211,6 +212,13 @@ impl Transaction<'_> {
     /// [`Error::BaseNotCurrent`], [`Error::AdapterMismatch`], [`Error::Forked`]. Nothing is changed
     /// then, and the staged sets come back.
     pub fn commit(self) -> Result<Committed, TransactionError> {
+        let registry = self.registry;
+        let subject = format!("{} set(s)", self.steps.len());
+        let (operation, blame) = (Operation::Transaction, TransactionError::error);
+        registry.observe(operation, subject, blame, || self.commit_all())
+    }
+
+    fn commit_all(self) -> Result<Committed, TransactionError> {
         let Transaction {
             registry,
             steps,
@@ -225,9 +233,11 @@ impl Transaction<'_> {
             .filter(|step| matches!(step.act, Act::Retire))
             .map(|step| Arc::clone(&step.record))
             .collect();
+        let changes = steps.len();
         let done = registry
             .commit(steps)
             .map_err(|failed| undone(failed.error, failed.index, failed.steps))?;
+        registry.committed(done.number, changes);
         let published = registry.settle(reserved);
         for record in going {
             registry.free_name(&record);
