@@ -44,6 +44,7 @@ impl Event {
 #[non_exhaustive]
 pub enum EventKind {
     /// A set has its first generation.
+    #[non_exhaustive]
     Published {
         /// The commit.
         commit: Generation,
@@ -53,6 +54,7 @@ pub enum EventKind {
         now: CatalogEntry,
     },
     /// A set has its next generation.
+    #[non_exhaustive]
     Replaced {
         /// The commit.
         commit: Generation,
@@ -64,6 +66,7 @@ pub enum EventKind {
         previous: Former,
     },
     /// A set is no longer there.
+    #[non_exhaustive]
     Retired {
         /// The commit.
         commit: Generation,
@@ -74,11 +77,13 @@ pub enum EventKind {
     },
     /// The bytes of a generation that was replaced or retired are back in the ledger. Comes after
     /// that event.
+    #[non_exhaustive]
     Reclaimed {
         /// What is gone.
         former: Former,
     },
     /// A writer was told no.
+    #[non_exhaustive]
     Refused {
         /// What it wanted.
         operation: Operation,

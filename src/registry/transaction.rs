@@ -150,9 +150,13 @@ impl Transaction<'_> {
         name: impl Into<SetName>,
         staged: Staged,
     ) -> Result<SetHandle, PublishError> {
-        let reserved = match self.registry.reserve(name.into(), &staged) {
+        let name = name.into();
+        let reserved = match self.registry.reserve(name.clone(), &staged) {
             Ok(reserved) => reserved,
-            Err(error) => return Err(PublishError::new(error, Some(staged))),
+            Err(error) => {
+                self.note_refusal(&name, &error);
+                return Err(PublishError::new(error, Some(staged)));
+            }
         };
         let handle = reserved.record.handle;
         let record = Arc::clone(&reserved.record);
@@ -261,15 +265,26 @@ impl Transaction<'_> {
                 self.add(record, expect, Act::Become(Box::new(staged)));
                 Ok(())
             }
-            Err(error) => Err(PublishError::new(error, Some(staged))),
+            Err(error) => {
+                self.note_refusal(set, &error);
+                Err(PublishError::new(error, Some(staged)))
+            }
         }
     }
 
     fn retire_expecting(&mut self, set: SetHandle, expect: Expect) -> Result<(), Error> {
-        let (record, _) = self.registry.record(set)?;
-        let record = self.once(record)?;
+        let record = self.registry.record(set).map(|(record, _)| record);
+        let record = record
+            .and_then(|record| self.once(record))
+            .inspect_err(|error| self.note_refusal(set, error))?;
         self.add(record, expect, Act::Retire);
         Ok(())
+    }
+
+    /// A step was not added.
+    fn note_refusal(&self, subject: impl fmt::Display, error: &Error) {
+        let operation = Operation::Transaction;
+        self.registry.note_refusal(operation, subject, error);
     }
 
     /// A set changes once in a transaction.
