@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use serde_json::Value;
 use support::{SOON, adapter, bytes, registry, tiny};
 use weighbridge::source::{InMemory, PeftAdapter, Source};
 use weighbridge::{
@@ -621,4 +622,94 @@ fn hostile_names_forge_nothing() {
     }
     assert_eq!(refusals, 8);
     assert_eq!(PeftAdapter::open("\n").err().map(shown).is_some(), true);
+}
+
+/// The examples of docs/JSON.md, in order.
+fn promised() -> impl Iterator<Item = Value> {
+    let page = include_str!("../docs/JSON.md");
+    let blocks = page.split("```json\n").skip(1);
+    blocks.map(|block| {
+        let (example, _) = block.split_once("```").unwrap();
+        serde_json::from_str(example).unwrap()
+    })
+}
+
+/// What was written, with the registry's number and all times as in the examples.
+fn written(json: &str, set: SetHandle) -> Value {
+    fn settle(value: &mut Value) {
+        match value {
+            Value::Array(items) => items.iter_mut().for_each(settle),
+            Value::Object(fields) => {
+                for (key, value) in fields {
+                    match value.as_f64() {
+                        Some(age) if key == "age_seconds" => {
+                            assert!(age > 0.0);
+                            *value = 0.5.into();
+                        }
+                        Some(_) if key == "waited_seconds" => *value = 0.0.into(),
+                        _ => settle(value),
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+    assert!(!json.contains('\n'), "one line");
+    let handle = set.to_string();
+    let (registry, _) = handle.split_once(':').unwrap();
+    let json = json.replace(&format!("\"{registry}:"), "\"set 1:");
+    let mut value = serde_json::from_str(&json).unwrap();
+    settle(&mut value);
+    value
+}
+
+#[test]
+fn the_json_is_what_the_page_promises() {
+    let registry = WeightRegistry::builder().limit_bytes(4096).build().unwrap();
+    let mut events = registry.events();
+    let weight = |name: &str, shape: [usize; 2]| {
+        let bytes = vec![1; shape[0] * shape[1]];
+        InMemory::new()
+            .tensor(name, Dtype::U8, shape, bytes)
+            .unwrap()
+    };
+    let base = registry
+        .publish(("tenant/7", "the \"base\""), weight("m.weight", [4, 4]))
+        .unwrap();
+    let lora = |revision: &str| {
+        let (a, b) = (([1, 4], [1; 4]), ([4, 1], [2; 4]));
+        let lora = InMemory::new().lora("m", Dtype::U8, a, b, 1.0).unwrap();
+        lora.on(base).declared(revision)
+    };
+    let mut promised = promised();
+    let mut check = |json: String| assert_eq!(Some(written(&json, base)), promised.next());
+
+    let pirate = registry.publish("pirate", lora("step 100")).unwrap();
+    check(registry.catalog().to_json());
+    let swap = registry.replace(pirate, lora("step 200")).unwrap();
+    swap.previous.reclaimed(SOON).unwrap();
+    registry.retire(base).unwrap_err();
+    let lease = registry.acquire_as("request\n42", pirate).unwrap();
+    let unlabelled = registry.acquire(pirate).unwrap();
+    let gone = registry.retire(pirate).unwrap();
+    for next in events.pending().skip(1) {
+        let Next::Event(event) = next else {
+            panic!("{next:?}")
+        };
+        check(event.to_json());
+    }
+    check(registry.stats().to_json());
+    let Err(Error::NotDrained(holdup)) = gone.drained(Duration::ZERO) else {
+        panic!("it is leased")
+    };
+    check(serde_json::to_string(&holdup).unwrap());
+    assert_eq!(
+        promised.next(),
+        None,
+        "an example that nothing is compared with"
+    );
+    drop((lease, unlabelled));
+    // No limit.
+    let boundless = WeightRegistry::builder().build().unwrap();
+    assert!(boundless.stats().to_json().contains("\"limit\":null"));
 }
