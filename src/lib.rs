@@ -38,7 +38,8 @@
 //! - [`WeightRegistry`]: publish, replace, retire; acquire; look up.
 //! - [`source`]: checkpoints, PEFT adapters, tensors in memory, or a source of your own.
 //! - [`Lease`]: what a request holds. [`Retirement`]: what is left of a generation, and who is in the
-//!   way. [`Catalog`] and [`Stats`]: for schedulers, routers and metrics.
+//!   way. [`Catalog`], [`Stats`] and [`Subscription`]: for schedulers, routers and metrics; as JSON, see
+//!   [`_documentation::json`].
 //! - [`_documentation`]: the design, the orderings, the guarantees with their tests, what was
 //!   verified and how.
 //!

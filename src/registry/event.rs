@@ -82,7 +82,7 @@ pub enum EventKind {
         /// What is gone.
         former: Former,
     },
-    /// A writer was told no.
+    /// A writer was told no. Whoever is told so in a loop fills the stream; it then says less of the rest.
     #[non_exhaustive]
     Refused {
         /// What it wanted.

@@ -1,7 +1,8 @@
 //! The public registry.
 //!
 //! What lives here: [`WeightRegistry`], its builder, its end. The reading side is in `read` and
-//! `lease`, the writing side in `publish` and `retirement`, observers in `catalog`.
+//! `lease`, the writing side in `publish` and `retirement`, observers in `catalog`,
+//! `subscription` and `observe`.
 
 mod catalog;
 mod commit;
