@@ -1,8 +1,8 @@
 //! The one error type.
 //!
 //! What lives here: every way the library says no. Each message names both sides of a conflict and
-//! what to do next, on one line: text from outside is escaped where it does not print. What does not: `PublishError` (in `registry::publish`), which adds the staged
-//! set to one of these.
+//! what to do next, on one line: text from outside is escaped where it does not print. What does not:
+//! `PublishError` (in `registry::publish`), which adds the staged set to one of these.
 
 use std::path::PathBuf;
 

@@ -435,3 +435,12 @@ fn refusals_are_told_once_with_their_cause() {
         transaction.replace(later, elsewhere).unwrap_err().into(),
     );
 }
+
+#[test]
+fn however_long_a_text_is_what_is_kept_of_it_is_short() {
+    let registry = registry();
+    let mut events = registry.events();
+    let long = "x".repeat(1 << 20);
+    registry.publish(long, bytes(1, 1)).unwrap_err();
+    assert!(next(&mut events).to_json().len() < 4096);
+}

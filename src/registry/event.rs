@@ -87,7 +87,8 @@ pub enum EventKind {
     Refused {
         /// What it wanted.
         operation: Operation,
-        /// To what: a set's name, a handle, or where the bytes would have come from. Escaped.
+        /// To what: a set's name, a handle, or where the bytes would have come from. Escaped, and cut
+        /// after 1,024 bytes, as is `reason`.
         subject: String,
         /// The kind of refusal.
         cause: Cause,

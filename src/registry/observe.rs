@@ -25,6 +25,9 @@ impl WeightRegistry {
         blame: impl FnOnce(&E) -> &Error,
         call: impl FnOnce() -> Result<T, E>,
     ) -> Result<T, E> {
+        if self.shared.check_process().is_err() {
+            return call();
+        }
         #[cfg(feature = "tracing")]
         let _span = spans::Entered::new(self, operation, &subject);
         #[cfg(feature = "metrics")]
@@ -42,14 +45,18 @@ impl WeightRegistry {
 
     /// A writer was told no.
     pub(super) fn note_refusal(&self, operation: Operation, subject: impl Display, error: &Error) {
-        let (cause, reason) = (Cause::from(error), error.to_string());
+        if self.shared.check_process().is_err() {
+            // Nobody will read it, and the fork may have copied a lock that somebody held.
+            return;
+        }
+        let (cause, reason) = (Cause::from(error), short(error));
         #[cfg(feature = "tracing")]
         spans::refused(self, operation, cause, &reason);
         #[cfg(feature = "metrics")]
         metering::refused(self, operation, cause);
         self.shared.tell(EventKind::Refused {
             operation,
-            subject: subject.to_string(),
+            subject: short(subject),
             cause,
             reason,
         });
@@ -57,8 +64,8 @@ impl WeightRegistry {
 
     /// A commit of so many changes went through, and all its locks are released.
     #[cfg_attr(
-        not(any(feature = "metrics", feature = "tracing")),
-        allow(unused_variables, clippy::unused_self, reason = "nobody watches")
+        not(all(feature = "metrics", feature = "tracing")),
+        allow(unused_variables, reason = "each observer takes some of it")
     )]
     pub(super) fn committed(&self, number: u64, changes: usize) {
         #[cfg(feature = "tracing")]
@@ -70,12 +77,27 @@ impl WeightRegistry {
     /// Calls foreign code of an observer.
     #[cfg(any(feature = "metrics", feature = "tracing"))]
     fn shielded<T>(&self, call: impl FnOnce() -> T) -> Option<T> {
-        let done = std::panic::catch_unwind(std::panic::AssertUnwindSafe(call));
-        if done.is_err() {
-            // E17: a statistic.
-            let relaxed = crate::sync::atomic::Ordering::Relaxed;
-            self.shared.observer_panics.fetch_add(1, relaxed);
+        match std::panic::catch_unwind(std::panic::AssertUnwindSafe(call)) {
+            Ok(answer) => Some(answer),
+            Err(payload) => {
+                // Its destructor is foreign, too.
+                std::mem::forget(payload);
+                // E17: a statistic.
+                let relaxed = crate::sync::atomic::Ordering::Relaxed;
+                self.shared.observer_panics.fetch_add(1, relaxed);
+                None
+            }
         }
-        done.ok()
     }
+}
+
+/// Text of an event: what callers can make long is cut, because the stream is bounded in bytes, too.
+fn short(text: impl Display) -> String {
+    const CAP: usize = 1024;
+    let mut text = text.to_string();
+    if text.len() > CAP {
+        text.truncate(text.floor_char_boundary(CAP));
+        text.push('…');
+    }
+    text
 }

@@ -111,8 +111,8 @@ impl Drop for Posting<'_> {
                         more,
                         previous,
                     },
-                    // A retired set whose last generation was not noted: this thread unwinds. Readers get past
-                    // the place when the stream has come round, and are told of a gap.
+                    // A retired set whose last generation was not noted: this thread unwinds. Readers
+                    // get past the place when the stream has come round, and are told of a gap.
                     (None, None) => return None,
                 };
                 Some((place, event))
