@@ -152,10 +152,7 @@ impl WeightRegistry {
             act,
         };
         match self.commit(vec![step]) {
-            Ok(mut done) => {
-                self.committed(done.number, 1);
-                Ok((done.number, done.previous.pop().flatten()))
-            }
+            Ok(mut done) => Ok((done.number, done.previous.pop().flatten())),
             Err(undone) => {
                 let staged = undone.steps.into_iter().find_map(Step::into_staged);
                 Err(PublishError::new(undone.error, staged))

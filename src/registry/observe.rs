@@ -62,7 +62,7 @@ impl WeightRegistry {
         });
     }
 
-    /// A commit of so many changes went through, and all its locks are released.
+    /// A commit of so many changes went through: its locks are released, its names are settled.
     #[cfg_attr(
         not(all(feature = "metrics", feature = "tracing")),
         allow(unused_variables, reason = "each observer takes some of it")
@@ -89,6 +89,11 @@ impl WeightRegistry {
             }
         }
     }
+}
+
+/// The blame of what fails with an [`Error`].
+pub(super) fn itself(error: &Error) -> &Error {
+    error
 }
 
 /// Text of an event: what callers can make long is cut, because the stream is bounded in bytes, too.

@@ -13,6 +13,7 @@ use super::WeightRegistry;
 use super::commit::{Act, check_node};
 use super::event::Operation;
 use super::generation::{Bytes, Node, SetRecord, generation};
+use super::observe::itself;
 use super::retirement::Retirement;
 use super::staged::{PublishError, Room, Staged};
 use crate::arena::Arena;
@@ -64,16 +65,11 @@ impl WeightRegistry {
         fits: impl FnOnce(&Plan, SetHandle) -> Result<(), Error>,
     ) -> Result<Staged, Error> {
         let origin = Clean(source.plan().origin());
-        self.observe(
-            Operation::Stage,
-            origin,
-            |error| error,
-            || {
-                let mut room = self.room(source.plan().clone(), source.base(), fits)?;
-                source.read_into(room.bytes.arena.as_mut_slice())?;
-                Ok(room.fill(source.declared()))
-            },
-        )
+        self.observe(Operation::Stage, origin, itself, || {
+            let mut room = self.room(source.plan().clone(), source.base(), fits)?;
+            source.read_into(room.bytes.arena.as_mut_slice())?;
+            Ok(room.fill(source.declared()))
+        })
     }
 
     /// Memory for what `plan` describes, reserved before it is allocated.
@@ -148,10 +144,10 @@ impl WeightRegistry {
                 Err(error) => return Err(PublishError::new(error, Some(staged))),
             };
             let act = Act::Become(Box::new(staged));
-            match self.commit_one(&reserved.record, Expect::Vacant, act) {
-                Ok(_) => Ok(self.settle([reserved])[0]),
-                Err(failed) => Err(failed),
-            }
+            let (number, _) = self.commit_one(&reserved.record, Expect::Vacant, act)?;
+            let handle = self.settle([reserved])[0];
+            self.committed(number, 1);
+            Ok(handle)
         })
     }
 
@@ -276,6 +272,7 @@ impl WeightRegistry {
             };
             let act = Act::Become(Box::new(staged));
             let (number, previous) = self.commit_one(&record, expect, act)?;
+            self.committed(number, 1);
             match previous {
                 Some(previous) => Ok(Replaced {
                     generation: Generation(number),
@@ -313,22 +310,18 @@ impl WeightRegistry {
     }
 
     fn retire_expecting(&self, set: SetHandle, expect: Expect) -> Result<Retirement, Error> {
-        self.observe(
-            Operation::Retire,
-            set,
-            |error| error,
-            || {
-                self.shared.check_process()?;
-                let (record, _) = self.record(set)?;
-                let previous = match self.commit_one(&record, expect, Act::Retire) {
-                    Ok((_, Some(previous))) => previous,
-                    Ok((_, None)) => unreachable!("a retire superseded nothing"),
-                    Err(failed) => return Err(failed.into()),
-                };
-                self.free_name(&record);
-                Ok(previous)
-            },
-        )
+        self.observe(Operation::Retire, set, itself, || {
+            self.shared.check_process()?;
+            let (record, _) = self.record(set)?;
+            let (number, previous) = match self.commit_one(&record, expect, Act::Retire) {
+                Ok((number, Some(previous))) => (number, previous),
+                Ok((_, None)) => unreachable!("a retire superseded nothing"),
+                Err(failed) => return Err(failed.into()),
+            };
+            self.free_name(&record);
+            self.committed(number, 1);
+            Ok(previous)
+        })
     }
 
     /// The set is retired: its name and slot are free.

@@ -241,11 +241,11 @@ impl Transaction<'_> {
         let done = registry
             .commit(steps)
             .map_err(|failed| undone(failed.error, failed.index, failed.steps))?;
-        registry.committed(done.number, changes);
         let published = registry.settle(reserved);
         for record in going {
             registry.free_name(&record);
         }
+        registry.committed(done.number, changes);
         Ok(Committed {
             generation: Generation(done.number),
             published,
