@@ -1,11 +1,12 @@
 //! The one error type.
 //!
 //! What lives here: every way the library says no. Each message names both sides of a conflict and
-//! what to do next. What does not: `PublishError` (in `registry::publish`), which adds the staged
-//! set to one of these.
+//! what to do next, on one line: text from outside is escaped where it does not print. What does not:
+//! `PublishError` (in `registry::publish`), which adds the staged set to one of these.
 
 use std::path::PathBuf;
 
+use crate::escape::Clean;
 use crate::handle::{Generation, SetHandle, SetKind};
 use crate::holdup::Holdup;
 use crate::ledger::Account;
@@ -21,17 +22,19 @@ use crate::tensor::Shard;
 pub enum Error {
     // ---- the registry ----
     /// A set's name is empty, too long, or has control characters.
-    #[error("invalid name {name:?}: {reason}")]
+    #[error("invalid name {name}: {reason}")]
     InvalidName {
-        /// The name as given.
+        /// The name, quoted and escaped, cut after 80 characters.
         name: String,
         /// What is wrong with it.
         reason: &'static str,
     },
     /// A set of this name exists.
     #[error(
-        "{name} is already published: generation {current}, {identity}; offered: {offered}. \
-         Use replace to give it a new generation, or retire it first"
+        "{name} is already published: generation {current}, {}; offered: {}. \
+         Use replace to give it a new generation, or retire it first",
+        Clean(identity),
+        Clean(offered)
     )]
     AlreadyPublished {
         /// The name.
@@ -201,7 +204,10 @@ pub enum Error {
         base: SetHandle,
     },
     /// An adapter was offered without a base.
-    #[error("the adapter from {origin} names no base; bind it with .on(base)")]
+    #[error(
+        "the adapter from {} names no base; bind it with .on(base)",
+        Clean(origin)
+    )]
     AdapterWithoutBase {
         /// Where it comes from.
         origin: String,
@@ -361,7 +367,7 @@ pub enum Error {
 
     // ---- sources ----
     /// The operating system refused something.
-    #[error("cannot {op} {}: {source}", path.display())]
+    #[error("cannot {op} {}: {}", Clean(path.display()), Clean(source))]
     Io {
         /// The file, directory, or thing.
         path: PathBuf,
@@ -371,7 +377,7 @@ pub enum Error {
         source: std::io::Error,
     },
     /// A file is not what its format demands.
-    #[error("{}{}: {reason}", file.display(), of_tensor(tensor))]
+    #[error("{}{}: {}", Clean(file.display()), of_tensor(tensor), Clean(reason))]
     Malformed {
         /// The file.
         file: PathBuf,
@@ -381,7 +387,7 @@ pub enum Error {
         reason: String,
     },
     /// A tensor given in memory is not consistent.
-    #[error("tensor {tensor:?}: {reason}")]
+    #[error("tensor {tensor:?}: {}", Clean(reason))]
     InvalidTensor {
         /// The tensor.
         tensor: String,
@@ -397,13 +403,17 @@ pub enum Error {
         tensor: String,
     },
     /// A file that an index names is not there.
-    #[error("{}: the index names it, but it is not there", file.display())]
+    #[error("{}: the index names it, but it is not there", Clean(file.display()))]
     MissingShard {
         /// The shard.
         file: PathBuf,
     },
     /// A file changed between its header and its last byte.
-    #[error("{} changed while it was read: {what}. Write new files and rename them", file.display())]
+    #[error(
+        "{} changed while it was read: {}. Write new files and rename them",
+        Clean(file.display()),
+        Clean(what)
+    )]
     SourceChanged {
         /// The file.
         file: PathBuf,
@@ -411,7 +421,12 @@ pub enum Error {
         what: String,
     },
     /// An option whose meaning is not implemented; ignoring it would give wrong results.
-    #[error("{}: {option} = {value} is not supported. {advice}", file.display())]
+    #[error(
+        "{}: {} = {} is not supported. {advice}",
+        Clean(file.display()),
+        Clean(option),
+        Clean(value)
+    )]
     Unsupported {
         /// The file.
         file: PathBuf,
@@ -423,7 +438,7 @@ pub enum Error {
         advice: &'static str,
     },
     /// An adapter does not fit its base, or its own configuration.
-    #[error("adapter {origin}, module {module:?}: {reason}")]
+    #[error("adapter {}, module {module:?}: {}", Clean(origin), Clean(reason))]
     AdapterMismatch {
         /// Where the adapter comes from.
         origin: String,

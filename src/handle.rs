@@ -5,6 +5,8 @@
 
 use std::fmt;
 
+use serde::{Serialize, Serializer};
+
 /// Names a set in one registry for as long as the set is published.
 ///
 /// A handle is 12 bytes: the registry it belongs to, the slot the set sits in, and the tag that
@@ -33,6 +35,13 @@ impl fmt::Debug for SetHandle {
 impl fmt::Display for SetHandle {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Debug::fmt(self, f)
+    }
+}
+
+/// As it prints, which is for people and for comparing: nothing reads it back.
+impl Serialize for SetHandle {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        to.collect_str(self)
     }
 }
 
@@ -72,7 +81,8 @@ impl fmt::Display for WeightHandle {
 }
 
 /// What kind of set this is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum SetKind {
     /// Weights that stand on their own: a checkpoint, or tensors registered alone.
@@ -105,7 +115,7 @@ impl fmt::Display for SetKind {
 /// One clock numbers the commits of a registry, so generation numbers are monotone over the whole
 /// registry, are shared by the sets of one transaction, and are not consecutive per set. The pair
 /// (set, generation) is never reused.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
 pub struct Generation(pub(crate) u64);
 
 impl Generation {

@@ -5,26 +5,30 @@
 use std::fmt;
 use std::time::Duration;
 
+use serde::Serialize;
+
 use crate::handle::Generation;
 use crate::names::SetName;
 
 /// A labelled lease that holds a generation.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct Holder {
     /// The label given to `acquire_as`.
     pub label: String,
     /// How long the lease has been held.
+    #[serde(rename = "age_seconds", serialize_with = "crate::json::seconds")]
     pub age: Duration,
 }
 
 /// A lease that was given away until a fence has passed.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct FenceHolder {
     /// The fence's name, with the lease's label in parentheses if it had one.
     pub name: String,
     /// How long ago the lease was given away.
+    #[serde(rename = "age_seconds", serialize_with = "crate::json::seconds")]
     pub age: Duration,
     /// The generation that it holds.
     pub generation: Generation,
@@ -44,14 +48,16 @@ impl fmt::Display for FenceHolder {
 }
 
 /// Who and what is in the way of a wait that timed out.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct Holdup {
     /// The set.
+    #[serde(flatten)]
     pub set: SetName,
     /// Its generation; of a retired set, the last one.
     pub generation: Generation,
     /// How long was waited.
+    #[serde(rename = "waited_seconds", serialize_with = "crate::json::seconds")]
     pub waited: Duration,
     /// Leases in the way, labelled or not, fenced or not. Zero: the bytes are with the reclaimer.
     pub leases: u64,

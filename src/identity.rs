@@ -7,6 +7,9 @@ use std::fmt;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::{Arc, OnceLock};
 
+use serde::{Serialize, Serializer};
+
+use crate::escape::Clean;
 use crate::layout::ModuleScale;
 use crate::plan::{Plan, PlannedTensor};
 use crate::tensor::Shard;
@@ -80,12 +83,33 @@ impl fmt::Display for Identity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Identity::Content(digest) => write!(f, "blake3:{}", hex(digest)),
-            Identity::Declared(revision) => write!(f, "declared:{revision}"),
+            Identity::Declared(revision) => write!(f, "declared:{}", Clean(revision)),
             // The digest has a known length, so no revision can be read as revision and part.
             Identity::DeclaredPart(revision, parts) => {
-                write!(f, "declared-part:{}:{revision}", hex(parts))
+                write!(f, "declared-part:{}:{}", hex(parts), Clean(revision))
             }
-            Identity::Unread(fingerprint) => write!(f, "unread:{fingerprint}"),
+            Identity::Unread(fingerprint) => write!(f, "unread:{}", Clean(fingerprint)),
+        }
+    }
+}
+
+/// As it prints, but nothing is escaped: this is what machines compare.
+impl Serialize for Identity {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        to.serialize_str(&self.text())
+    }
+}
+
+impl Identity {
+    /// The exact text that stands for it in digests, cache keys and JSON.
+    fn text(&self) -> String {
+        match self {
+            Identity::Content(digest) => format!("blake3:{}", hex(digest)),
+            Identity::Declared(revision) => format!("declared:{revision}"),
+            Identity::DeclaredPart(revision, parts) => {
+                format!("declared-part:{}:{revision}", hex(parts))
+            }
+            Identity::Unread(fingerprint) => format!("unread:{fingerprint}"),
         }
     }
 }
@@ -149,7 +173,7 @@ fn hash_shards<'t>(
 pub(crate) fn digest_unread(set: &Identity, tensor: &str) -> Digest {
     let mut hasher = blake3::Hasher::new();
     hasher.update(UNREAD_TAG);
-    hash_text(&mut hasher, &set.to_string());
+    hash_text(&mut hasher, &set.text());
     hash_text(&mut hasher, tensor);
     *hasher.finalize().as_bytes()
 }
@@ -244,7 +268,8 @@ pub fn content_identity(plan: &Plan, arena: &[u8]) -> Identity {
 /// caller's revision, and what the aliases are.
 pub(crate) fn declared_with_aliases(declared: &Identity, aliases: &[Seen<'_>]) -> Identity {
     let none: Option<std::iter::Empty<(&str, ModuleScale)>> = None;
-    let with = |revision: &str| format!("{revision}+aliases:{}", identity_of(aliases, none)).into();
+    let with =
+        |revision: &str| format!("{revision}+aliases:{}", identity_of(aliases, none).text()).into();
     match declared {
         Identity::Declared(revision) => Identity::Declared(with(revision)),
         Identity::DeclaredPart(revision, parts) => Identity::DeclaredPart(with(revision), *parts),
@@ -267,7 +292,7 @@ impl CacheKey {
         let mut hasher = blake3::Hasher::new();
         hasher.update(CACHE_TAG);
         for identity in identities {
-            hash_text(&mut hasher, &identity.to_string());
+            hash_text(&mut hasher, &identity.text());
             if !identity.is_portable() {
                 hasher.update(process());
             }

@@ -194,6 +194,15 @@ impl Labels {
         found
     }
 
+    /// The live entry that began first, as far as one look tells: see [`holders`](Self::holders).
+    pub fn oldest(&self) -> Option<Labelled> {
+        (0..SEGMENTS)
+            .filter_map(|segment| self.segment(segment))
+            .flat_map(|entries| entries.iter().filter_map(Entry::read))
+            .min_by_key(|record| record.since)
+            .map(|record| record.labelled())
+    }
+
     fn enter(&self, record: &Record) -> Option<LabelId> {
         let (index, entry) = match self.pop() {
             Some(index) => (index, self.entry(index)?),
@@ -410,9 +419,13 @@ mod tests {
         assert_eq!(labels_of(&labels, 7, 4), ["request-2"]);
         labels.release(a);
         assert_eq!(labels_of(&labels, 7, 3), ["request-1"]);
+        // The clone is as old as what it was cloned from.
+        assert_eq!(labels.oldest().unwrap().since_ns, 10);
         labels.release(c);
+        assert_eq!(labels.oldest().unwrap().label, "request-2");
         labels.release(b);
         assert!(labels.holders(7, 3).is_empty() && labels.holders(7, 4).is_empty());
+        assert_eq!(labels.oldest(), None);
     }
 
     #[test]

@@ -39,7 +39,8 @@
 //! - [`source`]: checkpoints, PEFT adapters, tensors in memory, or a source of your own. [`memory`]:
 //!   bytes that a device or another runtime has, in place of arenas.
 //! - [`Lease`]: what a request holds. [`Retirement`]: what is left of a generation, and who is in the
-//!   way. [`Catalog`] and [`Stats`]: for schedulers, routers and metrics.
+//!   way. [`Catalog`], [`Stats`] and [`Subscription`]: for schedulers, routers and metrics; as JSON, see
+//!   [`_documentation::json`].
 //! - [`flat`]: weights one by one, for callers whose unit is the tensor.
 //! - [`Namespace`]: one tenant's view, with limits of its own. [`Account`]: whose bytes they are.
 //! - [`_documentation`]: the design, the orderings, the guarantees with their tests, what was
@@ -54,11 +55,14 @@
 pub mod arena;
 mod core;
 mod error;
+mod escape;
+mod events;
 pub mod fence;
 pub mod flat;
 mod handle;
 mod holdup;
 pub mod identity;
+mod json;
 mod labels;
 pub mod layout;
 pub mod ledger;
@@ -83,11 +87,11 @@ pub use names::{NameRef, SetName};
 pub use plan::Plan;
 pub use provenance::{BaseProvenance, Provenance, SetProvenance};
 pub use registry::{
-    AdapterModule, AdapterReplacement, AdapterView, Builder, Catalog, CatalogEntry, Committed,
-    Filling, KeptGeneration, Lease, LeasedSet, Namespace, NamespaceLimits, NamespaceStats,
-    NamespaceTransaction, PublishError, Reader, Replaced, Retirement, Scope, SealError, SetView,
-    Staged, Stats, TensorWriter, Transaction, TransactionError, Weight, WeightPlace,
-    WeightRegistry,
+    AdapterModule, AdapterReplacement, AdapterView, Builder, Catalog, CatalogEntry, Cause,
+    Committed, Event, EventKind, Filling, Former, KeptGeneration, Lease, LeasedSet, Namespace,
+    NamespaceLimits, NamespaceStats, NamespaceTransaction, Next, Operation, PublishError, Reader,
+    Replaced, Retirement, Scope, SealError, SetView, Staged, Stats, Subscription, TensorWriter,
+    Transaction, TransactionError, Weight, WeightPlace, WeightRegistry,
 };
 pub use safetensors::Dtype;
 pub use tensor::{Shard, WeightKind};
@@ -113,7 +117,11 @@ pub mod _documentation {
         pub mod labels {}
         #[doc = include_str!("../docs/ordering/fences.md")]
         pub mod fences {}
+        #[doc = include_str!("../docs/ordering/events.md")]
+        pub mod events {}
     }
+    #[doc = include_str!("../docs/JSON.md")]
+    pub mod json {}
     #[doc = include_str!("../docs/VERIFICATION.md")]
     pub mod verification {}
     #[doc = include_str!("../docs/COMING_FROM_RLX.md")]
@@ -134,6 +142,9 @@ struct Readme;
 pub mod __loom {
     pub use crate::core::*;
     pub use crate::fence;
+    pub mod events {
+        pub use crate::events::*;
+    }
     pub mod labels {
         pub use crate::labels::*;
     }

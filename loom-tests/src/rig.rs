@@ -221,7 +221,10 @@ impl Rig {
         member: &Participant,
         changes: &mut [Change<Meta, Load>],
     ) -> Result<u64, Refusal> {
-        let answer = self.spine.view(member).commit(changes, |_, _, _| {});
+        let answer = self
+            .spine
+            .view(member)
+            .commit(changes, |_| (), |_, _, _| {});
         if cfg!(weighbridge_flush) {
             for _ in 0..3 {
                 member.pin().flush();

@@ -494,9 +494,13 @@ fn retire_one_drain() {
                     act(move |rig, me| {
                         let mut vitals = None;
                         let view = rig.spine.view(me);
-                        view.commit(&mut [rig.bury(key)], |_, node, _| {
-                            vitals = Some(Arc::clone(node.vitals()));
-                        })
+                        view.commit(
+                            &mut [rig.bury(key)],
+                            |_| (),
+                            |_, node, _| {
+                                vitals = Some(Arc::clone(node.vitals()));
+                            },
+                        )
                         .unwrap();
                         drop(view);
                         let vitals = vitals.unwrap();

@@ -16,9 +16,11 @@ use weighbridge_loom_tests::{Rig, act, model, play, saw, value};
 fn supersede(rig: &Rig, me: &Participant, key: Key, next: u64) -> Arc<Vitals> {
     let mut vitals = None;
     let view = rig.spine.view(me);
-    view.commit(&mut [rig.swap(key, next)], |_, node, _| {
-        vitals = Some(Arc::clone(node.vitals()))
-    })
+    view.commit(
+        &mut [rig.swap(key, next)],
+        |_| (),
+        |_, node, _| vitals = Some(Arc::clone(node.vitals())),
+    )
     .unwrap();
     vitals.unwrap()
 }
@@ -263,9 +265,13 @@ fn drain_acq() {
                         let mut vitals = None;
                         rig.spine
                             .view(me)
-                            .commit(&mut [rig.bury(key)], |_, node, _| {
-                                vitals = Some(Arc::clone(node.vitals()));
-                            })
+                            .commit(
+                                &mut [rig.bury(key)],
+                                |_| (),
+                                |_, node, _| {
+                                    vitals = Some(Arc::clone(node.vitals()));
+                                },
+                            )
                             .unwrap();
                         let vitals = vitals.unwrap();
                         vitals.wait_drained(None).unwrap();
@@ -444,7 +450,7 @@ fn drain_before_free() {
             let old = |_, node: &Node<u64, Gate>, _: Option<&Gate>| {
                 vitals = Some(Arc::clone(node.vitals()));
             };
-            spine.view(&me).commit(&mut [change], old).unwrap();
+            spine.view(&me).commit(&mut [change], |_| (), old).unwrap();
         };
         commit(Change::new(key.slot, Expect::Vacant, node));
         let lease = spine.view(&me).acquire(&[key]).unwrap();

@@ -14,11 +14,14 @@ use super::view::View;
 impl<'s, M: Send + Sync + 'static, S: Storage> View<'s, M, S> {
     /// Makes all `changes` current at one instant, or none.
     ///
-    /// `superseded` sees each generation that was current before, with its change's index, after
-    /// the commit and before the generation refuses leases.
+    /// `committed` learns the number while the commit lock is still held, so its calls come in the
+    /// order of commits; it must be short and must not panic. `superseded` sees each generation that
+    /// was current before, with its change's index, after the commit and before the generation
+    /// refuses leases.
     pub fn commit(
         &self,
         changes: &mut [Change<M, S>],
+        committed: impl FnOnce(u64),
         mut superseded: impl FnMut(usize, &Node<M, S>, Option<&S>),
     ) -> Result<u64, Refusal> {
         // W1: a slot named twice would be its own predecessor.
@@ -31,7 +34,7 @@ impl<'s, M: Send + Sync + 'static, S: Storage> View<'s, M, S> {
         if let Some(pair) = order.windows(2).find(|pair| pair[0].0 == pair[1].0) {
             return Err(Refusal::Twice { index: pair[1].1 });
         }
-        let number = self.spine().install(changes, &order)?;
+        let number = self.spine().install(changes, &order, committed)?;
         let mut any = false;
         for (index, change) in changes.iter().enumerate() {
             let Some(old) = NonNull::new(change.old.cast_mut()) else {

@@ -84,6 +84,11 @@ impl<M: Send + Sync + 'static, S: Storage> Change<M, S> {
         self.node
     }
 
+    /// What is to become current. `None`: a tombstone, or the commit has been.
+    pub fn meta(&self) -> Option<&M> {
+        self.node.as_ref().and_then(|node| node.node().meta())
+    }
+
     fn binds(&self) -> &[Bond] {
         self.node.as_ref().map_or(&[], |node| node.node().binds())
     }
@@ -156,11 +161,13 @@ impl<M: Send + Sync + 'static, S: Storage> Spine<M, S> {
 
     /// W2-W6. On success every change is current and carries the returned number.
     ///
-    /// `order`: the slots that are changed, in order, with the index of each one's change.
+    /// `order`: the slots that are changed, in order, with the index of each one's change. `committed`:
+    /// see [`View::commit`](super::View::commit).
     pub(super) fn install(
         &self,
         changes: &mut [Change<M, S>],
         order: &[(u32, usize)],
+        committed: impl FnOnce(u64),
     ) -> Result<u64, Refusal> {
         let lock = self.commit.lock(); // E11
         self.check(changes, order)?;
@@ -180,6 +187,7 @@ impl<M: Send + Sync + 'static, S: Storage> Spine<M, S> {
         // E1: the linearisation point of the whole commit: one store makes all of it current.
         self.clock.store(number, Ordering::Release);
         std::mem::forget(armed);
+        committed(number);
         drop(lock);
         Ok(number)
     }

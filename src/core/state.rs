@@ -117,6 +117,12 @@ impl StateWord {
         self.0.fetch_or(GRACE, Ordering::AcqRel) & TAKEN != 0
     }
 
+    /// Has the epoch let go of the node? If not, some reader may still look at its metadata.
+    pub fn is_let_go(&self) -> bool {
+        // E17: a statistic; nothing is read through it.
+        self.0.load(Ordering::Relaxed) & GRACE != 0
+    }
+
     /// Leases held right now. A number for people: it may be stale when it is printed.
     pub fn holds(&self) -> u64 {
         // E9: Acquire only so that a zero that is printed is as strong as `is_drained`.

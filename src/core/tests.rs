@@ -50,7 +50,7 @@ impl Rig {
     fn commit(&self, changes: &mut [Change<u64, Load>]) -> Result<u64, Refusal> {
         self.spine
             .view(&self.spine.register())
-            .commit(changes, |_, _, _| {})
+            .commit(changes, |_| (), |_, _, _| {})
     }
 
     fn publish(&self, meta: u64) -> Key {
@@ -283,12 +283,14 @@ fn the_reclaimer_survives_a_panicking_destructor() {
         let view = spine.view(&me);
         view.commit(
             &mut [Change::new(key.slot, Expect::Vacant, node)],
+            |_| (),
             |_, _, _| {},
         )
         .unwrap();
         let grave = StagedNode::tombstone(key.tag, Arc::clone(&queue));
         view.commit(
             &mut [Change::new(key.slot, Expect::Tenant(key.tag), grave)],
+            |_| (),
             |_, node, _| going.push(Arc::clone(node.vitals())),
         )
         .unwrap();

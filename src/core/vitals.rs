@@ -8,6 +8,8 @@
 //! A waiter holds this block by `Arc` and never the node. Wake-ups come from the reclaimer's
 //! thread, so a lease that ends on an inference thread neither locks nor wakes anyone here.
 
+use std::panic::{RefUnwindSafe, UnwindSafe};
+use std::sync::OnceLock;
 use std::time::Instant;
 
 use crossbeam_utils::CachePadded;
@@ -20,13 +22,16 @@ use crate::sync::{Condvar, Mutex};
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TimedOut;
 
+/// What is to be said when the bytes are back.
+pub type Farewell = Box<dyn Fn() + Send + Sync + UnwindSafe + RefUnwindSafe>;
+
 /// See the module documentation.
-#[derive(Debug)]
 pub struct Vitals {
     /// A cache line of its own: leases write it, while readers only read the node beside it.
     state: CachePadded<StateWord>,
     revoked: AtomicU32,
     reclaimed: Mutex<bool>,
+    farewell: OnceLock<Farewell>,
     changed: Condvar,
 }
 
@@ -37,6 +42,7 @@ impl Vitals {
             state: CachePadded::new(StateWord::new()),
             revoked: AtomicU32::new(0),
             reclaimed: Mutex::new(false),
+            farewell: OnceLock::new(),
             changed: Condvar::default(),
         }
     }
@@ -68,8 +74,18 @@ impl Vitals {
         self.changed.notify_all();
     }
 
+    /// `farewell` is called once, when the bytes are back and before anybody is told; on the
+    /// reclaimer's thread, so it must be short and must not call foreign code. To be set before the
+    /// generation is killed: E4 and E7 bring it to the reclaimer.
+    pub fn on_reclaimed(&self, farewell: Farewell) {
+        let _ = self.farewell.set(farewell);
+    }
+
     /// The bytes are back in the ledger. Wakes whoever waits for it.
     pub fn set_reclaimed(&self) {
+        if let Some(farewell) = self.farewell.get() {
+            farewell();
+        }
         *self.reclaimed.lock() = true; // E10
         self.changed.notify_all();
     }

@@ -3,6 +3,7 @@
 //! What lives here: the names of accounts, and the book of one account. What does not: which books a
 //! charge is written in, and the lock around them (`ledger`).
 
+use serde::Serialize;
 use std::fmt;
 use std::sync::Arc;
 
@@ -49,10 +50,11 @@ impl fmt::Display for Account {
 }
 
 /// The accounts of a registry, or one of them, at one instant.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
 #[non_exhaustive]
 pub struct LedgerSnapshot {
     /// The hard limit; `u64::MAX`: none.
+    #[serde(serialize_with = "crate::json::limit")]
     pub limit: u64,
     /// Loads in flight and staged sets.
     pub reserved: u64,

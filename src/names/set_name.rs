@@ -7,6 +7,9 @@ use std::fmt;
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
+use serde::ser::SerializeStruct;
+use serde::{Serialize, Serializer};
+
 use crate::error::Error;
 
 /// Longest namespace and longest name, in bytes.
@@ -61,7 +64,7 @@ impl SetName {
             };
             reason
         };
-        Err(invalid(&self.to_string(), reason))
+        Err(invalid(&format!("{self:?}"), reason))
     }
 }
 
@@ -133,23 +136,34 @@ impl PartialOrd for SetName {
     }
 }
 
+/// `name`, or `namespace/name`. Whatever does not print is escaped, so this is fit for logs, and no two
+/// names print alike: a slash in a namespace is escaped, too, a name with slashes in the default
+/// namespace begins with one (`/meta/llama`), and what has spaces is quoted.
 impl fmt::Display for SetName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.namespace() {
-            "" => f.write_str(self.name()),
-            namespace => write!(f, "{namespace}/{}", self.name()),
-        }
+        self.as_ref().fmt(f)
     }
 }
 
+/// As it prints, always quoted.
 impl fmt::Debug for SetName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:?}", self.to_string())
+        fmt::Debug::fmt(&self.as_ref(), f)
+    }
+}
+
+/// `{"namespace": .., "name": ..}`, exact.
+impl Serialize for SetName {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        let mut fields = to.serialize_struct("SetName", 2)?;
+        fields.serialize_field("namespace", self.namespace())?;
+        fields.serialize_field("name", self.name())?;
+        fields.end()
     }
 }
 
 /// A borrowed set name, for lookups that allocate nothing.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct NameRef<'n> {
     namespace: &'n str,
     name: &'n str,
@@ -180,5 +194,87 @@ impl Hash for NameRef<'_> {
     fn hash<H: Hasher>(&self, state: &mut H) {
         self.namespace.hash(state);
         self.name.hash(state);
+    }
+}
+
+impl NameRef<'_> {
+    fn write(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if !self.namespace.is_empty() || self.name.contains('/') {
+            for (index, part) in self.namespace.split('/').enumerate() {
+                let lead = if index == 0 { "" } else { "\\u{2f}" };
+                write!(f, "{lead}{}", part.escape_debug())?;
+            }
+            f.write_str("/")?;
+        }
+        write!(f, "{}", self.name.escape_debug())
+    }
+}
+
+/// As [`SetName`] prints.
+impl fmt::Display for NameRef<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Other blanks do not print.
+        if [self.namespace, self.name]
+            .iter()
+            .any(|text| text.contains(' '))
+        {
+            fmt::Debug::fmt(self, f)
+        } else {
+            self.write(f)
+        }
+    }
+}
+
+/// As it prints, always quoted.
+impl fmt::Debug for NameRef<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("\"")?;
+        self.write(f)?;
+        f.write_str("\"")
+    }
+}
+
+#[cfg(all(test, not(weighbridge_loom)))]
+mod tests {
+    use std::collections::HashMap;
+
+    use super::SetName;
+
+    #[test]
+    fn names_print_on_one_line_and_no_two_alike() {
+        for (namespace, name, shown) in [
+            ("", "llama-3.1:8b", "llama-3.1:8b"),
+            ("", "meta/llama", "/meta/llama"),
+            ("meta", "llama", "meta/llama"),
+            ("a/b", "c/d", "a\\u{2f}b/c/d"),
+            ("", "a b", "\"a b\""),
+            ("", "x is stale\nERROR", "\"x is stale\\nERROR\""),
+            ("t\u{202e}", "\u{200b}", "t\\u{202e}/\\u{200b}"),
+            ("", "caf\u{e9} \u{1f999}", "\"caf\u{e9} \u{1f999}\""),
+        ] {
+            assert_eq!(SetName::from((namespace, name)).to_string(), shown);
+        }
+        // All names of up to three of these, in all splits.
+        let parts = ["", "a", "/", "\\", "\"", " ", "\n", "u{2f}", "\u{202e}"];
+        let mut texts = vec![String::new()];
+        for _ in 0..3 {
+            texts = texts
+                .iter()
+                .flat_map(|text| parts.map(|part| format!("{text}{part}")))
+                .collect();
+        }
+        texts.sort();
+        texts.dedup();
+        let mut seen = HashMap::new();
+        for namespace in texts.iter().filter(|text| text.len() < 6) {
+            for name in &texts {
+                let full = SetName::from((namespace.as_str(), name.as_str()));
+                let shown = full.to_string();
+                assert!(!shown.contains(['\n', '\u{202e}']), "{shown}");
+                if let Some(other) = seen.insert(shown, full.clone()) {
+                    assert_eq!(other, full, "two names print alike");
+                }
+            }
+        }
     }
 }

@@ -3,23 +3,28 @@
 //! What lives here: [`Catalog`] and [`Stats`], pure metadata that holds no bytes however long it is
 //! kept. What does not: when a new picture is taken (`core::picture`).
 
-use super::WeightRegistry;
-use super::generation::generation;
-use super::retirement::Retirement;
-use crate::core::{Picture, Shot};
-use crate::handle::{Generation, SetHandle, SetKind};
-use crate::identity::Identity;
-use crate::ledger::LedgerSnapshot;
-use crate::names::SetName;
-use crate::sync::atomic::Ordering;
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde::Serialize;
+
+use super::WeightRegistry;
+use super::generation::{Meta, generation};
+use super::retirement::Retirement;
+use crate::core::{Picture, Shot};
+use crate::handle::{Generation, SetHandle, SetKind};
+use crate::holdup::Holder;
+use crate::identity::Identity;
+use crate::ledger::LedgerSnapshot;
+use crate::names::SetName;
+use crate::sync::atomic::{AtomicU64, Ordering};
+
 /// One set in a [`Catalog`].
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct CatalogEntry {
     /// Its name.
+    #[serde(flatten)]
     pub name: SetName,
     /// Its handle.
     pub handle: SetHandle,
@@ -37,10 +42,27 @@ pub struct CatalogEntry {
     pub base: Option<SetHandle>,
 }
 
+impl CatalogEntry {
+    pub(super) fn of(meta: &Meta, generation: Generation) -> Self {
+        CatalogEntry {
+            name: meta.record.name.clone(),
+            handle: meta.handle,
+            kind: meta.kind,
+            generation,
+            identity: meta.facts.identity.clone(),
+            tensors: meta.facts.layout.len(),
+            bytes: meta.bytes,
+            base: meta.facts.base,
+        }
+    }
+}
+
 /// An immutable picture of every set at one commit, by name.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize)]
 pub struct Catalog {
+    #[serde(rename = "commit")]
     number: u64,
+    #[serde(rename = "sets")]
     entries: Vec<CatalogEntry>,
 }
 
@@ -48,6 +70,11 @@ impl Catalog {
     /// The commit it shows.
     pub fn number(&self) -> Generation {
         Generation(self.number)
+    }
+
+    /// The picture as JSON, on one line; see [docs/JSON.md](crate::_documentation::json).
+    pub fn to_json(&self) -> String {
+        crate::json::document(self)
     }
 
     /// All sets, by name.
@@ -79,7 +106,7 @@ impl Catalog {
 }
 
 /// Totals, each exact at the moment it was read.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct Stats {
     /// Names that are taken: sets that are published, and publishes under way.
@@ -90,19 +117,41 @@ pub struct Stats {
     pub ledger: LedgerSnapshot,
     /// Generations that are no longer current and whose bytes are not back yet.
     pub retired_generations: usize,
+    /// The labelled lease that has been held longest, of those that wait for no fence.
+    pub oldest_lease: Option<Holder>,
+    /// Some scope, or other look at the registry, has been open at least so long. It keeps the metadata
+    /// of what was superseded meanwhile, never bytes. `None`: nothing is kept; a scope may be open, but
+    /// it keeps nothing from going.
+    #[serde(
+        rename = "oldest_scope_at_least_seconds",
+        serialize_with = "crate::json::maybe_seconds"
+    )]
+    pub oldest_scope_at_least: Option<Duration>,
+    /// Superseded generations whose metadata is kept by that.
+    pub metadata_waiting: usize,
     /// Leases that were labelled, or wait for a fence, and could not be named because the slab was
     /// full.
     pub unlabelled: u64,
     /// Leases that were given away and wait for their fences.
     pub pending_fences: u64,
     /// For how long the oldest of them has waited, of those that have an entry among the labels.
+    #[serde(
+        rename = "oldest_fence_seconds",
+        serialize_with = "crate::json::maybe_seconds"
+    )]
     pub oldest_fence: Option<Duration>,
     /// Fences that panicked, or whose destructors did.
     pub fence_panics: u64,
+    /// Superseded generations whose bytes have come back so far.
+    pub reclaimed_generations: u64,
+    /// How many bytes those were charged for. Bytes that several generations have count with each.
+    pub reclaimed_bytes: u64,
     /// Different layouts in use; sets with the same tensors share one.
     pub layouts: usize,
     /// Destructors that panicked on the reclaimer's thread.
     pub reclaimer_panics: u64,
+    /// Calls of a `metrics` recorder or `tracing` subscriber that panicked.
+    pub observer_panics: u64,
     /// Address space that the system refused to take back, see [`crate::arena::stranded_bytes`].
     pub stranded_bytes: u64,
 }
@@ -116,6 +165,13 @@ pub(super) fn first_picture() -> Pictures {
     }))
 }
 
+impl Stats {
+    /// The totals as JSON, on one line; see [docs/JSON.md](crate::_documentation::json).
+    pub fn to_json(&self) -> String {
+        crate::json::document(self)
+    }
+}
+
 impl WeightRegistry {
     /// A picture of every set that is at least as new as this call. Costs one load when nothing
     /// was committed since the last one; otherwise the first caller takes it, O(sets), and others
@@ -127,16 +183,7 @@ impl WeightRegistry {
             let mut entries = Vec::new();
             view.for_each(|_, node| {
                 if let Some(meta) = node.meta() {
-                    entries.push(CatalogEntry {
-                        name: meta.record.name.clone(),
-                        handle: meta.handle,
-                        kind: meta.kind,
-                        generation: generation(node),
-                        identity: meta.facts.identity.clone(),
-                        tensors: meta.facts.layout.len(),
-                        bytes: meta.bytes,
-                        base: meta.facts.base,
-                    });
+                    entries.push(CatalogEntry::of(meta, generation(node)));
                 }
             });
             entries.sort_by(|a, b| a.name.cmp(&b.name));
@@ -149,9 +196,12 @@ impl WeightRegistry {
         Arc::clone(&shot.content)
     }
 
-    /// Totals. Takes a few short locks; O(different layouts + generations on their way out), while
-    /// leases wait for fences also O(labelled leases), never O(sets) or O(tensors).
+    /// Totals. Takes a few short locks; O(different layouts + generations on their way out + most leases
+    /// that were ever labelled at one time), never O(sets) or O(tensors).
     pub fn stats(&self) -> Stats {
+        // E17: statistics.
+        let count = |of: &AtomicU64| of.load(Ordering::Relaxed);
+        let lingering = self.fading.look(|| self.spine.register());
         let pending_fences = self.shared.keeper.kept();
         let oldest_fence = match pending_fences {
             0 => None,
@@ -162,13 +212,18 @@ impl WeightRegistry {
             commits: self.view().number(),
             ledger: self.ledger(),
             retired_generations: self.retired().len(),
-            // E64: a statistic.
-            unlabelled: self.shared.unlabelled.load(Ordering::Relaxed),
+            oldest_lease: self.shared.oldest_lease(),
+            oldest_scope_at_least: lingering.oldest,
+            metadata_waiting: lingering.generations,
+            unlabelled: count(&self.shared.unlabelled), // E64
             pending_fences,
             oldest_fence,
             fence_panics: self.shared.keeper.panics(),
+            reclaimed_generations: count(&self.shared.reclaimed[0]),
+            reclaimed_bytes: count(&self.shared.reclaimed[1]),
             layouts: self.layouts.len(),
             reclaimer_panics: self.spine.reclaimer().panics(),
+            observer_panics: count(&self.shared.observer_panics),
             stranded_bytes: crate::arena::stranded_bytes(),
         }
     }
@@ -187,6 +242,9 @@ impl WeightRegistry {
     }
 
     pub(super) fn remember(&self, retirement: Retirement) {
+        if let Some(vitals) = retirement.vitals() {
+            self.fading.add(Arc::clone(vitals));
+        }
         let mut going = self.going.lock();
         going.retain(|retirement| !retirement.is_reclaimed());
         going.push(retirement);

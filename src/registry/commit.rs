@@ -11,6 +11,7 @@ use super::WeightRegistry;
 use super::accounts::{assign, unassign};
 use super::bind::{Along, Footing};
 use super::generation::{Bytes, Change, Content, Facts, Hold, Meta, StagedNode, generation};
+use super::posting::Posting;
 use super::record::{Going, Kept, SetRecord, Writing};
 use super::retirement::Retirement;
 use super::staged::{PublishError, Staged};
@@ -433,33 +434,40 @@ impl WeightRegistry {
     ) -> Result<Done, Refusal> {
         let mut superseded: Vec<Option<Going>> = changes.iter().map(|_| None).collect();
         let mut kept: Vec<Option<Kept>> = changes.iter().map(|_| None).collect();
-        let number = self.view().commit(changes, |index, node, bytes| {
-            // Before the generation refuses leases: the taker may come at once after that.
-            let Some(meta) = node.meta() else { return };
-            superseded[index] = Some(Going {
-                generation: generation(node),
-                bytes: meta.bytes,
-                vitals: Arc::clone(node.vitals()),
-            });
-            let Some(bytes) = bytes else { return };
-            let keeps = match &remains[index] {
-                Remains::Staged { .. } => writings[index].history.keep > 0,
-                Remains::Act { act, .. } => match act {
-                    Act::Restore(_) => writings[index].history.keep > 0,
-                    Act::Vacate => true,
-                    // The same bytes again, or none.
-                    Act::Rebind(_) | Act::Become(_) | Act::Retire => false,
-                },
-            };
-            if keeps {
-                let content = Content {
-                    facts: meta.facts.clone(),
-                    bytes: bytes.clone(),
+        let mut posting = Posting::new(&self.shared, changes);
+        let (places, told) = (&mut posting.places, &mut posting.changes);
+        let committed = |number| places.take(number);
+        let number = self
+            .view()
+            .commit(changes, committed, |index, node, bytes| {
+                // Before the generation refuses leases: the taker may come at once after that.
+                let Some(meta) = node.meta() else { return };
+                told.superseded(index, node, &self.shared);
+                superseded[index] = Some(Going {
+                    generation: generation(node),
+                    bytes: meta.bytes,
+                    vitals: Arc::clone(node.vitals()),
+                });
+                let Some(bytes) = bytes else { return };
+                let keeps = match &remains[index] {
+                    Remains::Staged { .. } => writings[index].history.keep > 0,
+                    Remains::Act { act, .. } => match act {
+                        Act::Restore(_) => writings[index].history.keep > 0,
+                        Act::Vacate => true,
+                        // The same bytes again, or none.
+                        Act::Rebind(_) | Act::Become(_) | Act::Retire => false,
+                    },
                 };
-                kept[index] = Some(Kept::new(generation(node), content));
-            }
-            bytes.own.charge.retire();
-        })?;
+                if keeps {
+                    let content = Content {
+                        facts: meta.facts.clone(),
+                        bytes: bytes.clone(),
+                    };
+                    kept[index] = Some(Kept::new(generation(node), content));
+                }
+                bytes.own.charge.retire();
+            })?;
+        drop(posting);
         let queue = self.spine.reclaimer();
         if superseded.iter().any(Option::is_some) {
             // We have let go of the epoch: from here on the reclaimer can move it past the commit.

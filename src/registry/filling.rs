@@ -10,9 +10,11 @@ use std::sync::Arc;
 
 use super::WeightRegistry;
 use super::accounts::Terms;
+use super::event::Operation;
 use super::shared::Shared;
 use super::staged::{Furnished, Staged, Vouched};
 use crate::error::Error;
+use crate::escape::Clean;
 use crate::handle::SetHandle;
 use crate::plan::{Plan, PlannedTensor};
 use crate::sync::Mutex;
@@ -84,20 +86,30 @@ impl WeightRegistry {
         plan: Plan,
         base: Option<SetHandle>,
     ) -> Result<Filling, Error> {
-        let room = self.room(terms, plan, base, |adapter, base| {
-            self.fits_current(adapter, base)
-        })?;
-        let charge = self
-            .shared
-            .ledger
-            .take(terms.account, room.charged(None)?)?;
-        let furnished = room.furnish(None, charge)?;
+        let origin = Clean(plan.origin().to_owned());
+        let furnished = self
+            .furnish(terms, plan, base)
+            .inspect_err(|error| self.note_refusal(Operation::Stage, origin, error))?;
         let progress = furnished.room.plan.tensors().iter();
         Ok(Filling {
             progress: progress.map(|_| Mutex::default()).collect(),
             shared: Arc::clone(&self.shared),
             furnished,
         })
+    }
+
+    fn furnish(
+        &self,
+        terms: Terms<'_>,
+        plan: Plan,
+        base: Option<SetHandle>,
+    ) -> Result<Furnished, Error> {
+        let room = self.room(terms, plan, base, |adapter, base| {
+            self.fits_current(adapter, base)
+        })?;
+        let charged = room.charged(None)?;
+        let charge = self.shared.ledger.take(terms.account, charged)?;
+        room.furnish(None, charge)
     }
 }
 

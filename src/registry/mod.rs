@@ -2,7 +2,7 @@
 //!
 //! What lives here: [`WeightRegistry`], its builder, its end. The reading side is in `read` and
 //! `lease`, the writing side in `publish` and `retirement`, fences in `fenced`, observers in `catalog`,
-//! the view that is restricted to one tenant in `namespace`.
+//! `subscription` and `observe`, the view that is restricted to one tenant in `namespace`.
 
 mod accounts;
 mod adapter;
@@ -12,13 +12,17 @@ mod bind;
 mod catalog;
 mod commit;
 mod dependants;
+mod event;
+mod fading;
 mod fenced;
 mod filling;
 mod generation;
 mod here;
 mod lease;
 mod namespace;
+mod observe;
 mod place;
+mod posting;
 mod publish;
 mod read;
 mod record;
@@ -28,6 +32,7 @@ mod shared;
 #[cfg(all(test, not(weighbridge_loom)))]
 mod spent;
 mod staged;
+mod subscription;
 mod swap;
 mod transaction;
 
@@ -38,6 +43,7 @@ use std::sync::atomic::AtomicU32;
 pub use accounts::{NamespaceLimits, NamespaceStats};
 pub use adapter::{AdapterModule, AdapterReplacement, AdapterView};
 pub use catalog::{Catalog, CatalogEntry, Stats};
+pub use event::{Cause, Event, EventKind, Former, Operation};
 pub use filling::{Filling, SealError, TensorWriter};
 pub use lease::{Lease, LeasedSet, Weight};
 pub use namespace::{Namespace, NamespaceTransaction};
@@ -47,6 +53,7 @@ pub use read::{Reader, Scope, SetView};
 pub use retirement::Retirement;
 pub use rollback::KeptGeneration;
 pub use staged::{PublishError, Staged};
+pub use subscription::{Next, Subscription};
 pub use transaction::{Committed, Transaction, TransactionError};
 
 use crate::core::{Bounds, Reclaimer};
@@ -82,6 +89,7 @@ pub struct WeightRegistry {
     shared: Arc<Shared>,
     pictures: catalog::Pictures,
     going: Mutex<Vec<Retirement>>,
+    fading: fading::Fading,
     /// How many superseded generations a new set keeps.
     keep: usize,
     /// Tells the threads' tables of participants that this registry is gone.
@@ -95,6 +103,7 @@ pub struct WeightRegistry {
 pub struct Builder {
     limit: u64,
     keep: usize,
+    events: usize,
 }
 
 impl Builder {
@@ -109,6 +118,13 @@ impl Builder {
     /// [`WeightRegistry::keep_previous`]. None unless you say so.
     pub fn keep_previous(mut self, n: usize) -> Self {
         self.keep = n;
+        self
+    }
+
+    /// How many events the stream holds for subscribers that are slower than its publishers: rounded
+    /// up to a power of two, at most 2^20. Without it, 1,024.
+    pub fn event_capacity(mut self, events: usize) -> Self {
+        self.events = events.min(1 << 20);
         self
     }
 
@@ -156,9 +172,10 @@ impl Builder {
             names: Index::new(),
             seats: Seats::default(),
             layouts: Interner::default(),
-            shared: Arc::new(Shared::new(Ledger::new(self.limit))),
+            shared: Arc::new(Shared::new(Ledger::new(self.limit), self.events)),
             pictures: catalog::first_picture(),
             going: Mutex::new(Vec::new()),
+            fading: fading::Fading::default(),
             keep: self.keep,
             alive: Arc::new(()),
             reclaimer: Some(reclaimer),
@@ -172,6 +189,7 @@ impl WeightRegistry {
         Builder {
             limit: u64::MAX,
             keep: 0,
+            events: 1024,
         }
     }
 }
@@ -191,6 +209,8 @@ impl Drop for WeightRegistry {
             // caught. (A destructor of foreign bytes may drop the registry on that very thread.)
             let _ = thread.join();
         }
+        // After what went just now.
+        self.shared.events.close();
     }
 }
 

@@ -14,12 +14,15 @@ use super::WeightRegistry;
 use super::accounts::Terms;
 use super::bind::{Footing, check_node};
 use super::commit::Act;
+use super::event::Operation;
 use super::generation::{Node, generation};
+use super::observe::itself;
 use super::record::SetRecord;
 use super::retirement::Retirement;
 use super::staged::{Furnished, PublishError, Room, Staged, Vouched};
 use crate::core::{Expect, Key};
 use crate::error::Error;
+use crate::escape::Clean;
 use crate::handle::{Generation, SetHandle, SetKind};
 use crate::layout::Layout;
 use crate::ledger::Account;
@@ -81,11 +84,14 @@ impl WeightRegistry {
         mut source: impl Source,
         fits: impl FnOnce((&str, &Layout), SetHandle) -> Result<Fit, Error>,
     ) -> Result<Staged, Error> {
-        let room = self.room(terms, source.plan().clone(), source.base(), fits)?;
-        let brought = source.bring();
-        let charged = room.charged(brought.as_ref())?;
-        let charge = self.shared.ledger.take(terms.account, charged)?;
-        Self::read(room.furnish(brought, charge)?, source)
+        let origin = Clean(source.plan().origin().to_owned());
+        self.observe(Operation::Stage, origin, itself, || {
+            let room = self.room(terms, source.plan().clone(), source.base(), fits)?;
+            let brought = source.bring();
+            let charged = room.charged(brought.as_ref())?;
+            let charge = self.shared.ledger.take(terms.account, charged)?;
+            Self::read(room.furnish(brought, charge)?, source)
+        })
     }
 
     /// Fills the room from `source`, unless it brought what is in it.
@@ -164,16 +170,21 @@ impl WeightRegistry {
         name: SetName,
         source: impl Source,
     ) -> Result<SetHandle, PublishError> {
-        name.validate()?;
-        if let Some(handle) = self.names.lookup(name.as_ref())
-            && let Some(error) = self.taken(&name, handle, source.plan().origin())
-        {
-            return Err(error.into());
-        }
-        let seats = self.seats.look(name.namespace());
-        seats.map_err(|full| too_many_sets(&name, full))?;
+        self.check_free(&name, source.plan().origin())
+            .inspect_err(|error| self.note_refusal(Operation::Publish, &name, error))?;
         let staged = self.stage_on(terms, source)?;
         self.publish_staged(name, staged)
+    }
+
+    /// Is it a legal name that nobody has, and is there a seat for it?
+    fn check_free(&self, name: &SetName, offered: &str) -> Result<(), Error> {
+        name.validate()?;
+        let there = self.names.lookup(name.as_ref());
+        if let Some(error) = there.and_then(|handle| self.taken(name, handle, offered)) {
+            return Err(error);
+        }
+        let seats = self.seats.look(name.namespace());
+        seats.map_err(|full| too_many_sets(name, full))
     }
 
     /// Makes a staged set current under a new name.
@@ -188,15 +199,19 @@ impl WeightRegistry {
         name: impl Into<SetName>,
         staged: Staged,
     ) -> Result<SetHandle, PublishError> {
-        let reserved = match self.reserve(name.into(), &staged) {
-            Ok(reserved) => reserved,
-            Err(error) => return Err(PublishError::new(error, Some(staged))),
-        };
-        let act = Act::Become(Box::new(staged));
-        match self.commit_one(&reserved.record, Expect::Vacant, act) {
-            Ok(_) => Ok(self.settle([reserved])[0]),
-            Err(failed) => Err(failed),
-        }
+        let name = name.into();
+        let subject = name.clone();
+        self.observe(Operation::Publish, subject, PublishError::error, || {
+            let reserved = match self.reserve(name, &staged) {
+                Ok(reserved) => reserved,
+                Err(error) => return Err(PublishError::new(error, Some(staged))),
+            };
+            let act = Act::Become(Box::new(staged));
+            let (number, _) = self.commit_one(&reserved.record, Expect::Vacant, act)?;
+            let handle = self.settle([reserved])[0];
+            self.committed(number, 1);
+            Ok(handle)
+        })
     }
 
     /// A name and a slot for a set that `staged` is to begin. Given back if they are dropped.
@@ -329,12 +344,16 @@ impl WeightRegistry {
         expect: Expect,
         staged: Staged,
     ) -> Result<Replaced, PublishError> {
-        let record = match self.check_replace(set, &staged) {
-            Ok(record) => record,
-            Err(error) => return Err(PublishError::new(error, Some(staged))),
-        };
-        let act = Act::Become(Box::new(staged));
-        Ok(Replaced::of(self.commit_one(&record, expect, act)?))
+        self.observe(Operation::Replace, set, PublishError::error, || {
+            let record = match self.check_replace(set, &staged) {
+                Ok(record) => record,
+                Err(error) => return Err(PublishError::new(error, Some(staged))),
+            };
+            let act = Act::Become(Box::new(staged));
+            let answer = self.commit_one(&record, expect, act)?;
+            self.committed(answer.0, 1);
+            Ok(Replaced::of(answer))
+        })
     }
 
     /// Unlinks `set` now: new requests get [`Error::StaleHandle`], running ones keep their lease,
@@ -364,15 +383,18 @@ impl WeightRegistry {
     }
 
     fn retire_expecting(&self, set: SetHandle, expect: Expect) -> Result<Retirement, Error> {
-        self.shared.check_process()?;
-        let record = self.record(set)?;
-        let previous = match self.commit_one(&record, expect, Act::Retire) {
-            Ok((_, Some(previous))) => previous,
-            Ok((_, None)) => unreachable!("a retire superseded nothing"),
-            Err(failed) => return Err(failed.into()),
-        };
-        self.free_name(&record);
-        Ok(previous)
+        self.observe(Operation::Retire, set, itself, || {
+            self.shared.check_process()?;
+            let record = self.record(set)?;
+            let (number, previous) = match self.commit_one(&record, expect, Act::Retire) {
+                Ok((number, Some(previous))) => (number, previous),
+                Ok((_, None)) => unreachable!("a retire superseded nothing"),
+                Err(failed) => return Err(failed.into()),
+            };
+            self.free_name(&record);
+            self.committed(number, 1);
+            Ok(previous)
+        })
     }
 
     /// The set is retired: its name and slot are free.

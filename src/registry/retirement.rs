@@ -57,6 +57,11 @@ impl Retirement {
             .map_or(Generation(0), |last| last.generation)
     }
 
+    /// The newest generation's.
+    pub(super) fn vitals(&self) -> Option<&Arc<Vitals>> {
+        self.going.last().map(|last| &last.vitals)
+    }
+
     /// Bytes the ledger gets back, or already got.
     pub fn bytes(&self) -> u64 {
         self.going.iter().map(|one| one.bytes).sum()

@@ -1,13 +1,15 @@
 //! The account core: what must outlive the registry as long as one lease or one wait does.
 //!
 //! What lives here: the labels of leases, the keeper of leases that wait for fences, the ledger, the
-//! registry's process and clock. What does not: anything that reaches a generation.
+//! events, the registry's process and clock. What does not: anything that reaches a generation.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::event::EventKind;
 use crate::core::{Keeper, Kept};
 use crate::error::Error;
+use crate::events::Ring;
 use crate::handle::Generation;
 use crate::holdup::{FenceHolder, Holder};
 use crate::labels::{LabelId, Labelled, Labels};
@@ -26,19 +28,28 @@ pub(crate) struct Shared {
     /// Leases that wait for fences. They keep it, and us, by themselves.
     pub(crate) keeper: Arc<Keeper<Box<dyn Kept>>>,
     pub(crate) labels: Labels,
+    pub(crate) events: Arc<Ring<EventKind>>,
     /// Labelled leases that found the slab full and were granted without a label.
     pub(crate) unlabelled: AtomicU64,
+    /// Superseded generations whose bytes are back, and how many bytes those were.
+    pub(crate) reclaimed: [AtomicU64; 2],
+    /// Calls of a recorder or subscriber that panicked.
+    pub(crate) observer_panics: AtomicU64,
     started: Instant,
     process: u32,
 }
 
 impl Shared {
-    pub(crate) fn new(ledger: Ledger) -> Self {
+    /// With room for `events` events.
+    pub(crate) fn new(ledger: Ledger, events: usize) -> Self {
         Shared {
             ledger,
             keeper: Arc::new(Keeper::new()),
             labels: Labels::new(),
+            events: Arc::new(Ring::new(events)),
             unlabelled: AtomicU64::new(0),
+            reclaimed: [0, 0].map(AtomicU64::new),
+            observer_panics: AtomicU64::new(0),
             started: Instant::now(),
             process: std::process::id(),
         }
@@ -108,14 +119,12 @@ impl Shared {
             .into_iter()
             .partition(|entry| entry.since_ns & FENCED != 0);
         let now = self.started.elapsed();
-        let holder = |entry: Labelled| Holder {
-            age: age(&entry, now),
-            label: entry.label,
-        };
-        let fence = |entry| fence_holder(entry, now);
         (
-            leases.into_iter().map(holder).collect(),
-            fences.into_iter().map(fence).collect(),
+            leases.into_iter().map(|entry| holder(entry, now)).collect(),
+            fences
+                .into_iter()
+                .map(|entry| fence_holder(entry, now))
+                .collect(),
         )
     }
 
@@ -128,10 +137,25 @@ impl Shared {
         fences.sort_by_key(|fence| std::cmp::Reverse(fence.age));
         fences
     }
+
+    /// The oldest labelled lease that waits for no fence. Looks at every entry that the slab has.
+    pub(crate) fn oldest_lease(&self) -> Option<Holder> {
+        let now = self.started.elapsed();
+        // Those that wait are marked above every age, so they come last.
+        let oldest = self.labels.oldest()?;
+        (oldest.since_ns & FENCED == 0).then(|| holder(oldest, now))
+    }
 }
 
 fn age(entry: &Labelled, now: Duration) -> Duration {
     now.saturating_sub(Duration::from_nanos(entry.since_ns & !(FENCED | BROKEN)))
+}
+
+fn holder(entry: Labelled, now: Duration) -> Holder {
+    Holder {
+        age: age(&entry, now),
+        label: entry.label,
+    }
 }
 
 fn fence_holder(entry: Labelled, now: Duration) -> FenceHolder {

@@ -11,6 +11,7 @@ use super::WeightRegistry;
 use super::accounts::Terms;
 use super::bind::check_base;
 use super::commit::{Act, Step};
+use super::event::Operation;
 use super::publish::Reserved;
 use super::record::SetRecord;
 use super::retirement::Retirement;
@@ -159,9 +160,13 @@ impl Transaction<'_> {
         name: impl Into<SetName>,
         staged: Staged,
     ) -> Result<SetHandle, PublishError> {
-        let reserved = match self.registry.reserve(name.into(), &staged) {
+        let name = name.into();
+        let reserved = match self.registry.reserve(name.clone(), &staged) {
             Ok(reserved) => reserved,
-            Err(error) => return Err(PublishError::new(error, Some(staged))),
+            Err(error) => {
+                self.note_refusal(&name, &error);
+                return Err(PublishError::new(error, Some(staged)));
+            }
         };
         let handle = reserved.record.handle;
         let record = Arc::clone(&reserved.record);
@@ -287,6 +292,13 @@ impl Transaction<'_> {
     /// namespace has no room for, [`Error::OverAccountLimit`]. Nothing is changed then, and the staged
     /// sets come back.
     pub fn commit(self) -> Result<Committed, TransactionError> {
+        let registry = self.registry;
+        let subject = format!("{} set(s)", self.steps.len());
+        let (operation, blame) = (Operation::Transaction, TransactionError::error);
+        registry.observe(operation, subject, blame, || self.commit_all())
+    }
+
+    fn commit_all(self) -> Result<Committed, TransactionError> {
         let Transaction {
             registry,
             steps,
@@ -301,6 +313,7 @@ impl Transaction<'_> {
             .filter(|step| matches!(step.act, Act::Retire))
             .map(|step| Arc::clone(&step.record))
             .collect();
+        let changes = steps.len();
         let done = registry
             .commit(steps)
             .map_err(|failed| undone(failed.error, failed.index, failed.steps))?;
@@ -308,6 +321,7 @@ impl Transaction<'_> {
         for record in going {
             registry.free_name(&record);
         }
+        registry.committed(done.number, changes);
         Ok(Committed {
             generation: Generation(done.number),
             published,
@@ -327,16 +341,27 @@ impl Transaction<'_> {
                 self.add(record, expect, Act::Become(Box::new(staged)));
                 Ok(())
             }
-            Err(error) => Err(PublishError::new(error, Some(staged))),
+            Err(error) => {
+                self.note_refusal(set, &error);
+                Err(PublishError::new(error, Some(staged)))
+            }
         }
     }
 
     fn retire_expecting(&mut self, set: SetHandle, expect: Expect) -> Result<(), Error> {
-        self.registry.shared.check_process()?;
-        let record = self.registry.record(set)?;
-        let record = self.once(record)?;
+        let process = self.registry.shared.check_process();
+        let record = process
+            .and_then(|()| self.registry.record(set))
+            .and_then(|record| self.once(record))
+            .inspect_err(|error| self.note_refusal(set, error))?;
         self.add(record, expect, Act::Retire);
         Ok(())
+    }
+
+    /// A step was not added.
+    fn note_refusal(&self, subject: impl fmt::Display, error: &Error) {
+        let operation = Operation::Transaction;
+        self.registry.note_refusal(operation, subject, error);
     }
 
     /// A set changes once in a transaction.

@@ -1,0 +1,198 @@
+//! What happens in a registry, as its observers are told.
+//!
+//! What lives here: [`Event`] and what it says. What does not: receiving events (`subscription`),
+//! making them (`posting`), the ring that they go through (`events`).
+
+use serde::Serialize;
+
+use super::catalog::CatalogEntry;
+use crate::error::Error;
+use crate::handle::{Generation, SetHandle};
+use crate::names::SetName;
+
+/// Something that happened.
+///
+/// As JSON it is one object; see [docs/JSON.md](crate::_documentation::json).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct Event {
+    /// Its place in this registry's stream: consecutive, from 1.
+    pub sequence: u64,
+    /// What happened.
+    #[serde(flatten)]
+    pub kind: EventKind,
+}
+
+impl Event {
+    pub(super) fn new(sequence: u64, kind: EventKind) -> Self {
+        Event { sequence, kind }
+    }
+
+    /// One line of JSON.
+    pub fn to_json(&self) -> String {
+        crate::json::document(self)
+    }
+}
+
+/// What happened.
+///
+/// Events of commits come in the order of commits. Those of one commit follow each other; `more` says
+/// how many of them are still to come, so that whoever mirrors the registry can take them at one
+/// instant, too.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum EventKind {
+    /// A set has its first generation.
+    #[non_exhaustive]
+    Published {
+        /// The commit.
+        commit: Generation,
+        /// Events of the same commit that follow.
+        more: usize,
+        /// What is current now.
+        now: CatalogEntry,
+    },
+    /// A set has its next generation.
+    #[non_exhaustive]
+    Replaced {
+        /// The commit.
+        commit: Generation,
+        /// Events of the same commit that follow.
+        more: usize,
+        /// What is current now.
+        now: CatalogEntry,
+        /// What was: running requests keep it.
+        previous: Former,
+    },
+    /// A set is no longer there.
+    #[non_exhaustive]
+    Retired {
+        /// The commit.
+        commit: Generation,
+        /// Events of the same commit that follow.
+        more: usize,
+        /// What was: running requests keep it.
+        previous: Former,
+    },
+    /// The bytes of a generation that was replaced or retired are back in the ledger. Comes after
+    /// that event.
+    #[non_exhaustive]
+    Reclaimed {
+        /// What is gone.
+        former: Former,
+    },
+    /// A writer was told no. Whoever is told so in a loop fills the stream; it then says less of the rest.
+    #[non_exhaustive]
+    Refused {
+        /// What it wanted.
+        operation: Operation,
+        /// To what: a set's name, a handle, or where the bytes would have come from. Escaped, and cut
+        /// after 1,024 bytes, as is `reason`.
+        subject: String,
+        /// The kind of refusal.
+        cause: Cause,
+        /// The error's message.
+        reason: String,
+    },
+}
+
+/// A generation that is no longer current.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct Former {
+    /// The set's name.
+    #[serde(flatten)]
+    pub name: SetName,
+    /// The set's handle.
+    pub handle: SetHandle,
+    /// The generation.
+    pub generation: Generation,
+    /// Bytes that the ledger gets back.
+    pub bytes: u64,
+}
+
+/// What a writer wants from a registry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum Operation {
+    /// Bytes into memory.
+    Stage,
+    /// A new set.
+    Publish,
+    /// A next generation.
+    Replace,
+    /// A set goes.
+    Retire,
+    /// Several sets at one instant.
+    Transaction,
+}
+
+impl Operation {
+    /// As in JSON and in the labels of metrics.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Operation::Stage => "stage",
+            Operation::Publish => "publish",
+            Operation::Replace => "replace",
+            Operation::Retire => "retire",
+            Operation::Transaction => "transaction",
+        }
+    }
+}
+
+/// The kind of a refusal: which of [`Error`]'s predicates holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum Cause {
+    /// [`Error::is_not_found`].
+    NotFound,
+    /// [`Error::is_conflict`].
+    Conflict,
+    /// [`Error::is_out_of_memory`].
+    OutOfMemory,
+    /// [`Error::is_malformed`].
+    Malformed,
+    /// [`Error::is_unsupported`].
+    Unsupported,
+    /// [`Error::is_io`].
+    Io,
+    /// [`Error::is_misuse`].
+    Misuse,
+    /// None of these.
+    Other,
+}
+
+impl Cause {
+    /// As in JSON and in the labels of metrics.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Cause::NotFound => "not_found",
+            Cause::Conflict => "conflict",
+            Cause::OutOfMemory => "out_of_memory",
+            Cause::Malformed => "malformed",
+            Cause::Unsupported => "unsupported",
+            Cause::Io => "io",
+            Cause::Misuse => "misuse",
+            Cause::Other => "other",
+        }
+    }
+}
+
+impl From<&Error> for Cause {
+    fn from(error: &Error) -> Self {
+        let causes = [
+            (Error::is_not_found as fn(&Error) -> bool, Cause::NotFound),
+            (Error::is_conflict, Cause::Conflict),
+            (Error::is_out_of_memory, Cause::OutOfMemory),
+            (Error::is_malformed, Cause::Malformed),
+            (Error::is_unsupported, Cause::Unsupported),
+            (Error::is_io, Cause::Io),
+            (Error::is_misuse, Cause::Misuse),
+        ];
+        let found = causes.into_iter().find(|(is, _)| is(error));
+        found.map_or(Cause::Other, |(_, cause)| cause)
+    }
+}
