@@ -2,16 +2,16 @@
 //!
 //! What lives here: the one way by which anything becomes or ceases to be current, for one set or
 //! many, and what each refusal of the core means to a caller. What does not: the commit's protocol
-//! (`core::commit`), what a generation stands on (`bind`), names (`publish`, `transaction`).
+//! (`core::commit`), what steps need to know before (`prepare`), names (`reserve`).
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::WeightRegistry;
 use super::accounts::{assign, unassign};
-use super::bind::{Along, Footing};
-use super::generation::{Bytes, Change, Content, Facts, Hold, Meta, StagedNode, generation};
+use super::bind::Footing;
+use super::generation::{Change, Content, Hold, Meta, StagedNode, generation};
 use super::posting::Posting;
+use super::prepare::There;
 use super::record::{Going, Kept, SetRecord, Writing};
 use super::retirement::Retirement;
 use super::staged::{PublishError, Staged};
@@ -74,15 +74,6 @@ struct Failed {
 enum Why {
     Error(usize, Error),
     Refused(Refusal),
-}
-
-/// What a step's generation is made of, where that is there already.
-#[derive(Default)]
-struct There {
-    facts: Option<Facts>,
-    bytes: Option<Bytes>,
-    /// Which of the kept ones it is.
-    restored: Option<Generation>,
 }
 
 /// What is needed to turn a refused node back into the step that it came from.
@@ -244,95 +235,6 @@ impl WeightRegistry {
                 Err(Box::new(Failed { why, steps }))
             }
         }
-    }
-
-    /// What is there already of the generations that `steps` make. Their sets are being written by us,
-    /// so it does not change any more.
-    fn there(
-        &self,
-        steps: &[Step],
-        writings: &[Writing<'_>],
-    ) -> Result<Vec<There>, (usize, Error)> {
-        let each = steps.iter().zip(writings).enumerate();
-        each.map(|(index, (step, writing))| {
-            self.there_of(step, writing).map_err(|error| (index, error))
-        })
-        .collect()
-    }
-
-    fn there_of(&self, step: &Step, writing: &Writing<'_>) -> Result<There, Error> {
-        let of = |content: Content, restored| There {
-            facts: Some(content.facts),
-            bytes: Some(content.bytes),
-            restored,
-        };
-        match &step.act {
-            Act::Become(_) | Act::Retire => Ok(There::default()),
-            Act::Restore(wanted) => {
-                let kept = writing.history.find(*wanted);
-                let Some((kept, content)) = kept.and_then(|kept| Some((kept, kept.content()?)))
-                else {
-                    return Err(Error::NotKept {
-                        set: step.record.name.clone(),
-                        generation: *wanted,
-                        kept: writing.history.kept.iter().map(Kept::generation).collect(),
-                    });
-                };
-                Ok(of(content.clone(), Some(kept.generation())))
-            }
-            Act::Rebind(base) => {
-                let mut content = self.current(step.record.handle)?;
-                if base.is_some() {
-                    content.facts.base = *base;
-                }
-                Ok(of(content, None))
-            }
-            Act::Vacate => Ok(There {
-                bytes: None,
-                ..of(self.current(step.record.handle)?, None)
-            }),
-        }
-    }
-
-    /// What the current generation of a set is made of. For a writer of that set: it stays current.
-    fn current(&self, set: SetHandle) -> Result<Content, Error> {
-        let hold = self.hold(set)?;
-        Ok(Content {
-            facts: hold.meta().facts.clone(),
-            bytes: hold.storage().clone(),
-        })
-    }
-
-    /// What each step's generation is going to stand on, if that fits.
-    fn footings(&self, steps: &[Step], there: &[There]) -> Result<Vec<Footing>, (usize, Error)> {
-        let facts = |index: usize| match &steps[index].act {
-            Act::Become(staged) => Some(&staged.content.facts),
-            _ => there[index].facts.as_ref(),
-        };
-        let bytes = |index: usize| match &steps[index].act {
-            Act::Become(staged) => Some(&staged.content.bytes),
-            _ => there[index].bytes.as_ref(),
-        };
-        let along: HashMap<SetHandle, Along<'_>> = match steps {
-            [_] => HashMap::new(),
-            _ => (0..steps.len())
-                .map(|index| {
-                    let along = Along {
-                        record: &steps[index].record,
-                        facts: facts(index),
-                        bytes: bytes(index),
-                    };
-                    (steps[index].record.handle, along)
-                })
-                .collect(),
-        };
-        let footing = |index: usize| match facts(index) {
-            None => Ok(Footing::default()),
-            Some(facts) => self
-                .footing(facts, Some(steps[index].record.handle), &along)
-                .map_err(|error| (index, error)),
-        };
-        (0..steps.len()).map(footing).collect()
     }
 
     /// A node of the set that is being written, and what is needed to take it back.
