@@ -129,12 +129,13 @@ impl Stage {
         let memory = Memory::new();
         let key = spine.allocate().unwrap();
         let queue = Arc::clone(spine.reclaimer());
-        let node = StagedNode::new(key.tag, None, 0, memory.clone(), queue);
+        let node = StagedNode::new(key.tag, Vec::new(), 0, memory.clone(), queue);
         let me = spine.register();
         spine
             .view(&me)
             .commit(
                 &mut [Change::new(key.slot, Expect::Vacant, node)],
+                |_| (),
                 |_, _, _| {},
             )
             .unwrap();
@@ -156,7 +157,7 @@ fn retire(spine: &Spine<u64, Memory>, key: Key) -> Arc<Vitals> {
         vitals = Some(Arc::clone(node.vitals()));
     };
     let me = spine.register();
-    spine.view(&me).commit(&mut [change], old).unwrap();
+    spine.view(&me).commit(&mut [change], |_| (), old).unwrap();
     vitals.unwrap()
 }
 

@@ -63,7 +63,7 @@ fn shared_bytes() {
         let commit = |change| {
             spine
                 .view(&main.0)
-                .commit(&mut [change], |_, _, _| {})
+                .commit(&mut [change], |_| (), |_, _, _| {})
                 .unwrap();
             if cfg!(weighbridge_flush) {
                 (0..3).for_each(|_| main.0.pin().flush());
@@ -119,9 +119,13 @@ fn vacate() {
                         let mut gone: Vec<Arc<Vitals>> = Vec::new();
                         for change in [rig.vacate(key), rig.swap(key, 1)] {
                             let view = rig.spine.view(me);
-                            view.commit(&mut [change], |_, node, _| {
-                                gone.push(Arc::clone(node.vitals()));
-                            })
+                            view.commit(
+                                &mut [change],
+                                |_| (),
+                                |_, node, _| {
+                                    gone.push(Arc::clone(node.vitals()));
+                                },
+                            )
                             .unwrap();
                         }
                         gone[1].wait_drained(None).unwrap();
