@@ -286,3 +286,45 @@ fn a_rollback_in_a_transaction_goes_with_the_others_or_not_at_all() {
     assert!(lease.sets().all(|set| set.generation() == done.generation));
     assert_eq!((fill(&registry, a), fill(&registry, b)), (1, 9));
 }
+
+/// Whoever watches is told: of a rollback as of any other replace, and of why one was refused.
+#[test]
+fn subscribers_are_told_of_rollbacks_and_moves() {
+    use weighbridge::{EventKind, Next, Operation};
+
+    let registry = registry();
+    let base = registry.publish("base", tiny()).unwrap();
+    let pirate = registry
+        .publish("pirate", adapter("pirate-v1", base))
+        .unwrap();
+    registry.keep_previous(base, 1).unwrap();
+    let mut events = registry.events();
+    registry.rollback(base).unwrap_err();
+    registry.rebind(base, base).unwrap_err();
+    let mut both = registry.transaction();
+    both.replace(base, registry.stage(tiny()).unwrap()).unwrap();
+    both.rebind(pirate, base).unwrap();
+    let done = both.commit().unwrap();
+    let mut told = Vec::new();
+    while let Next::Event(event) = events.try_next() {
+        told.push(match event.kind {
+            EventKind::Refused { operation, .. } => (operation.as_str().to_owned(), 0),
+            EventKind::Replaced { commit, now, .. } => {
+                assert_eq!(now.generation, commit);
+                (now.name.name().to_owned(), commit.number())
+            }
+            EventKind::Reclaimed { .. } => continue,
+            other => panic!("{other:?}"),
+        });
+    }
+    let number = done.generation.number();
+    assert_eq!(
+        told,
+        [
+            (Operation::Rollback.as_str().to_owned(), 0),
+            (Operation::Rebind.as_str().to_owned(), 0),
+            ("base".to_owned(), number),
+            ("pirate".to_owned(), number),
+        ]
+    );
+}

@@ -8,7 +8,9 @@ use std::sync::Arc;
 
 use super::WeightRegistry;
 use super::commit::{Act, Step};
+use super::event::Operation;
 use super::generation::Node;
+use super::observe::itself;
 use super::publish::Replaced;
 use super::record::SetRecord;
 use super::retirement::Retirement;
@@ -109,11 +111,14 @@ impl WeightRegistry {
     /// [`Error::NotABase`], [`Error::AdapterMismatch`] if it does not fit, [`Error::KindMismatch`] if
     /// it is no adapter.
     pub fn rebind(&self, adapter: SetHandle, base: SetHandle) -> Result<Replaced, Error> {
-        self.shared.check_process()?;
-        let record = self.check_rebind(adapter)?;
-        let act = Act::Rebind(Some(base));
-        let answer = self.commit_one(&record, Expect::Tenant(adapter.tag), act)?;
-        Ok(Replaced::of(answer))
+        self.observe(Operation::Rebind, adapter, itself, || {
+            self.shared.check_process()?;
+            let record = self.check_rebind(adapter)?;
+            let act = Act::Rebind(Some(base));
+            let answer = self.commit_one(&record, Expect::Tenant(adapter.tag), act)?;
+            self.committed(answer.0, 1);
+            Ok(Replaced::of(answer))
+        })
     }
 
     /// The record of an adapter.

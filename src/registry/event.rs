@@ -127,6 +127,10 @@ pub enum Operation {
     Retire,
     /// Several sets at one instant.
     Transaction,
+    /// Make a kept generation current again.
+    Rollback,
+    /// Move an adapter to another base.
+    Rebind,
 }
 
 impl Operation {
@@ -138,6 +142,8 @@ impl Operation {
             Operation::Replace => "replace",
             Operation::Retire => "retire",
             Operation::Transaction => "transaction",
+            Operation::Rollback => "rollback",
+            Operation::Rebind => "rebind",
         }
     }
 }

@@ -270,15 +270,25 @@ impl WeightRegistry {
         staged: Staged,
     ) -> Result<Replaced, PublishError> {
         self.observe(Operation::Replace, set, PublishError::error, || {
-            let record = match self.check_replace(set, &staged) {
-                Ok(record) => record,
-                Err(error) => return Err(PublishError::new(error, Some(staged))),
-            };
-            let act = Act::Become(Box::new(staged));
-            let answer = self.commit_one(&record, expect, act)?;
-            self.committed(answer.0, 1);
-            Ok(Replaced::of(answer))
+            self.follow(set, expect, staged)
         })
+    }
+
+    /// Makes a staged set the next generation of `set`. Told to nobody but subscribers of the commit.
+    pub(super) fn follow(
+        &self,
+        set: SetHandle,
+        expect: Expect,
+        staged: Staged,
+    ) -> Result<Replaced, PublishError> {
+        let record = match self.check_replace(set, &staged) {
+            Ok(record) => record,
+            Err(error) => return Err(PublishError::new(error, Some(staged))),
+        };
+        let act = Act::Become(Box::new(staged));
+        let answer = self.commit_one(&record, expect, act)?;
+        self.committed(answer.0, 1);
+        Ok(Replaced::of(answer))
     }
 
     /// Unlinks `set` now: new requests get [`Error::StaleHandle`], running ones keep their lease,

@@ -7,6 +7,8 @@ use std::sync::Arc;
 
 use super::WeightRegistry;
 use super::commit::Act;
+use super::event::Operation;
+use super::observe::itself;
 use super::publish::Replaced;
 use super::record::Kept;
 use crate::core::Expect;
@@ -107,9 +109,12 @@ impl WeightRegistry {
     }
 
     fn restore(&self, set: SetHandle, wanted: Option<Generation>) -> Result<Replaced, Error> {
-        self.shared.check_process()?;
-        let record = self.record(set)?;
-        let answer = self.commit_one(&record, Expect::Tenant(set.tag), Act::Restore(wanted))?;
-        Ok(Replaced::of(answer))
+        self.observe(Operation::Rollback, set, itself, || {
+            self.shared.check_process()?;
+            let record = self.record(set)?;
+            let answer = self.commit_one(&record, Expect::Tenant(set.tag), Act::Restore(wanted))?;
+            self.committed(answer.0, 1);
+            Ok(Replaced::of(answer))
+        })
     }
 }

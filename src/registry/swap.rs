@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use super::WeightRegistry;
 use super::accounts::Terms;
 use super::commit::{Act, Step, Undone};
+use super::event::Operation;
 use super::generation::{Facts, Node, generation};
 use super::publish::Replaced;
 use super::record::SetRecord;
@@ -52,6 +53,18 @@ impl WeightRegistry {
         &self,
         terms: Terms<'_>,
         set: SetHandle,
+        source: impl Source,
+        timeout: Duration,
+    ) -> Result<Replaced, PublishError> {
+        self.observe(Operation::Replace, set, PublishError::error, || {
+            self.drain_and_swap(terms, set, source, timeout)
+        })
+    }
+
+    fn drain_and_swap(
+        &self,
+        terms: Terms<'_>,
+        set: SetHandle,
         mut source: impl Source,
         timeout: Duration,
     ) -> Result<Replaced, PublishError> {
@@ -68,7 +81,7 @@ impl WeightRegistry {
             // Enough for both.
             Ok(charge) => {
                 let staged = Self::read(room.furnish(brought, charge)?, source)?;
-                return self.replace_staged(set, staged);
+                return self.follow(set, Expect::Tenant(set.tag), staged);
             }
             Err(Error::OverLimit { .. } | Error::OverAccountLimit { .. }) => {}
             Err(other) => return Err(other.into()),
@@ -90,6 +103,7 @@ impl WeightRegistry {
         };
         let act = Act::Become(Box::new(staged));
         let (number, _) = self.commit_with_adapters(&record, expect, act)?;
+        self.committed(number, 1);
         Ok(Replaced {
             generation: Generation(number),
             previous,

@@ -53,6 +53,8 @@ fn open(registry: u32, operation: Operation, subject: &dyn Display) -> Span {
         Operation::Replace => span!("replace"),
         Operation::Retire => span!("retire"),
         Operation::Transaction => span!("transaction"),
+        Operation::Rollback => span!("rollback"),
+        Operation::Rebind => span!("rebind"),
     }
 }
 
