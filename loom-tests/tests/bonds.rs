@@ -143,7 +143,9 @@ fn two_bonds() {
                                 base: own,
                                 birth: None,
                             };
-                            let on = vec![now(rig, me, other), along];
+                            // In either order: each bond counts.
+                            let mut on = vec![along, now(rig, me, other)];
+                            on.sort_by_key(|bond| bond.base.slot);
                             let follow = rig.standing(both, Expect::Tenant(both.tag), on, 1);
                             match rig.commit(me, &mut [rig.swap(own, 1), follow]) {
                                 Ok(_) => {
@@ -168,6 +170,14 @@ fn two_bonds() {
                         Err(Refusal::Dependants { index: 0, count: 1 })
                     );
                 }
+                let view = rig.spine.view(me);
+                view.for_each(|_, node| {
+                    for bond in node.binds() {
+                        let birth = bond.birth.unwrap_or(node.birth());
+                        let current = view.resolve(bond.base).map(|base| base.birth());
+                        assert_eq!(current, Some(birth), "it stands on what was");
+                    }
+                });
             },
         );
     });
