@@ -13,6 +13,10 @@ use crate::events::{Found, Ring};
 
 /// What a [`Subscription`] has next.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[allow(
+    clippy::large_enum_variant,
+    reason = "it is looked at once and not kept in numbers"
+)]
 pub enum Next {
     /// An event.
     Event(Event),
