@@ -112,8 +112,12 @@ pub enum Error {
         /// The limit.
         limit: usize,
     },
-    /// The set is published but its bytes are not in memory.
-    #[error("{handle} is not resident")]
+    /// The set is published but its bytes are not in memory: a
+    /// [`replace_drained`](crate::WeightRegistry::replace_drained) is under way, or its source failed.
+    #[error(
+        "{handle} is not resident: its next generation is being read, or could not be. \
+         Try again, or replace it"
+    )]
     NotResident {
         /// The handle.
         handle: SetHandle,
@@ -494,7 +498,8 @@ impl Error {
         )
     }
 
-    /// Somebody else was first, or something stands in the way; a new look may help.
+    /// Somebody else was first, or something stands in the way; a new look may help. A set that is not
+    /// resident is one whose next generation is on its way.
     pub fn is_conflict(&self) -> bool {
         matches!(
             self,
@@ -506,6 +511,7 @@ impl Error {
                 | Error::AliasedBy { .. }
                 | Error::AliasMismatch { .. }
                 | Error::Superseded { .. }
+                | Error::NotResident { .. }
                 | Error::KindMismatch { .. }
                 | Error::ShardMismatch { .. }
         )
@@ -519,7 +525,15 @@ impl Error {
         )
     }
 
-    /// A limit that the operator has set is in the way: of bytes, of an account, of sets.
+    /// Something other than memory is used up: the sets that a namespace may have, the slots, tags or
+    /// registry numbers of this process.
+    pub fn is_exhausted(&self) -> bool {
+        matches!(self, Error::TooManySets { .. } | Error::Spent)
+    }
+
+    /// A limit that the operator has set is in the way: of bytes, of an account, of sets. This goes
+    /// across the other predicates, of which exactly one holds: such an error
+    /// [is also](Self::is_out_of_memory) [one of those](Self::is_exhausted).
     pub fn is_over_limit(&self) -> bool {
         matches!(
             self,

@@ -664,7 +664,7 @@ fn a_group_that_does_not_fit_is_refused_and_changes_nothing() {
         );
         mismatch(
             pair("q", 1).unwrap().seal("x", base).unwrap_err(),
-            "no dense weight",
+            "the base has no tensor of this module",
         );
         mismatch(
             flat.lora_group("pirate").seal("x", base).unwrap_err(),

@@ -4,11 +4,14 @@
 mod support;
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Duration;
 
 use support::{SOON, adapter, bytes, fixture, registry, tiny};
-use weighbridge::source::{Checkpoint, InMemory, PeftAdapter, Source};
-use weighbridge::{Dtype, Error, Plan, WeightRegistry};
+use weighbridge::flat::FlatRegistry;
+use weighbridge::memory::Owner;
+use weighbridge::source::{Checkpoint, Foreign, InMemory, PeftAdapter, Source};
+use weighbridge::{Dtype, Error, NamespaceLimits, Plan, SetHandle, Shard, WeightRegistry};
 
 /// The predicate that an error answers to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -16,6 +19,7 @@ enum Class {
     NotFound,
     Conflict,
     OutOfMemory,
+    Exhausted,
     Timeout,
     Malformed,
     Unsupported,
@@ -28,6 +32,7 @@ fn classes(error: &Error) -> Vec<Class> {
         (Class::NotFound, error.is_not_found()),
         (Class::Conflict, error.is_conflict()),
         (Class::OutOfMemory, error.is_out_of_memory()),
+        (Class::Exhausted, error.is_exhausted()),
         (Class::Timeout, error.is_timeout()),
         (Class::Malformed, error.is_malformed()),
         (Class::Unsupported, error.is_unsupported()),
@@ -42,9 +47,50 @@ fn classes(error: &Error) -> Vec<Class> {
 const ELSEWHERE: &[(&str, &str)] = &[
     ("Forked", "tests/process/fork.rs"),
     ("Spent", "src/registry/spent.rs"),
-    // Nothing is evicted yet: no set is published without its bytes.
-    ("NotResident", "src/registry/read.rs"),
 ];
+
+/// Memory of a device: so many bytes, from this address on.
+struct Device(u64, u64);
+
+impl Owner for Device {
+    fn byte_len(&self) -> u64 {
+        self.0
+    }
+
+    fn address(&self) -> u64 {
+        self.1
+    }
+}
+
+/// A source whose file turns out to be broken while it is read.
+struct Broken(InMemory);
+
+impl Source for Broken {
+    fn plan(&self) -> &Plan {
+        self.0.plan()
+    }
+
+    fn read_into(&self, _: &mut [u8]) -> Result<(), Error> {
+        Err(Error::InvalidTensor {
+            tensor: "w".to_owned(),
+            reason: "broken on purpose".to_owned(),
+        })
+    }
+}
+
+/// A set that has nothing but `head`, which is `w` of `owner`.
+fn alias(registry: &WeightRegistry, owner: SetHandle) -> InMemory {
+    let w = registry.weight_handle(owner, "w").unwrap();
+    InMemory::new().alias("head", w).unwrap()
+}
+
+/// One half of a tensor.
+fn half(rank: u32) -> InMemory {
+    let (dim, world) = (0, 2);
+    let part = Shard { dim, rank, world };
+    let whole = InMemory::new().tensor("w", Dtype::U8, [4], [1; 4]).unwrap();
+    whole.shards(|_| Some(part)).unwrap()
+}
 
 type Case = (Class, fn() -> Error);
 
@@ -181,6 +227,90 @@ const CASES: &[Case] = &[
         registry.replace(set, bytes(1, 2)).unwrap();
         scope.acquire(set).unwrap_err()
     }),
+    (Class::Conflict, || {
+        // AliasedBy
+        let registry = registry();
+        let owner = registry.publish("owner", bytes(1, 1)).unwrap();
+        registry.publish("user", alias(&registry, owner)).unwrap();
+        registry.retire(owner).unwrap_err()
+    }),
+    (Class::Conflict, || {
+        // AliasMismatch
+        let registry = registry();
+        let owner = registry.publish("owner", bytes(1, 1)).unwrap();
+        registry.publish("user", alias(&registry, owner)).unwrap();
+        registry.replace(owner, bytes(2, 1)).unwrap_err().into()
+    }),
+    (Class::Conflict, || {
+        // ShardMismatch
+        let registry = registry();
+        let set = registry.publish("part 0", half(0)).unwrap();
+        registry.replace(set, half(1)).unwrap_err().into()
+    }),
+    (Class::Conflict, || {
+        // NotResident
+        let registry = WeightRegistry::builder().limit_bytes(96).build().unwrap();
+        let set = registry.publish("a", bytes(64, 1)).unwrap();
+        let broken = registry.replace_drained(set, Broken(bytes(64, 2)), SOON);
+        assert!(broken.unwrap_err().error().is_malformed());
+        registry.acquire(set).unwrap_err()
+    }),
+    (Class::NotFound, || {
+        // NotKept
+        let registry = registry();
+        let set = registry.publish("a", bytes(1, 1)).unwrap();
+        registry.rollback(set).unwrap_err()
+    }),
+    (Class::Misuse, || {
+        // WrongNamespace
+        let registry = registry();
+        let theirs = registry.publish(("theirs", "a"), bytes(1, 1)).unwrap();
+        let ours = registry.namespace("ours").unwrap();
+        ours.acquire(theirs).unwrap_err()
+    }),
+    (Class::Misuse, || {
+        // ChargedElsewhere
+        let registry = registry();
+        let [ours, theirs] = ["ours", "theirs"].map(|name| registry.namespace(name).unwrap());
+        let staged = theirs.stage(bytes(1, 1)).unwrap();
+        ours.publish_staged("a", staged).unwrap_err().into()
+    }),
+    (Class::Misuse, || {
+        // OtherNamespace
+        let flat = FlatRegistry::new(Arc::new(registry()));
+        let theirs = bytes(1, 1);
+        flat.registry().publish(("flat", "a"), theirs).unwrap();
+        flat.unregister(flat.lookup("a").unwrap()).unwrap_err()
+    }),
+    (Class::OutOfMemory, || {
+        // OverAccountLimit
+        let registry = registry();
+        let limits = NamespaceLimits::none().bytes(63);
+        registry.set_namespace_limits("full", limits).unwrap();
+        let full = registry.namespace("full").unwrap();
+        full.publish("a", bytes(1, 1)).unwrap_err().into()
+    }),
+    (Class::Exhausted, || {
+        // TooManySets
+        let registry = registry();
+        let limits = NamespaceLimits::none().sets(0);
+        registry.set_namespace_limits("full", limits).unwrap();
+        let full = registry.namespace("full").unwrap();
+        full.publish("a", bytes(1, 1)).unwrap_err().into()
+    }),
+    (Class::Unsupported, || {
+        // NotHostReadable
+        let registry = registry();
+        let source = Foreign::new(Device(4, 64)).unwrap();
+        let source = source.tensor("w", Dtype::U8, [4], 0).unwrap();
+        let set = registry.publish("a", source).unwrap();
+        let lease = registry.acquire(set).unwrap();
+        lease.set(set).unwrap().get("w").unwrap_err()
+    }),
+    (Class::Malformed, || {
+        // InvalidMemory
+        Foreign::new(Device(4, u64::MAX)).unwrap_err()
+    }),
     (Class::Timeout, || {
         // NotDrained
         let registry = registry();
@@ -290,6 +420,8 @@ fn every_error_is_produced_and_has_one_class() {
     for (class, case) in CASES {
         let error = case();
         assert_eq!(classes(&error), [*class], "{error:?}");
+        let limited = matches!(class, Class::OutOfMemory | Class::Exhausted);
+        assert!(limited || !error.is_over_limit(), "{error:?}");
         assert!(!error.to_string().is_empty() && !error.to_string().contains('\n'));
         assert!(produced.insert(variant(&error)), "twice: {error:?}");
     }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 use support::{SOON, bytes, registry};
 use weighbridge::source::{InMemory, PeftAdapter, Source};
-use weighbridge::{Dtype, Error, EventKind, Next, Plan, SetHandle, WeightRegistry};
+use weighbridge::{Dtype, Error, EventKind, Next, Plan, SetHandle, WeightRegistry, fence};
 
 #[test]
 fn the_oldest_lease_and_scope_are_known_though_scopes_read_no_clock() {
@@ -214,7 +214,7 @@ fn written(json: &str, set: SetHandle) -> Value {
             Value::Object(fields) => {
                 for (key, value) in fields {
                     match value.as_f64() {
-                        Some(age) if key == "age_seconds" => {
+                        Some(age) if ["age_seconds", "oldest_fence_seconds"].contains(&&**key) => {
                             assert!(age > 0.0);
                             *value = 0.5.into();
                         }
@@ -263,6 +263,9 @@ fn the_json_is_what_the_page_promises() {
     registry.retire(base).unwrap_err();
     let lease = registry.acquire_as("request\n42", pirate).unwrap();
     let unlabelled = registry.acquire(pirate).unwrap();
+    let (signal, queued) = fence::signal("stream 0");
+    let fenced = registry.acquire_as("decode", pirate).unwrap();
+    fenced.release_after(queued);
     let gone = registry.retire(pirate).unwrap();
     for next in events.pending().skip(1) {
         let Next::Event(event) = next else {
@@ -281,6 +284,8 @@ fn the_json_is_what_the_page_promises() {
         "an example that nothing is compared with"
     );
     drop((lease, unlabelled));
+    signal.set();
+    gone.reclaimed(SOON).unwrap();
     // No limit.
     let boundless = WeightRegistry::builder().build().unwrap();
     assert!(boundless.stats().to_json().contains("\"limit\":null"));

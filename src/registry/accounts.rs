@@ -154,7 +154,7 @@ impl WeightRegistry {
     /// refuses what comes, and takes nothing away.
     ///
     /// # Errors
-    /// [`Error::InvalidName`].
+    /// [`Error::InvalidName`], [`Error::Forked`].
     pub fn set_namespace_limits(
         &self,
         namespace: &str,
@@ -184,8 +184,8 @@ impl WeightRegistry {
     /// memory counts in its own account only, a namespace's also in the [total](Self::ledger).
     ///
     /// # Errors
-    /// [`Error::OverAccountLimit`], [`Error::OverLimit`], [`Error::InvalidName`]; nothing was taken
-    /// then.
+    /// [`Error::OverAccountLimit`], [`Error::OverLimit`], [`Error::InvalidName`], [`Error::Forked`];
+    /// nothing was taken then.
     ///
     /// # Examples
     /// ```
@@ -201,6 +201,7 @@ impl WeightRegistry {
     /// # Ok::<(), weighbridge::Error>(())
     /// ```
     pub fn reserve_in(&self, account: &Account, bytes: u64) -> Result<Charge, Error> {
+        self.shared.check_process()?;
         validate_namespace(account.name())?;
         self.shared.ledger.reserve_in(account, bytes)
     }
@@ -209,8 +210,9 @@ impl WeightRegistry {
     /// refuses what comes, and takes nothing away.
     ///
     /// # Errors
-    /// [`Error::InvalidName`].
+    /// [`Error::InvalidName`], [`Error::Forked`].
     pub fn set_account_limit(&self, account: &Account, limit: Option<u64>) -> Result<(), Error> {
+        self.shared.check_process()?;
         validate_namespace(account.name())?;
         self.shared.ledger.set_limit(account, limit);
         Ok(())

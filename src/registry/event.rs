@@ -159,6 +159,8 @@ pub enum Cause {
     Conflict,
     /// [`Error::is_out_of_memory`].
     OutOfMemory,
+    /// [`Error::is_exhausted`].
+    Exhausted,
     /// [`Error::is_malformed`].
     Malformed,
     /// [`Error::is_unsupported`].
@@ -178,6 +180,7 @@ impl Cause {
             Cause::NotFound => "not_found",
             Cause::Conflict => "conflict",
             Cause::OutOfMemory => "out_of_memory",
+            Cause::Exhausted => "exhausted",
             Cause::Malformed => "malformed",
             Cause::Unsupported => "unsupported",
             Cause::Io => "io",
@@ -193,6 +196,7 @@ impl From<&Error> for Cause {
             (Error::is_not_found as fn(&Error) -> bool, Cause::NotFound),
             (Error::is_conflict, Cause::Conflict),
             (Error::is_out_of_memory, Cause::OutOfMemory),
+            (Error::is_exhausted, Cause::Exhausted),
             (Error::is_malformed, Cause::Malformed),
             (Error::is_unsupported, Cause::Unsupported),
             (Error::is_io, Cause::Io),

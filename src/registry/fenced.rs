@@ -52,7 +52,8 @@ impl Lease {
     /// Progress: lock-free, allocates a few small blocks. The first fence of a registry starts the
     /// thread that looks at fences, and others that come at this moment wait for it; if the system
     /// refuses that thread, this waits for the fence itself, for the bytes must not go earlier.
-    /// After a `fork` the child has no such thread: what it gives away there is kept.
+    /// After a `fork` the child has no such thread and starts none: what it gives away there is kept,
+    /// and the fence is asked nothing.
     ///
     /// # Examples
     /// See [`fence`](crate::fence).
@@ -60,6 +61,10 @@ impl Lease {
         let Some(shared) = self.shared().map(Arc::clone) else {
             return; // It holds nothing.
         };
+        if shared.check_process().is_err() {
+            // Nobody would look at the fence, and the lock for starting who does may be held for ever.
+            return std::mem::forget((self, fence));
+        }
         // The lease is already inside: if anything here panics, it must not end by unwinding.
         let mut fenced = ManuallyDrop::new(Fenced { lease: self, fence });
         let name = shared.keeper.guarded(|| fenced.fence.name().into_owned());

@@ -55,6 +55,11 @@ impl Shared {
         }
     }
 
+    /// Where it was made.
+    pub(crate) fn process(&self) -> u32 {
+        self.process
+    }
+
     /// A child process has the parent's memory but not its reclaimer.
     pub(crate) fn check_process(&self) -> Result<(), Error> {
         let now = std::process::id();

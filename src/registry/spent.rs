@@ -49,6 +49,7 @@ fn assert_spent(registry: &WeightRegistry, name: &str) {
     let before = registry.stats();
     let failed = registry.publish(name, bytes(9)).unwrap_err();
     assert!(matches!(failed.error(), Error::Spent), "{failed}");
+    assert!(failed.error().is_exhausted());
     let staged = failed.into_staged().expect("what was staged comes back");
     let mut transaction = registry.transaction();
     let failed = transaction.publish(name, staged).unwrap_err();

@@ -26,7 +26,8 @@ pub enum Next {
     Missed(u64),
     /// Nothing happened yet.
     Nothing,
-    /// The registry is gone and everything was read.
+    /// Nothing more will come, and everything was read: the registry is gone, or it was waited for in
+    /// a child process after a `fork`.
     Closed,
 }
 
@@ -57,6 +58,8 @@ pub enum Next {
 pub struct Subscription {
     ring: Arc<Ring<EventKind>>,
     cursor: u64,
+    /// The registry's.
+    process: u32,
 }
 
 impl WeightRegistry {
@@ -66,6 +69,7 @@ impl WeightRegistry {
         Subscription {
             cursor: ring.now(),
             ring,
+            process: self.shared.process(),
         }
     }
 }
@@ -80,8 +84,14 @@ impl Subscription {
     }
 
     /// What is next, if something comes within `timeout`; then [`Next::Nothing`]. Blocks the calling
-    /// thread only.
+    /// thread only. In a child process after a `fork` nothing comes: this does not wait there.
     pub fn next_timeout(&mut self, timeout: Duration) -> Next {
+        if std::process::id() != self.process {
+            return match self.try_next() {
+                Next::Nothing => Next::Closed,
+                next => next,
+            };
+        }
         // A timeout beyond the clock's end is none.
         let deadline = Instant::now().checked_add(timeout);
         self.ring.wait(&mut self.cursor, deadline).into()

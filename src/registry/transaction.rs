@@ -242,8 +242,9 @@ impl Transaction<'_> {
     ///
     /// # Errors
     /// [`Error::KindMismatch`] if it is no adapter, [`Error::StaleHandle`], [`Error::WrongRegistry`],
-    /// [`Error::TwiceInTransaction`]; the transaction goes on without this step.
+    /// [`Error::TwiceInTransaction`], [`Error::Forked`]; the transaction goes on without this step.
     pub fn rebind(&mut self, adapter: SetHandle, base: SetHandle) -> Result<(), Error> {
+        self.registry.shared.check_process()?;
         self.registry.key(base)?;
         let record = self.registry.check_rebind(adapter)?;
         let record = self.once(record)?;
@@ -255,8 +256,9 @@ impl Transaction<'_> {
     /// that is current after it. Returns how many.
     ///
     /// # Errors
-    /// [`Error::StaleHandle`], [`Error::WrongRegistry`].
+    /// [`Error::StaleHandle`], [`Error::WrongRegistry`], [`Error::Forked`].
     pub fn rebind_adapters(&mut self, base: SetHandle) -> Result<usize, Error> {
+        self.registry.shared.check_process()?;
         self.registry.record(base)?;
         let mut count = 0;
         for one in self.registry.dependants(base) {
@@ -272,9 +274,10 @@ impl Transaction<'_> {
     /// A set goes back to its latest kept generation, see [`WeightRegistry::rollback`].
     ///
     /// # Errors
-    /// [`Error::StaleHandle`], [`Error::WrongRegistry`], [`Error::TwiceInTransaction`]; the transaction
-    /// goes on without this step. That nothing is kept is said by [`commit`](Self::commit).
+    /// [`Error::StaleHandle`], [`Error::WrongRegistry`], [`Error::TwiceInTransaction`],
+    /// [`Error::Forked`]; the transaction goes on without this step. That nothing is kept is said by [`commit`](Self::commit).
     pub fn rollback(&mut self, set: SetHandle) -> Result<(), Error> {
+        self.registry.shared.check_process()?;
         let record = self.registry.record(set)?;
         let record = self.once(record)?;
         self.add(record, Expect::Tenant(set.tag), Act::Restore(None));

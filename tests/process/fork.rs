@@ -1,13 +1,15 @@
 //! A forked child: whatever loads, changes or waits says so, reads work, and nothing hangs.
 
 use std::collections::BTreeSet;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use weighbridge::source::Source;
 use weighbridge::{
-    Error, Filling, Generation, Lease, Plan, Retirement, SetHandle, Staged, Transaction,
-    WeightRegistry,
+    Account, Error, Filling, Generation, Lease, Namespace, NamespaceLimits, NamespaceTransaction,
+    Next, Plan, Retirement, SetHandle, Staged, Subscription, Transaction, WeightRegistry, fence,
 };
 
 use crate::support::{SOON, adapter, bytes, registry, tiny};
@@ -24,6 +26,10 @@ pub const CASES: &[(&str, fn())] = &[
     (
         "a_child_reads_what_its_parent_had",
         a_child_reads_what_its_parent_had,
+    ),
+    (
+        "a_child_gives_leases_away_and_keeps_them",
+        a_child_gives_leases_away_and_keeps_them,
     ),
     (
         "a_child_drops_what_it_has_in_any_order",
@@ -78,6 +84,13 @@ struct Kit<'r> {
     staged: Vec<Staged>,
     fillings: Vec<Filling>,
     transaction: Option<Transaction<'r>>,
+    tenant: Namespace<'r>,
+    /// The tenant's set, its generation, and an adapter of the tenant's on `base`.
+    own: SetHandle,
+    own_number: Generation,
+    own_adapter: SetHandle,
+    own_transaction: Option<NamespaceTransaction<'r>>,
+    events: Subscription,
 }
 
 impl<'r> Kit<'r> {
@@ -89,6 +102,12 @@ impl<'r> Kit<'r> {
             .unwrap();
         let gone = registry.publish("gone", bytes(64, 2)).unwrap();
         let held = registry.acquire_as("held", [set, gone]).unwrap();
+        let tenant = registry.namespace("tenant").unwrap();
+        let own = tenant.publish("own", bytes(64, 6)).unwrap();
+        let on_base = bytes(64, 7).on(base);
+        let own_adapter = tenant.publish("adapter", on_base).unwrap();
+        // It has one event to read: that `gone` goes.
+        let events = registry.events();
         let going = registry.retire(gone).unwrap();
         let plan = || bytes(64, 3).plan().clone();
         let filling = |_| registry.fill(plan(), None).unwrap();
@@ -103,7 +122,13 @@ impl<'r> Kit<'r> {
             adapter,
             going,
             held,
-            staged: (0..8)
+            own_number: registry.scope(|scope| scope.get(own).unwrap().generation()),
+            own_transaction: Some(tenant.transaction()),
+            tenant,
+            own,
+            own_adapter,
+            events,
+            staged: (0..16)
                 .map(|_| registry.stage(bytes(64, 5)).unwrap())
                 .collect(),
             fillings: (0..4).map(filling).collect(),
@@ -121,6 +146,10 @@ impl<'r> Kit<'r> {
 
     fn transaction(&mut self) -> &mut Transaction<'r> {
         self.transaction.as_mut().expect("not committed yet")
+    }
+
+    fn own_transaction(&mut self) -> &mut NamespaceTransaction<'r> {
+        self.own_transaction.as_mut().expect("not committed yet")
     }
 }
 
@@ -203,6 +232,22 @@ const REFUSED: &[Refused] = &[
         let (set, number) = (kit.set, kit.number);
         of(kit.transaction().retire_if(set, number))
     }),
+    ("transaction/retire_cascade", |kit| {
+        let set = kit.set;
+        of(kit.transaction().retire_cascade(set))
+    }),
+    ("transaction/rebind", |kit| {
+        let (adapter, base) = (kit.adapter, kit.base);
+        of(kit.transaction().rebind(adapter, base))
+    }),
+    ("transaction/rebind_adapters", |kit| {
+        let base = kit.base;
+        of(kit.transaction().rebind_adapters(base))
+    }),
+    ("transaction/rollback", |kit| {
+        let set = kit.set;
+        of(kit.transaction().rollback(set))
+    }),
     ("transaction/commit", |kit| {
         of(kit.registry.transaction().commit())
     }),
@@ -214,14 +259,291 @@ const REFUSED: &[Refused] = &[
         assert_eq!(failed.into_staged().len(), 1, "what was staged is lost");
         Some(Error::Forked { made_in, now })
     }),
+    ("accounts/set_namespace_limits", |kit| {
+        let limits = NamespaceLimits::none().sets(1);
+        of(kit.registry.set_namespace_limits("tenant", limits))
+    }),
+    ("accounts/set_account_limit", |kit| {
+        let account = Account::foreign("gpu0");
+        of(kit.registry.set_account_limit(&account, Some(1)))
+    }),
+    ("accounts/reserve_in", |kit| {
+        of(kit.registry.reserve_in(&Account::foreign("gpu0"), 1))
+    }),
+    ("dependants/rebind", |kit| {
+        of(kit.registry.rebind(kit.adapter, kit.base))
+    }),
+    ("dependants/retire_cascade", |kit| {
+        of(kit.registry.retire_cascade(kit.base))
+    }),
+    ("fenced/retire_after", |kit| {
+        of(kit.registry.retire_after(kit.set, never_asked))
+    }),
+    ("fenced/retire_after_if", |kit| {
+        let (set, number) = (kit.set, kit.number);
+        of(kit.registry.retire_after_if(set, number, never_asked))
+    }),
+    ("fenced/revoke", |kit| of(kit.registry.revoke(kit.set))),
+    ("rollback/keep_previous", |kit| {
+        of(kit.registry.keep_previous(kit.set, 1))
+    }),
+    ("rollback/rollback", |kit| {
+        of(kit.registry.rollback(kit.set))
+    }),
+    ("rollback/rollback_to", |kit| {
+        of(kit.registry.rollback_to(kit.set, kit.number))
+    }),
+    ("swap/replace_drained", |kit| {
+        let next = bytes(1, 1);
+        of(kit.registry.replace_drained(kit.set, next, Duration::MAX))
+    }),
+    ("namespace/mod/stage", |kit| {
+        of(kit.tenant.stage(bytes(1, 1)))
+    }),
+    ("namespace/mod/fill", |kit| {
+        let plan: Plan = bytes(1, 1).plan().clone();
+        of(kit.tenant.fill(plan, None))
+    }),
+    ("namespace/mod/publish", |kit| {
+        of(kit.tenant.publish("new", bytes(1, 1)))
+    }),
+    ("namespace/mod/publish_staged", |kit| {
+        let staged = kit.staged();
+        of(kit.tenant.publish_staged("new", staged))
+    }),
+    ("namespace/mod/replace", |kit| {
+        of(kit.tenant.replace(kit.own, bytes(1, 1)))
+    }),
+    ("namespace/mod/replace_if", |kit| {
+        let next = bytes(1, 1);
+        of(kit.tenant.replace_if(kit.own, kit.own_number, next))
+    }),
+    ("namespace/mod/replace_staged", |kit| {
+        let staged = kit.staged();
+        of(kit.tenant.replace_staged(kit.own, staged))
+    }),
+    ("namespace/mod/replace_staged_if", |kit| {
+        let (number, staged) = (kit.own_number, kit.staged());
+        of(kit.tenant.replace_staged_if(kit.own, number, staged))
+    }),
+    ("namespace/mod/replace_drained", |kit| {
+        let next = bytes(1, 1);
+        of(kit.tenant.replace_drained(kit.own, next, Duration::MAX))
+    }),
+    ("namespace/mod/retire", |kit| of(kit.tenant.retire(kit.own))),
+    ("namespace/mod/retire_if", |kit| {
+        of(kit.tenant.retire_if(kit.own, kit.own_number))
+    }),
+    ("namespace/mod/rebind", |kit| {
+        of(kit.tenant.rebind(kit.own_adapter, kit.base))
+    }),
+    ("namespace/mod/keep_previous", |kit| {
+        of(kit.tenant.keep_previous(kit.own, 1))
+    }),
+    ("namespace/mod/rollback", |kit| {
+        of(kit.tenant.rollback(kit.own))
+    }),
+    ("namespace/mod/rollback_to", |kit| {
+        of(kit.tenant.rollback_to(kit.own, kit.own_number))
+    }),
+    ("namespace/transaction/stage", |kit| {
+        of(kit.own_transaction().stage(bytes(1, 1)))
+    }),
+    ("namespace/transaction/publish", |kit| {
+        let staged = kit.staged();
+        of(kit.own_transaction().publish("new", staged))
+    }),
+    ("namespace/transaction/replace", |kit| {
+        let (own, staged) = (kit.own, kit.staged());
+        of(kit.own_transaction().replace(own, staged))
+    }),
+    ("namespace/transaction/replace_if", |kit| {
+        let (own, number, staged) = (kit.own, kit.own_number, kit.staged());
+        of(kit.own_transaction().replace_if(own, number, staged))
+    }),
+    ("namespace/transaction/retire", |kit| {
+        let own = kit.own;
+        of(kit.own_transaction().retire(own))
+    }),
+    ("namespace/transaction/retire_if", |kit| {
+        let (own, number) = (kit.own, kit.own_number);
+        of(kit.own_transaction().retire_if(own, number))
+    }),
+    ("namespace/transaction/rebind", |kit| {
+        let (adapter, base) = (kit.own_adapter, kit.base);
+        of(kit.own_transaction().rebind(adapter, base))
+    }),
+    ("namespace/transaction/rollback", |kit| {
+        let own = kit.own;
+        of(kit.own_transaction().rollback(own))
+    }),
+    ("namespace/transaction/commit", |kit| {
+        of(kit.own_transaction.take()?.commit())
+    }),
 ];
+
+/// A fence that nobody has a reason to look at.
+fn never_asked() -> bool {
+    panic!("a fence was asked in a child")
+}
+
+/// Arenas have no owner.
+struct NoOwner;
+
+impl weighbridge::memory::Owner for NoOwner {
+    fn byte_len(&self) -> u64 {
+        0
+    }
+
+    fn address(&self) -> u64 {
+        0
+    }
+}
 
 type Reads = (&'static str, &'static [&'static str], fn(&mut Kit<'_>));
 
 /// Whatever looks at what is there already.
 const READS: &[Reads] = &[
-    ("mod", &["builder", "limit_bytes", "build"], |_| {
-        WeightRegistry::builder().limit_bytes(1).build().unwrap();
+    (
+        "mod",
+        &[
+            "builder",
+            "limit_bytes",
+            "keep_previous",
+            "event_capacity",
+            "build",
+        ],
+        |_| {
+            let options = WeightRegistry::builder().limit_bytes(1);
+            options.keep_previous(1).event_capacity(1).build().unwrap();
+        },
+    ),
+    (
+        "accounts",
+        &[
+            "none",
+            "bytes",
+            "sets",
+            "namespace_stats",
+            "account",
+            "accounts",
+        ],
+        |kit| {
+            let limits = NamespaceLimits::none().bytes(1).sets(1);
+            assert_eq!((limits.bytes, limits.sets), (Some(1), Some(1)));
+            assert_eq!(kit.registry.namespace_stats("tenant").sets, 2);
+            let account = Account::namespace("tenant");
+            assert_eq!(kit.registry.account(&account).resident, 128);
+            let accounts = kit.registry.accounts();
+            assert!(accounts.iter().any(|(one, _)| *one == account));
+        },
+    ),
+    (
+        "audit",
+        &["is_revoked", "is_superseded", "provenance"],
+        |kit| {
+            let set = kit.held.set(kit.set).unwrap();
+            assert!(!kit.held.is_revoked() && !set.is_revoked());
+            assert!(kit.held.is_superseded() && !set.is_superseded());
+            assert_eq!(kit.held.provenance().sets.len(), 2);
+        },
+    ),
+    ("dependants", &["dependants_of"], |kit| {
+        let mut dependants = kit.registry.dependants_of(kit.base).unwrap();
+        dependants.sort();
+        let mut known = [kit.adapter, kit.own_adapter];
+        known.sort();
+        assert_eq!(dependants, known);
+    }),
+    ("event", &["to_json", "as_str"], |kit| {
+        let mut events = kit.events.clone();
+        let Next::Event(event) = events.try_next() else {
+            panic!("`gone` was retired")
+        };
+        assert!(event.to_json().contains("retired"));
+        assert_eq!(weighbridge::Operation::Retire.as_str(), "retire");
+        assert_eq!(weighbridge::Cause::Misuse.as_str(), "misuse");
+    }),
+    // What becomes of a lease that is given away: `a_child_gives_leases_away_and_keeps_them`.
+    ("fenced", &["release_after", "fences"], |kit| {
+        kit.held.clone().release_after(never_asked);
+        assert!(kit.registry.fences().is_empty());
+    }),
+    ("observe/metering", &["record_metrics"], |kit| {
+        #[cfg(feature = "metrics")]
+        kit.registry.record_metrics();
+        let _ = kit;
+    }),
+    (
+        "place",
+        &[
+            "place",
+            "info",
+            "address",
+            "offset",
+            "is_host_readable",
+            "owner",
+            "owner_as",
+        ],
+        |kit| {
+            let w = kit.registry.weight_handle(kit.set, "w").unwrap();
+            let bytes = kit.held.weight(w).unwrap().bytes();
+            let place = kit.held.place(w).unwrap();
+            assert_eq!(place.address(), bytes.as_ptr().addr() as u64);
+            let same = kit.held.set(kit.set).unwrap().place("w").unwrap();
+            assert_eq!((same.offset(), same.info().name()), (0, "w"));
+            assert!(same.is_host_readable() && same.owner().is_none());
+            assert!(same.owner_as::<NoOwner>().is_none());
+        },
+    ),
+    ("rollback", &["kept"], |kit| {
+        assert!(kit.registry.kept(kit.set).unwrap().is_empty());
+    }),
+    (
+        "subscription",
+        &["events", "try_next", "next_timeout", "pending"],
+        |kit| {
+            let mut events = kit.events.clone();
+            assert_eq!(events.pending().count(), 1);
+            assert_eq!(events.try_next(), Next::Nothing);
+            // Nothing comes here, so there is nothing to wait for.
+            assert_eq!(events.next_timeout(Duration::MAX), Next::Closed);
+            let mut new = kit.registry.events();
+            assert_eq!(new.next_timeout(Duration::MAX), Next::Closed);
+            let first = kit.events.clone().next_timeout(Duration::MAX);
+            assert!(matches!(first, Next::Event(_)), "{first:?}");
+        },
+    ),
+    (
+        "namespace/mod",
+        &[
+            "namespace",
+            "name",
+            "stats",
+            "catalog",
+            "lookup",
+            "acquire",
+            "acquire_as",
+            "weight_handle",
+            "kept",
+        ],
+        |kit| {
+            let tenant = kit.registry.namespace("tenant").unwrap();
+            assert_eq!((tenant.name(), tenant.stats().sets), ("tenant", 2));
+            assert_eq!(tenant.catalog().entries().len(), 2);
+            assert_eq!(tenant.lookup("own"), Some(kit.own));
+            let w = tenant.weight_handle(kit.own, "w").unwrap();
+            for lease in [
+                tenant.acquire(kit.own).unwrap(),
+                tenant.acquire_as("child", kit.own).unwrap(),
+            ] {
+                assert_eq!(lease.weight(w).unwrap().bytes(), [6; 64]);
+            }
+            assert!(tenant.kept(kit.own).unwrap().is_empty());
+        },
+    ),
+    ("namespace/transaction", &["transaction"], |kit| {
+        drop(kit.tenant.transaction());
     }),
     (
         "read",
@@ -244,6 +566,7 @@ const READS: &[Reads] = &[
             "bytes",
             "base",
             "leases",
+            "unchecked_modules",
         ],
         |kit| {
             let (registry, set) = (kit.registry, kit.set);
@@ -272,6 +595,7 @@ const READS: &[Reads] = &[
             assert_eq!(view.leases(), 1 + leases.len() as u64);
             assert_eq!(view.weight_handle("w").unwrap(), w);
             let _ = (view.kind(), view.identity(), view.layout().len());
+            assert_eq!(view.unchecked_modules().count(), 0);
             assert_eq!(
                 registry.scope(|scope| scope.get(set).unwrap().generation()),
                 kit.number
@@ -297,11 +621,6 @@ const READS: &[Reads] = &[
             "get",
             "iter",
             "adapter",
-            "len",
-            "is_empty",
-            "module",
-            "modules",
-            "position",
             "dtype",
             "shape",
             "info",
@@ -314,10 +633,7 @@ const READS: &[Reads] = &[
                 (both.cache_key(), both.number())
             );
             let view = both.set(kit.adapter).unwrap().adapter().unwrap();
-            assert!(!view.is_empty());
             let first = view.module(0).unwrap();
-            assert_eq!(view.position(first.module), Some(0));
-            assert_eq!(view.modules().count(), view.len());
             assert_eq!(first.a.shape().len(), 2);
             let _ = (
                 first.a.name(),
@@ -347,13 +663,41 @@ const READS: &[Reads] = &[
         },
     ),
     (
+        "adapter",
+        &[
+            "scale",
+            "len",
+            "is_empty",
+            "module",
+            "modules",
+            "position",
+            "unchecked_modules",
+            "replacements",
+            "replacement",
+        ],
+        |kit| {
+            let pair = kit.registry.acquire([kit.base, kit.adapter]).unwrap();
+            let view = pair.set(kit.adapter).unwrap().adapter().unwrap();
+            assert!(!view.is_empty());
+            let first = view.module(0).unwrap();
+            assert_eq!(view.scale(0).unwrap().scaling, first.scaling);
+            assert_eq!(view.position(first.module), Some(0));
+            assert_eq!(view.modules().count(), view.len());
+            assert_eq!(view.unchecked_modules().count(), 0);
+            assert_eq!(view.replacements().count(), 0);
+            assert!(view.replacement("lm_head.weight").unwrap().is_none());
+        },
+    ),
+    (
         "catalog",
         &[
-            "number", "entries", "get", "catalog", "stats", "ledger", "retired",
+            "number", "entries", "get", "to_json", "catalog", "stats", "ledger", "retired",
         ],
         |kit| {
             let catalog = kit.registry.catalog();
-            assert_eq!(catalog.entries().len(), 3);
+            assert_eq!(catalog.entries().len(), 5);
+            assert!(catalog.to_json().contains("\"tenant\""));
+            assert!(kit.registry.stats().to_json().contains("\"schema\""));
             assert_eq!(catalog.number().number(), kit.registry.stats().commits);
             assert_eq!(catalog.get("a").unwrap().generation, kit.number);
             assert_eq!(kit.registry.ledger().retired, 64);
@@ -369,6 +713,8 @@ const READS: &[Reads] = &[
             "bytes",
             "leases",
             "holders",
+            "fences",
+            "revoke",
             "is_drained",
             "is_reclaimed",
         ],
@@ -376,6 +722,10 @@ const READS: &[Reads] = &[
             let going = &kit.going;
             assert_eq!((going.bytes(), going.leases()), (64, 1));
             assert_eq!(going.holders()[0].label, "held");
+            assert!(going.fences().is_empty());
+            // The child's own copy of the request: whoever holds the lease in the parent sees none.
+            going.revoke();
+            assert!(kit.held.is_revoked());
             assert!(!going.is_drained() && !going.is_reclaimed());
             let _ = (going.name(), going.set(), going.generation());
         },
@@ -433,22 +783,33 @@ fn public_functions(text: &str) -> BTreeSet<&str> {
         .collect()
 }
 
+/// The source files in `dir` and below, without their endings, as they are named in the tables.
+fn rooms(dir: &Path, prefix: &str, found: &mut Vec<(String, String)>) {
+    for entry in std::fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        let name = path.file_stem().unwrap().to_str().unwrap();
+        let room = format!("{prefix}{name}");
+        if path.is_dir() {
+            rooms(&path, &format!("{room}/"), found);
+        } else {
+            found.push((room, std::fs::read_to_string(&path).unwrap()));
+        }
+    }
+}
+
 fn every_public_operation_is_in_the_tables() {
-    let rooms = std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/src/registry")).unwrap();
+    let mut all = Vec::new();
+    let registry = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/registry");
+    rooms(&registry, "", &mut all);
     let mut found = 0;
-    for room in rooms {
-        let path = room.unwrap().path();
-        let (Some(file), Ok(text)) = (path.file_stem(), std::fs::read_to_string(&path)) else {
-            continue;
-        };
-        let file = file.to_str().unwrap();
-        let refused = REFUSED.iter().filter_map(|(name, _)| name.split_once('/'));
+    for (file, text) in &all {
+        let refused = REFUSED.iter().filter_map(|(name, _)| name.rsplit_once('/'));
         let mut known: BTreeSet<&str> = refused
             .filter_map(|(room, name)| (room == file).then_some(name))
             .collect();
-        let reads = READS.iter().filter(|(room, ..)| *room == file);
+        let reads = READS.iter().filter(|(room, ..)| room == file);
         known.extend(reads.flat_map(|(_, names, _)| names.iter()));
-        let public = public_functions(&text);
+        let public = public_functions(text);
         assert_eq!(
             public,
             known,
@@ -456,6 +817,9 @@ fn every_public_operation_is_in_the_tables() {
             file!()
         );
         found += public.len();
+    }
+    for (room, ..) in READS {
+        assert!(all.iter().any(|(file, _)| file == room), "no {room}.rs");
     }
     assert!(
         found >= REFUSED.len() + READS.len(),
@@ -467,7 +831,13 @@ fn a_child_is_refused_whatever_it_must_not_do() {
     let registry = registry();
     let parent = std::process::id();
     let mut kit = Kit::new(&registry);
-    let before = registry.stats();
+    // Apart from how long `held` has been held.
+    let stats = || {
+        let mut stats = registry.stats();
+        stats.oldest_lease = None;
+        stats
+    };
+    let before = stats();
     forked("the operations", || {
         for (name, operation) in REFUSED {
             let error = operation(&mut kit);
@@ -485,7 +855,8 @@ fn a_child_is_refused_whatever_it_must_not_do() {
         assert_eq!(kit.registry.lookup("new"), None);
     });
     // The parent has not noticed.
-    assert_eq!(registry.stats(), before);
+    assert_eq!(stats(), before);
+    assert!(!kit.held.is_revoked());
     let set = kit.transaction.take().unwrap().commit().unwrap().published[0];
     registry
         .replace(set, bytes(64, 9))
@@ -513,6 +884,54 @@ fn a_child_reads_what_its_parent_had() {
         assert_eq!(writer.remaining(), 54);
         drop(writer);
     });
+}
+
+/// Whoever looks at fences stayed in the parent. The lease stays, the fence is asked nothing, no thread
+/// is started, and no lock is waited for, whether the parent's had started or not.
+fn a_child_gives_leases_away_and_keeps_them() {
+    /// Counts whatever is done with it.
+    struct Counts(Arc<AtomicU64>);
+    impl fence::Fence for Counts {
+        fn has_passed(&mut self) -> bool {
+            self.0.fetch_add(1, Ordering::Relaxed);
+            true
+        }
+    }
+    impl Drop for Counts {
+        fn drop(&mut self) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+    let threads = || std::fs::read_dir("/proc/self/task").map_or(1, Iterator::count);
+    for started in [false, true] {
+        let registry = registry();
+        let set = registry.publish("a", bytes(64, 1)).unwrap();
+        let leases = |registry: &WeightRegistry| {
+            registry.scope(|scope| scope.get(set).unwrap().leases())
+        };
+        let (signal, queued) = fence::signal("the parent's");
+        if started {
+            registry.acquire(set).unwrap().release_after(queued);
+        }
+        let parents = u64::from(started);
+        let lease = registry.acquire_as("child", set).unwrap();
+        let touched = Arc::new(AtomicU64::new(0));
+        forked("a lease that is given away", || {
+            let w = registry.weight_handle(set, "w").unwrap();
+            lease.clone().release_after(Counts(Arc::clone(&touched)));
+            assert_eq!(leases(&registry), parents + 2, "it was ended");
+            drop(lease);
+            assert_eq!(leases(&registry), parents + 1, "it was ended");
+            assert_eq!(touched.load(Ordering::Relaxed), 0, "the fence was asked");
+            assert_eq!(threads(), 1, "a thread was started");
+            assert_eq!(registry.stats().pending_fences, parents);
+            let still = registry.acquire(set).unwrap();
+            assert_eq!(still.weight(w).unwrap().bytes(), [1; 64]);
+            drop(still);
+            drop(registry);
+        });
+        signal.set();
+    }
 }
 
 fn a_child_drops_what_it_has_in_any_order() {

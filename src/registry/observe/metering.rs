@@ -53,6 +53,7 @@ impl WeightRegistry {
             for (state, bytes) in [
                 ("reserved", ledger.reserved),
                 ("resident", ledger.resident),
+                ("kept", ledger.kept),
                 ("retired", ledger.retired),
             ] {
                 let labels = labels(self, &[("state", state)]);
@@ -78,6 +79,11 @@ impl WeightRegistry {
                     "weighbridge_oldest_scope_seconds",
                     seconds(stats.oldest_scope_at_least),
                 ),
+                ("weighbridge_pending_fences", stats.pending_fences as f64),
+                (
+                    "weighbridge_oldest_fence_seconds",
+                    seconds(stats.oldest_fence),
+                ),
             ] {
                 gauge!(name, labels(self, &[])).set(value);
             }
@@ -88,6 +94,7 @@ impl WeightRegistry {
                 ),
                 ("weighbridge_reclaimed_bytes_total", stats.reclaimed_bytes),
                 ("weighbridge_unlabelled_leases_total", stats.unlabelled),
+                ("weighbridge_fence_panics_total", stats.fence_panics),
                 ("weighbridge_reclaimer_panics_total", stats.reclaimer_panics),
                 ("weighbridge_observer_panics_total", stats.observer_panics),
             ] {

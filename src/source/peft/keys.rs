@@ -2,7 +2,8 @@
 //!
 //! What lives here: from a key to the base module and the part the tensor plays. The grammar (PEFT
 //! 0.11 to 0.20): `base_model.model.<module>.lora_A.weight`, `...lora_B.weight`, and, for modules
-//! that were saved whole, `base_model.model.<module>.weight` or `.bias`.
+//! that were saved whole, `base_model.model.<module>.weight` or `.bias`; if LoRA was put on such a module,
+//! too, `base_model.model.<module>.base_layer.weight` or `.bias`.
 
 use std::path::Path;
 
@@ -29,7 +30,8 @@ const REFUSED: &[(&str, &str)] = &[
         ".trainable_tokens_",
         "Trained single tokens are not implemented.",
     ),
-    // PEFT takes these out of the names when it saves.
+    // PEFT takes these out of the names when it saves, except for the weight and bias that are right
+    // inside a `base_layer`.
     (".modules_to_save.", ADVICE_WRAPPER),
     (".original_module.", ADVICE_WRAPPER),
     (".base_layer.", ADVICE_WRAPPER),
@@ -58,6 +60,9 @@ pub(super) fn parse<'k>(file: &Path, key: &'k str) -> Result<(&'k str, Role), Er
         // Saved with an adapter name, by tools that do not strip it.
         (".lora_A.default.weight", Role::A),
         (".lora_B.default.weight", Role::B),
+        // The whole embedding or head that LoRA was put on.
+        (".base_layer.weight", Role::Replacement),
+        (".base_layer.bias", Role::Replacement),
         (".weight", Role::Replacement),
         (".bias", Role::Replacement),
     ] {
@@ -116,6 +121,14 @@ mod tests {
                 "model.embed_tokens.weight",
                 Ok(("model.embed_tokens", Role::Replacement)),
             ),
+            (
+                "lm_head.base_layer.weight",
+                Ok(("lm_head", Role::Replacement)),
+            ),
+            (
+                "m.embed.base_layer.bias",
+                Ok(("m.embed", Role::Replacement)),
+            ),
             // Refused, with the word that says why.
             ("m.lora_magnitude_vector", Err("DoRA")),
             ("m.lora_magnitude_vector.weight", Err("DoRA")),
@@ -132,7 +145,13 @@ mod tests {
             ("lm_head.modules_to_save.weight", Err("wrapper")),
             ("lm_head.modules_to_save.default.weight", Err("wrapper")),
             ("lm_head.original_module.weight", Err("wrapper")),
-            ("m.base_layer.weight", Err("wrapper")),
+            ("m.base_layer.base_layer.weight", Err("wrapper")),
+            ("m.base_layer.n.weight", Err("wrapper")),
+            ("m.base_layer.default.weight", Err("wrapper")),
+            ("m.modules_to_save.base_layer.weight", Err("wrapper")),
+            ("m.base_layer.running_mean", Err("wrapper")),
+            ("base_layer.weight", Err("wrapper")),
+            (".base_layer.weight", Err("no module")),
             ("m.base_layer.lora_A.weight", Err("wrapper")),
             ("m.running_mean", Err("saved weights")),
             ("weight", Err("saved weights")),
