@@ -431,3 +431,57 @@ fn aliases_and_drained_swaps_do_not_mix() {
     );
     assert_eq!(head(&registry, set), [1; 4096]);
 }
+
+/// What is kept for a rollback keeps no other set's memory.
+#[test]
+fn a_kept_generation_keeps_only_its_own_bytes() {
+    let registry = registry();
+    let owner = registry.publish("owner", bytes(4096, 1)).unwrap();
+    let set = registry.publish("user", user(&registry, owner)).unwrap();
+    registry.keep_previous(set, 1).unwrap();
+    registry.replace(set, bytes(64, 3)).unwrap();
+    registry.retire(owner).unwrap().reclaimed(SOON).unwrap();
+    assert_eq!(registry.ledger().retired, 0);
+    let refused = registry.rollback(set).unwrap_err();
+    assert!(
+        refused.is_not_found(),
+        "what it stood on is gone: {refused}"
+    );
+}
+
+#[test]
+fn a_refused_set_comes_back_as_it_was_staged() {
+    let registry = registry();
+    let owner = registry.publish("owner", bytes(8, 1)).unwrap();
+    let set = registry.publish("user", bytes(8, 9)).unwrap();
+    let stale = registry.catalog().get("user").unwrap().generation;
+    registry.replace(set, bytes(8, 8)).unwrap();
+    let staged = registry.stage(user(&registry, owner)).unwrap();
+    let before = staged.identity().clone();
+    registry.replace(owner, bytes(8, 2)).unwrap();
+    let refused = registry.replace_staged_if(set, stale, staged).unwrap_err();
+    assert_eq!(*refused.into_staged().unwrap().identity(), before);
+}
+
+/// A set that would come along is retired at that moment: then it need not.
+#[test]
+fn a_follower_that_goes_holds_nobody_up() {
+    let registry = registry();
+    let owner = registry.publish("owner", bytes(64, 1)).unwrap();
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !done.load(Ordering::Relaxed) {
+                let user = registry.publish("user", user(&registry, owner)).unwrap();
+                registry.retire(user).unwrap();
+            }
+        });
+        for round in 0..1_000 {
+            if let Err(failed) = registry.replace(owner, bytes(64, 2)) {
+                done.store(true, Ordering::Relaxed);
+                panic!("round {round}: {failed}");
+            }
+        }
+        done.store(true, Ordering::Relaxed);
+    });
+}

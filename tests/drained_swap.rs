@@ -269,3 +269,85 @@ fn under_load_the_limit_holds_and_nothing_is_mixed() {
     registry.retire(set).unwrap().reclaimed(SOON).unwrap();
     assert_eq!(registry.ledger().total(), 4096);
 }
+
+/// A source that does something while its set's place is empty.
+struct Meanwhile<S, F>(S, F);
+
+impl<S: Source, F: Fn()> Source for Meanwhile<S, F> {
+    fn plan(&self) -> &Plan {
+        self.0.plan()
+    }
+    fn read_into(&self, arena: &mut [u8]) -> Result<(), Error> {
+        (self.1)();
+        self.0.read_into(arena)
+    }
+    fn base(&self) -> Option<SetHandle> {
+        self.0.base()
+    }
+}
+
+/// A base is replaced while the place of its adapter is empty: the adapter moves along as it is, and
+/// its next generation stands on the new base.
+#[test]
+fn an_empty_place_moves_along_with_its_base() {
+    let registry = limited(64 << 20);
+    let base = registry.publish("base", tiny()).unwrap();
+    let tenant = registry.namespace("t").unwrap();
+    let pirate = tenant
+        .publish("pirate", adapter("pirate-v1", base))
+        .unwrap();
+    let full = registry.namespace_stats("t").bytes.total();
+    let limits = weighbridge::NamespaceLimits::none().bytes(full);
+    registry.set_namespace_limits("t", limits).unwrap();
+    let next = Meanwhile(adapter("pirate-v2", base), || {
+        assert!(registry.acquire(pirate).is_err(), "its place is empty");
+        let mut both = registry.transaction();
+        let staged = registry.stage(tiny()).unwrap();
+        both.replace(base, staged).unwrap();
+        assert_eq!(both.rebind_adapters(base).unwrap(), 1);
+        both.commit().unwrap();
+        assert!(registry.acquire(pirate).is_err(), "it is still empty");
+    });
+    registry.replace_drained(pirate, next, SOON).unwrap();
+    registry.acquire([base, pirate]).unwrap();
+    assert_eq!(registry.namespace_stats("t").bytes.total(), full);
+    for one in registry.retire_cascade(base).unwrap() {
+        one.reclaimed(SOON).unwrap();
+    }
+    assert_eq!(registry.ledger().total(), 0);
+}
+
+/// The same for an alias: whoever replaces its target is not held up by a place that is empty.
+#[test]
+fn an_empty_place_holds_nobody_up() {
+    let registry = limited(1 << 20);
+    let owner = registry.publish("owner", bytes(64, 1)).unwrap();
+    let w = registry.weight_handle(owner, "w").unwrap();
+    let user = || bytes(64, 7).alias("head", w).unwrap();
+    let set = registry.publish(("t", "user"), user()).unwrap();
+    let full = registry.namespace_stats("t").bytes.total();
+    let limits = weighbridge::NamespaceLimits::none().bytes(full);
+    registry.set_namespace_limits("t", limits).unwrap();
+    let next = Meanwhile(user(), || {
+        registry.replace(owner, bytes(64, 2)).unwrap();
+    });
+    registry.replace_drained(set, next, SOON).unwrap();
+    let lease = registry.acquire([owner, set]).unwrap();
+    let head = lease.set(set).unwrap().get("head").unwrap();
+    assert_eq!(head.bytes(), [2; 64]);
+}
+
+/// Somebody else fills the empty place: the swap says so, and returns what it staged.
+#[test]
+fn an_empty_place_that_somebody_else_fills() {
+    let registry = limited(200);
+    let set = registry.publish("s", bytes(128, 1)).unwrap();
+    let next = Meanwhile(bytes(128, 2), || {
+        registry.replace(set, bytes(64, 3)).unwrap();
+    });
+    let failed = registry.replace_drained(set, next, SOON).unwrap_err();
+    assert!(matches!(failed.error(), Error::Conflict { .. }), "{failed}");
+    assert!(failed.into_staged().is_some());
+    assert_eq!(fill(&registry, set), 3);
+    assert_eq!(registry.ledger().total(), 64);
+}

@@ -328,3 +328,12 @@ fn subscribers_are_told_of_rollbacks_and_moves() {
         ]
     );
 }
+
+#[test]
+fn a_set_that_goes_is_named_by_its_last_generation() {
+    let registry = registry();
+    let set = registry.publish("s", bytes(64, 1)).unwrap();
+    registry.keep_previous(set, 1).unwrap();
+    let last = registry.replace(set, bytes(64, 2)).unwrap().generation;
+    assert_eq!(registry.retire(set).unwrap().generation(), last);
+}

@@ -241,12 +241,16 @@ impl WeightRegistry {
         going.clone()
     }
 
-    pub(super) fn remember(&self, retirement: Retirement) {
-        if let Some(vitals) = retirement.vitals() {
+    /// What one commit superseded.
+    pub(super) fn remember(&self, gone: Vec<Retirement>) {
+        if gone.is_empty() {
+            return;
+        }
+        for vitals in gone.iter().filter_map(Retirement::vitals) {
             self.fading.add(Arc::clone(vitals));
         }
         let mut going = self.going.lock();
         going.retain(|retirement| !retirement.is_reclaimed());
-        going.push(retirement);
+        going.extend(gone);
     }
 }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use super::WeightRegistry;
 use super::accounts::{assign, unassign};
 use super::bind::Footing;
-use super::generation::{Change, Content, Hold, Meta, StagedNode, generation};
+use super::generation::{Bytes, Change, Content, Hold, Meta, StagedNode, generation};
 use super::posting::Posting;
 use super::prepare::There;
 use super::record::{Going, Kept, SetRecord, Writing};
@@ -18,6 +18,7 @@ use super::staged::{PublishError, Staged};
 use crate::core::{Expect, Refusal};
 use crate::error::Error;
 use crate::handle::{Generation, SetHandle};
+use crate::identity::Identity;
 use crate::layout::{Extents, Layout, OrdinalTable};
 use crate::plan::Plan;
 
@@ -82,6 +83,8 @@ enum Remains {
     Staged {
         plan: Plan,
         own: Option<(Arc<Layout>, Extents)>,
+        /// What it was staged as, if its aliases make it another now.
+        identity: Option<Identity>,
     },
     Act {
         act: Act,
@@ -143,6 +146,14 @@ impl WeightRegistry {
                 Why::Refused(refusal) => self.refused(refusal, &steps),
                 Why::Error(index, error) => (index, error),
             };
+            if index >= asked
+                && let Error::StaleHandle { handle } = &error
+                && *handle == steps[index].record.handle
+            {
+                // A set that came along by itself was retired meanwhile: it need not come.
+                steps.truncate(asked);
+                continue;
+            }
             steps.truncate(asked);
             unassign(&steps, &assigned);
             return Err(Box::new(Undone {
@@ -257,7 +268,7 @@ impl WeightRegistry {
                 };
             }
         };
-        let (mut own, mut names) = (None, None);
+        let (mut own, mut names, mut identity) = (None, None, None);
         if let Some((layout, extents, table)) = writing.layout_for(&facts.layout, &facts.extents) {
             let layout = std::mem::replace(&mut facts.layout, self.layouts.intern(layout));
             own = Some((layout, std::mem::replace(&mut facts.extents, extents)));
@@ -266,7 +277,8 @@ impl WeightRegistry {
         if let (Some(bound), Some(aliases)) = (footing.aliases, facts.aliases.clone()) {
             let places = &mut facts.extents;
             aliases.targets.place(&bound, &facts.layout, places);
-            facts.identity = aliases.identity(&facts, &bound.aliased);
+            let now = aliases.identity(&facts, &bound.aliased);
+            identity = Some(std::mem::replace(&mut facts.identity, now));
             if let Some(bytes) = &mut bytes {
                 bytes.lent = bound.lent;
             }
@@ -290,7 +302,11 @@ impl WeightRegistry {
             None => StagedNode::hollow(tag, bonds, meta, reclaimer),
         };
         let remains = match source {
-            Ok(plan) => Remains::Staged { plan, own },
+            Ok(plan) => Remains::Staged {
+                plan,
+                own,
+                identity,
+            },
             Err(act) => Remains::Act { act, restored },
         };
         Made {
@@ -309,11 +325,21 @@ impl WeightRegistry {
         }
         match (remains, parts) {
             (Remains::Act { act, .. }, _) => act,
-            (Remains::Staged { plan, own }, Some((meta, mut bytes))) => {
+            (
+                Remains::Staged {
+                    plan,
+                    own,
+                    identity,
+                },
+                Some((meta, mut bytes)),
+            ) => {
                 let mut facts = meta.facts;
                 if let Some((layout, extents)) = own {
                     facts.layout = layout;
                     facts.extents = extents;
+                }
+                if let Some(identity) = identity {
+                    facts.identity = identity;
                 }
                 bytes.lent = Box::default();
                 Act::Become(Box::new(Staged {
@@ -361,10 +387,14 @@ impl WeightRegistry {
                     },
                 };
                 if keeps {
-                    let content = Content {
-                        facts: meta.facts.clone(),
-                        bytes: bytes.clone(),
+                    // Without what its aliases are in: they are bound anew if it comes back, and until
+                    // then it must not keep another set's memory.
+                    let bytes = Bytes {
+                        own: bytes.own.clone(),
+                        lent: Box::default(),
                     };
+                    let facts = meta.facts.clone();
+                    let content = Content { facts, bytes };
                     kept[index] = Some(Kept::new(generation(node), content));
                 }
                 bytes.own.charge.retire();
@@ -376,17 +406,23 @@ impl WeightRegistry {
             queue.nudge();
         }
         let mut previous = Vec::with_capacity(superseded.len());
+        let mut gone = Vec::new();
         for (index, (superseded, kept)) in superseded.into_iter().zip(kept).enumerate() {
             let Writing { record, history } = &mut writings[index];
+            if let Remains::Act {
+                act: Act::Retire, ..
+            } = &remains[index]
+            {
+                // Before the last generation is noted: that one is the newest.
+                history.clear(queue);
+            }
             let retirement =
                 |parts| Retirement::new(Arc::clone(record), parts, Arc::clone(&self.shared));
             let one = superseded.map(|going| {
                 history.note(going.clone());
                 retirement(vec![going])
             });
-            if let Some(one) = &one {
-                self.remember(one.clone());
-            }
+            gone.extend(one.clone());
             // Of a set that goes, or whose memory is wanted, all generations matter.
             let mut whole = false;
             match &remains[index] {
@@ -395,10 +431,7 @@ impl WeightRegistry {
                         history.vacated = kept;
                         whole = true;
                     }
-                    Act::Retire => {
-                        history.clear(queue);
-                        whole = true;
-                    }
+                    Act::Retire => whole = true,
                     Act::Become(_) | Act::Restore(_) | Act::Rebind(_) => {
                         if let Some(restored) = restored {
                             history.remove(*restored, queue);
@@ -415,6 +448,7 @@ impl WeightRegistry {
             let whole = whole.then(|| retirement(history.going.clone()));
             previous.push(one.map(|one| whole.unwrap_or(one)));
         }
+        self.remember(gone);
         Ok(Done { number, previous })
     }
 

@@ -75,8 +75,9 @@ pub enum EventKind {
         /// What was: running requests keep it.
         previous: Former,
     },
-    /// The bytes of a generation that was replaced or retired are back in the ledger. Comes after
-    /// that event.
+    /// The bytes of a generation that was replaced or retired are back in the ledger, except those that
+    /// another generation has, too (kept, rolled back to, rebound, or as an alias): of these it has let
+    /// go. Comes after that event.
     #[non_exhaustive]
     Reclaimed {
         /// What is gone.

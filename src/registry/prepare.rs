@@ -58,25 +58,41 @@ impl WeightRegistry {
                 Ok(of(content.clone(), Some(kept.generation())))
             }
             Act::Rebind(base) => {
-                let mut content = self.current(step.record.handle)?;
-                if base.is_some() {
-                    content.facts.base = *base;
+                let mut there = self.current(step.record.handle)?;
+                if let (Some(facts), Some(_)) = (&mut there.facts, base) {
+                    facts.base = *base;
                 }
-                Ok(of(content, None))
+                Ok(there)
             }
             Act::Vacate => Ok(There {
                 bytes: None,
-                ..of(self.current(step.record.handle)?, None)
+                ..self.current(step.record.handle)?
             }),
         }
     }
 
-    /// What the current generation of a set is made of. For a writer of that set: it stays current.
-    fn current(&self, set: SetHandle) -> Result<Content, Error> {
+    /// What the current generation of a set is made of: no bytes, if its place is empty. For a writer of
+    /// that set: it stays current.
+    fn current(&self, set: SetHandle) -> Result<There, Error> {
+        let key = self.key(set)?;
+        let empty = {
+            let view = self.view();
+            let stale = Error::StaleHandle { handle: set };
+            let node = view.resolve(key).ok_or(stale)?;
+            let facts = node.meta().map(|meta| meta.facts.clone());
+            facts.filter(|_| node.is_hollow())
+        };
+        if empty.is_some() {
+            return Ok(There {
+                facts: empty,
+                ..There::default()
+            });
+        }
         let hold = self.hold(set)?;
-        Ok(Content {
-            facts: hold.meta().facts.clone(),
-            bytes: hold.storage().clone(),
+        Ok(There {
+            facts: Some(hold.meta().facts.clone()),
+            bytes: Some(hold.storage().clone()),
+            restored: None,
         })
     }
 

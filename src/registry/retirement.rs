@@ -62,7 +62,8 @@ impl Retirement {
         self.going.last().map(|last| &last.vitals)
     }
 
-    /// Bytes the ledger gets back, or already got.
+    /// Bytes the ledger gets back, or already got. Bytes that several of its generations have count with
+    /// each.
     pub fn bytes(&self) -> u64 {
         self.going.iter().map(|one| one.bytes).sum()
     }
@@ -131,7 +132,8 @@ impl Retirement {
     /// Waits until the bytes are back in the ledger. Blocks the calling thread, nobody else.
     ///
     /// Bytes that another generation has too (after a rollback or a rebind, while they are kept for a
-    /// rollback, or as another set's alias) stay where they are and are charged to that one.
+    /// rollback, or as an alias of another set, leased old generations of that set included) stay where
+    /// they are, and are charged as they were.
     ///
     /// # Errors
     /// [`Error::NotReclaimed`] when `timeout` has passed, with what is in the way.

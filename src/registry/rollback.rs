@@ -22,7 +22,7 @@ use crate::identity::Identity;
 pub struct KeptGeneration {
     /// Its number. Made current again it gets a new one: numbers are never reused.
     pub generation: Generation,
-    /// What it is. It keeps that.
+    /// What it is. It keeps that, unless tensors of it are another set's: those are what they are then.
     pub identity: Identity,
     /// Bytes that the ledger is charged for it while it is kept.
     pub bytes: u64,
@@ -70,8 +70,9 @@ impl WeightRegistry {
     /// first. No byte is read, copied or charged.
     ///
     /// # Errors
-    /// [`Error::NotKept`] if there is none, [`Error::StaleHandle`], [`Error::WrongRegistry`]; for an
-    /// adapter what its base's current generation has against it.
+    /// [`Error::NotKept`] if there is none, [`Error::StaleHandle`], [`Error::WrongRegistry`],
+    /// [`Error::Dependants`]; for an adapter what its base's current generation has against it; where
+    /// tensors are another set's, [`Error::AliasMismatch`] and [`Error::NotResident`].
     ///
     /// # Examples
     /// ```

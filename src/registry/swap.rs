@@ -14,7 +14,7 @@ use super::generation::{Facts, Node, generation};
 use super::publish::Replaced;
 use super::record::SetRecord;
 use super::retirement::Retirement;
-use super::staged::{PublishError, Room};
+use super::staged::{PublishError, Room, Staged};
 use crate::core::Expect;
 use crate::error::Error;
 use crate::handle::{Generation, SetHandle};
@@ -86,9 +86,11 @@ impl WeightRegistry {
             Err(Error::OverLimit { .. } | Error::OverAccountLimit { .. }) => {}
             Err(other) => return Err(other.into()),
         }
-        let (record, more) = self.can_follow(terms, set, &room, needed)?;
-        let (number, previous) =
-            self.commit_with_adapters(&record, Expect::Tenant(set.tag), Act::Vacate)?;
+        let (record, birth, more) = self.can_follow(terms, set, &room, needed)?;
+        let tag = set.tag;
+        // Exactly the one whose bytes were counted on.
+        let expect = Expect::Exactly { tag, birth };
+        let (_, previous) = self.commit_with_adapters(&record, expect, Act::Vacate)?;
         let charge = self.take_over(&record, &previous, |previous| {
             let left = || timeout.saturating_sub(started.elapsed());
             previous.drained(left())?;
@@ -97,12 +99,7 @@ impl WeightRegistry {
         let charge = charge.reuse(more);
         charge.shrink_to(needed);
         let staged = Self::read(room.furnish(brought, charge)?, source)?;
-        let expect = Expect::Exactly {
-            tag: set.tag,
-            birth: number,
-        };
-        let act = Act::Become(Box::new(staged));
-        let (number, _) = self.commit_with_adapters(&record, expect, act)?;
+        let number = self.fill_place(&record, previous.generation(), staged)?;
         self.committed(number, 1);
         Ok(Replaced {
             generation: Generation(number),
@@ -118,7 +115,7 @@ impl WeightRegistry {
         set: SetHandle,
         room: &Room,
         needed: u64,
-    ) -> Result<(Arc<SetRecord>, Charge), Error> {
+    ) -> Result<(Arc<SetRecord>, u64, Charge), Error> {
         let record = self.check_follow(set, room.kind(), &room.layout)?;
         for one in self.dependants(set) {
             if one.aliases {
@@ -134,14 +131,50 @@ impl WeightRegistry {
                 check_fit(origin, layout, &room.layout)?;
             }
         }
-        let has = {
+        let (birth, has) = {
             let view = self.view();
             let node = view.resolve(self.key(set)?);
-            node.and_then(Node::meta).map_or(0, |meta| meta.bytes)
+            let node = node.ok_or(Error::StaleHandle { handle: set })?;
+            (node.birth(), node.meta().map_or(0, |meta| meta.bytes))
         };
         let more = needed.saturating_sub(has);
         let more = self.shared.ledger.take(terms.account, more)?;
-        Ok((record, more))
+        Ok((record, birth, more))
+    }
+
+    /// Makes `staged` current in a place that is still empty. The generation without bytes may have
+    /// been bound anew meanwhile: its base got a new generation.
+    fn fill_place(
+        &self,
+        record: &Arc<SetRecord>,
+        before: Generation,
+        mut staged: Staged,
+    ) -> Result<u64, PublishError> {
+        loop {
+            let empty = {
+                let view = self.view();
+                let node = self.key(record.handle).ok();
+                let node = node.and_then(|key| view.resolve(key));
+                node.filter(|node| node.is_hollow()).map(Node::birth)
+            };
+            let Some(birth) = empty else {
+                let error = self.moved_on(record, before);
+                return Err(PublishError::new(error, Some(staged)));
+            };
+            let tag = record.handle.tag;
+            let (expect, act) = (
+                Expect::Exactly { tag, birth },
+                Act::Become(Box::new(staged)),
+            );
+            let failed = match self.commit_with_adapters(record, expect, act) {
+                Ok((number, _)) => return Ok(number),
+                Err(failed) => failed,
+            };
+            staged = match failed.into_parts() {
+                (Error::Conflict { .. }, Some(staged)) => staged,
+                (error, staged) => return Err(PublishError::new(error, staged)),
+            };
+        }
     }
 
     /// Waits for whoever has the old generation, and takes its memory: what is left of it is the charge.

@@ -906,9 +906,8 @@ fn a_child_gives_leases_away_and_keeps_them() {
     for started in [false, true] {
         let registry = registry();
         let set = registry.publish("a", bytes(64, 1)).unwrap();
-        let leases = |registry: &WeightRegistry| {
-            registry.scope(|scope| scope.get(set).unwrap().leases())
-        };
+        let leases =
+            |registry: &WeightRegistry| registry.scope(|scope| scope.get(set).unwrap().leases());
         let (signal, queued) = fence::signal("the parent's");
         if started {
             registry.acquire(set).unwrap().release_after(queued);
