@@ -5,7 +5,8 @@
 //! (`retirement`).
 //!
 //! Everything slow happens before the commit: reading, hashing, allocation, names. A commit itself
-//! is a few stores under one lock.
+//! is a few stores under one lock. One exception holds up nobody but other writers of the same sets: what
+//! a set's aliases are is hashed when they are bound, under the locks of the sets that change.
 
 use std::collections::HashMap;
 use std::sync::Arc;
