@@ -279,8 +279,6 @@ fn events_reclaimed() {
                         let mut going = None;
                         let note = |_, node: &Node<Meta, Load>, _: Option<&Load>| {
                             let ring = Arc::clone(&stream);
-                            // Here the checker may switch; where the farewell is set it may not.
-                            ring.now();
                             node.vitals().on_reclaimed(Box::new(move || {
                                 let place = ring.reserve(1).unwrap();
                                 ring.post([(place, "reclaimed")]);
