@@ -21,6 +21,7 @@ mod tests;
 pub use node::{Hold, Node, StagedNode, Storage, discard};
 pub use picture::{Picture, Shot};
 pub use reclaim::Reclaimer;
+pub(crate) use reclaim::panics;
 #[cfg(any(test, weighbridge_loom))]
 pub use spine::Sight;
 pub use spine::{Change, Expect, Refusal, Spine};
