@@ -11,10 +11,11 @@
 use std::any::Any;
 use std::fmt;
 use std::mem::ManuallyDrop;
-use std::panic::{AssertUnwindSafe, RefUnwindSafe, UnwindSafe, catch_unwind};
+use std::panic::{RefUnwindSafe, UnwindSafe};
 use std::ptr::NonNull;
 
 use crate::arena::Arena;
+use crate::core::panics;
 use crate::error::Error;
 use crate::layout::OFFSET_BITS;
 
@@ -240,7 +241,7 @@ impl Memory {
 
     /// Ends it here, where nobody counts panics and nobody could do anything about one.
     pub(crate) fn give_back_here(self) {
-        contain(|| self.give_back(&mut || {}));
+        let _ = panics(|| self.give_back(&mut || {}));
     }
 }
 
@@ -304,14 +305,6 @@ impl Drop for Held {
         // SAFETY: the last thing that happens to it.
         let owner = unsafe { self.take() };
         // Often dropped while a failure is being handled: another panic would end the process.
-        contain(|| owner.give_back(&mut || {}));
-    }
-}
-
-/// Runs what ends somebody else's memory, and keeps its panic from the caller.
-fn contain(end: impl FnOnce()) {
-    if let Err(payload) = catch_unwind(AssertUnwindSafe(end)) {
-        // It may have a destructor that panics, too.
-        std::mem::forget(payload);
+        let _ = panics(|| owner.give_back(&mut || {}));
     }
 }

@@ -155,28 +155,35 @@ impl Reclaimer {
 
     fn attend(&self, link: NonNull<Link>) {
         // SAFETY: the object is alive and ours; its errand was made for its type (`Link::new`).
-        let told = catch_unwind(AssertUnwindSafe(|| unsafe {
-            (link.as_ref().errand.arrive)(link)
-        }));
-        self.count(told);
+        self.count(panics(|| unsafe { (link.as_ref().errand.arrive)(link) }));
     }
 
     fn dispose(&self, link: NonNull<Link>, step: &mut dyn FnMut()) {
         // SAFETY: as in `attend`; this is the last use of the object.
-        let freed = catch_unwind(AssertUnwindSafe(|| unsafe {
-            (link.as_ref().errand.finish)(link, step)
+        self.count(panics(|| unsafe {
+            (link.as_ref().errand.finish)(link, step);
         }));
-        self.count(freed);
     }
 
-    fn count(&self, outcome: std::thread::Result<()>) {
-        if let Err(payload) = outcome {
+    fn count(&self, panicked: bool) {
+        if panicked {
             // E7: a statistic.
             self.panics.fetch_add(1, Ordering::Relaxed);
-            // Foreign too, and its destructor would run outside of the catch.
-            std::mem::forget(payload);
         }
     }
+}
+
+/// Runs a job that may be somebody else's code, and says whether it panicked. The panic stays inside,
+/// and so does that of its payload's destructor, which is foreign, too.
+pub(crate) fn panics(job: impl FnOnce()) -> bool {
+    let Err(payload) = catch_unwind(AssertUnwindSafe(job)) else {
+        return false;
+    };
+    if let Err(again) = catch_unwind(AssertUnwindSafe(|| drop(payload))) {
+        // There must be an end to it: that one's destructor does not run.
+        std::mem::forget(again);
+    }
+    true
 }
 
 impl Drop for Reclaimer {

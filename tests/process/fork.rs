@@ -464,11 +464,6 @@ const READS: &[Reads] = &[
         assert_eq!(weighbridge::Operation::Retire.as_str(), "retire");
         assert_eq!(weighbridge::Cause::Misuse.as_str(), "misuse");
     }),
-    // What becomes of a lease that is given away: `a_child_gives_leases_away_and_keeps_them`.
-    ("fenced", &["release_after", "fences"], |kit| {
-        kit.held.clone().release_after(never_asked);
-        assert!(kit.registry.fences().is_empty());
-    }),
     ("observe/metering", &["record_metrics"], |kit| {
         #[cfg(feature = "metrics")]
         kit.registry.record_metrics();
@@ -768,6 +763,11 @@ const READS: &[Reads] = &[
             assert_eq!((failed.step(), failed.into_staged().len()), (0, 0));
         },
     ),
+    // The last: the child keeps the lease. What becomes of a lease that is given away: `a_child_gives_leases_away_and_keeps_them`.
+    ("fenced", &["release_after", "fences"], |kit| {
+        kit.held.clone().release_after(never_asked);
+        assert!(kit.registry.fences().is_empty());
+    }),
 ];
 
 /// The public functions of a source file.
