@@ -26,11 +26,8 @@ pub use keeper::{Bell, Keeper, Kept};
 pub use node::{Hold, Node, StagedNode, Storage, discard};
 pub use picture::{Picture, Shot};
 pub use reclaim::Reclaimer;
-<<<<<<< HEAD
-pub use slots::Bounds;
-=======
 pub(crate) use reclaim::panics;
->>>>>>> wt-foreign
+pub use slots::Bounds;
 #[cfg(any(test, weighbridge_loom))]
 pub use spine::Sight;
 pub use spine::{Change, Expect, Refusal, Spine};
