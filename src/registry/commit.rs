@@ -9,6 +9,7 @@ use std::sync::Arc;
 use super::WeightRegistry;
 use super::accounts::{assign, unassign};
 use super::bind::Footing;
+use super::dependants::blocked_by;
 use super::generation::{Bytes, Change, Content, Hold, Meta, StagedNode, generation};
 use super::posting::Posting;
 use super::prepare::There;
@@ -132,16 +133,17 @@ impl WeightRegistry {
                 // it is gone altogether, the next attempt says so.
                 Why::Refused(Refusal::BaseGone { bond, .. }) if bond.birth.is_some() => continue,
                 Why::Refused(Refusal::Dependants { index, .. }) => {
-                    let followers = self.followers(&steps);
-                    if !followers.is_empty() {
-                        steps.extend(followers);
+                    let standing = self.standing_on(&steps[index].record, &steps);
+                    if standing.is_empty() {
+                        // They are gone by now.
                         continue;
                     }
-                    match self.blocked(&steps[index].record, &steps) {
-                        Some(error) => (index, error),
-                        // They are gone by now.
-                        None => continue,
+                    let (follow, stay) = steps[index].followers(standing);
+                    if !follow.is_empty() {
+                        steps.extend(follow);
+                        continue;
                     }
+                    (index, blocked_by(&steps[index].record, &stay))
                 }
                 Why::Refused(refusal) => self.refused(refusal, &steps),
                 Why::Error(index, error) => (index, error),

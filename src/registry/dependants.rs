@@ -4,6 +4,7 @@
 //! them along. What does not: that no set is superseded under them (`core::spine`), what they are bound
 //! to (`bind`).
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use super::WeightRegistry;
@@ -50,46 +51,12 @@ impl WeightRegistry {
         found
     }
 
-    /// Why a set cannot be superseded by `steps`. `None`: nothing else stands on it any more.
-    #[cold]
-    pub(super) fn blocked(&self, record: &SetRecord, steps: &[Step]) -> Option<Error> {
-        let names = |of: &[Dependant], which: fn(&Dependant) -> bool| -> Vec<SetName> {
-            let which = of.iter().filter(|one| which(one));
-            which.map(|one| one.record.name.clone()).collect()
-        };
-        let comes_along = |one: &Dependant| {
-            let mut handles = steps.iter().map(|step| step.record.handle);
-            handles.any(|handle| handle == one.record.handle)
-        };
+    /// The living sets that are bound to a set, and not among `steps`.
+    pub(super) fn standing_on(&self, record: &SetRecord, steps: &[Step]) -> Vec<Dependant> {
+        let along: HashSet<SetHandle> = steps.iter().map(|step| step.record.handle).collect();
         let mut found = self.dependants(record.handle);
-        found.retain(|one| !comes_along(one));
-        let aliases = names(&found, |one| one.aliases);
-        let set = record.name.clone();
-        if !aliases.is_empty() {
-            return Some(Error::AliasedBy { set, aliases });
-        }
-        let dependants = names(&found, |one| one.adapter);
-        (!dependants.is_empty()).then_some(Error::Dependants { set, dependants })
-    }
-
-    /// Steps that bind anew whatever is an alias of a set that gets a new generation by `steps`, and is
-    /// not among them.
-    pub(super) fn followers(&self, steps: &[Step]) -> Vec<Step> {
-        let mut followers: Vec<Step> = Vec::new();
-        for step in steps {
-            if !matches!(step.act, Act::Become(_) | Act::Restore(_) | Act::Rebind(_)) {
-                continue;
-            }
-            for one in self.dependants(step.record.handle) {
-                let there = |step: &Step| step.record.handle == one.record.handle;
-                let known = steps.iter().any(there) || followers.iter().any(there);
-                // An adapter was trained for its base: it is moved by whoever knows, not by itself.
-                if one.aliases && !one.adapter && !known {
-                    followers.push(one.rebind(None));
-                }
-            }
-        }
-        followers
+        found.retain(|one| !along.contains(&one.record.handle));
+        found
     }
 
     /// The living sets that are bound to `set`: adapters on it, and sets with aliases of its tensors,
@@ -159,6 +126,40 @@ impl WeightRegistry {
                 },
             }
         }
+    }
+}
+
+impl Step {
+    /// Of those that stand on this step's set: steps by which some come along by themselves, and those
+    /// that do not.
+    pub(super) fn followers(&self, standing: Vec<Dependant>) -> (Vec<Step>, Vec<Dependant>) {
+        if !matches!(self.act, Act::Become(_) | Act::Restore(_) | Act::Rebind(_)) {
+            return (Vec::new(), standing);
+        }
+        // An adapter was trained for its base: it is moved by whoever knows, not by itself.
+        let alias = |one: &Dependant| one.aliases && !one.adapter;
+        let (follow, stay): (Vec<_>, Vec<_>) = standing.into_iter().partition(alias);
+        (
+            follow.into_iter().map(|one| one.rebind(None)).collect(),
+            stay,
+        )
+    }
+}
+
+/// Why a set cannot be superseded under `standing`.
+#[cold]
+pub(super) fn blocked_by(record: &SetRecord, standing: &[Dependant]) -> Error {
+    let names = |which: fn(&Dependant) -> bool| -> Vec<SetName> {
+        let which = standing.iter().filter(|one| which(one));
+        which.map(|one| one.record.name.clone()).collect()
+    };
+    let set = record.name.clone();
+    let aliases = names(|one| one.aliases);
+    if aliases.is_empty() {
+        let dependants = names(|one| one.adapter);
+        Error::Dependants { set, dependants }
+    } else {
+        Error::AliasedBy { set, aliases }
     }
 }
 

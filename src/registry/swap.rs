@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use super::WeightRegistry;
 use super::accounts::Terms;
 use super::commit::{Act, Step, Undone};
+use super::dependants::blocked_by;
 use super::event::Operation;
 use super::generation::{Facts, Node, generation};
 use super::publish::Replaced;
@@ -117,12 +118,11 @@ impl WeightRegistry {
         needed: u64,
     ) -> Result<(Arc<SetRecord>, u64, Charge), Error> {
         let record = self.check_follow(set, room.kind(), &room.layout)?;
-        for one in self.dependants(set) {
-            if one.aliases {
-                return Err(self.blocked(&record, &[]).unwrap_or(Error::NameBusy {
-                    name: one.record.name.clone(),
-                }));
-            }
+        let standing = self.dependants(set);
+        if standing.iter().any(|one| one.aliases) {
+            return Err(blocked_by(&record, &standing));
+        }
+        for one in standing {
             let view = self.view();
             let adapter = view.resolve(self.key(one.record.handle)?);
             if let Some(Facts { origin, layout, .. }) =
