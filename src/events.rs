@@ -258,6 +258,7 @@ mod tests {
                 let (ring, publishers) = (&ring, &publishers);
                 scope.spawn(move || {
                     (0..EACH).for_each(|_| post(ring, size));
+                    // The last one closes. E25: the ring orders the events, this only the two of them.
                     if publishers.fetch_sub(1, Ordering::AcqRel) == 1 {
                         ring.close();
                     }
@@ -280,7 +281,7 @@ mod tests {
                     }
                     assert_eq!(expected, start + EACH * 4);
                     if read > 0 {
-                        lonely.store(false, Ordering::Relaxed);
+                        lonely.store(false, Ordering::Relaxed); // E25: read after the join
                     }
                 });
             }

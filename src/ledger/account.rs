@@ -60,7 +60,7 @@ pub struct LedgerSnapshot {
     pub reserved: u64,
     /// Current sets, and sets that are being made current at this instant.
     pub resident: u64,
-    /// Earlier generations that are kept for a rollback.
+    /// Earlier generations that are kept for a rollback, or while a drained swap may go back to them.
     pub kept: u64,
     /// Superseded generations whose bytes are not back yet.
     pub retired: u64,

@@ -64,10 +64,18 @@ impl WeightRegistry {
                 }
                 Ok(there)
             }
-            Act::Vacate => Ok(There {
-                bytes: None,
-                ..self.current(step.record.handle)?
-            }),
+            Act::Vacate => {
+                let there = self.current(step.record.handle)?;
+                if there.bytes.is_none() {
+                    // Whoever emptied it has not filled it yet, and may have to go back.
+                    let handle = step.record.handle;
+                    return Err(Error::NotResident { handle });
+                }
+                Ok(There {
+                    bytes: None,
+                    ..there
+                })
+            }
         }
     }
 

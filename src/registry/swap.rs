@@ -33,12 +33,13 @@ impl WeightRegistry {
     ///
     /// # Errors
     /// Nothing is changed with [`Error::OverLimit`] or [`Error::OverAccountLimit`] (it would not fit even
-    /// then), [`Error::AliasedBy`]
-    /// (other sets hold its memory), and with whatever [`stage`](Self::stage) finds wrong before it
-    /// reads. [`Error::NotDrained`], [`Error::NotReclaimed`]: the old generation is current again,
-    /// under a new number. If reading the source fails after that, the set is left without bytes:
-    /// [`replace`](Self::replace) it again, or retire it. [`Error::Conflict`] if somebody else gave it
-    /// a generation meanwhile; the error then returns what was staged.
+    /// then), [`Error::AliasedBy`] (other sets hold its memory), [`Error::NotResident`] (another drained
+    /// swap of it is under way), and with whatever [`stage`](Self::stage) finds wrong before it reads.
+    /// [`Error::NotDrained`], [`Error::NotReclaimed`]: the old generation is current again, under a new
+    /// number. If reading the source fails after that, the set is left without bytes:
+    /// [`replace`](Self::replace) it again, or retire it. [`Error::Conflict`] if somebody else gave it a
+    /// generation meanwhile: before it was vacated nothing is changed, afterwards the error returns what
+    /// was staged.
     pub fn replace_drained(
         &self,
         set: SetHandle,
@@ -264,5 +265,29 @@ impl WeightRegistry {
                 _ => return Err(PublishError::new(error, first.into_staged())),
             };
         }
+    }
+}
+
+#[cfg(all(test, not(weighbridge_loom)))]
+mod tests {
+    use super::*;
+    use crate::Dtype;
+    use crate::source::InMemory;
+
+    /// Two drained swaps at once: the second one must not lose what the first may have to go back to.
+    #[test]
+    fn an_empty_place_is_not_emptied_again() {
+        let registry = WeightRegistry::builder().build().unwrap();
+        let tensor = InMemory::new().tensor("w", Dtype::U8, [1], [7]).unwrap();
+        let set = registry.publish("s", tensor).unwrap();
+        let record = registry.record(set).unwrap();
+        let step = |act| registry.commit_one(&record, Expect::Tenant(set.tag), act);
+        let (_, previous) = step(Act::Vacate).unwrap();
+        let refused = step(Act::Vacate).unwrap_err();
+        assert!(matches!(refused.error(), Error::NotResident { .. }));
+        let old = previous.unwrap().generation();
+        step(Act::Restore(Some(old))).unwrap();
+        let lease = registry.acquire(set).unwrap();
+        assert_eq!(lease.set(set).unwrap().get("w").unwrap().bytes(), [7]);
     }
 }
