@@ -158,6 +158,20 @@ pub fn byte_len(dtype: Dtype, shape: &[usize]) -> Result<u64, String> {
     Ok(bits / 8)
 }
 
+/// [`byte_len`] of a tensor whose bytes are at hand: these are as many.
+///
+/// # Errors
+/// As [`byte_len`]; a reason with both sides, if more or fewer were given.
+pub fn given_len(dtype: Dtype, shape: &[usize], given: usize) -> Result<u64, String> {
+    let expected = byte_len(dtype, shape)?;
+    if expected != given as u64 {
+        return Err(format!(
+            "{dtype} x {shape:?} is {expected} bytes, {given} were given"
+        ));
+    }
+    Ok(expected)
+}
+
 #[cfg(all(test, not(weighbridge_loom)))]
 mod tests {
     use super::*;

@@ -8,7 +8,7 @@ use crate::Dtype;
 use crate::error::Error;
 use crate::plan::Plan;
 use crate::source::Source;
-use crate::tensor::byte_len;
+use crate::tensor::given_len;
 
 /// The bytes of one weight, as a source.
 pub(super) struct Slice<'b> {
@@ -23,17 +23,10 @@ impl<'b> Slice<'b> {
         shape: &[usize],
         bytes: &'b [u8],
     ) -> Result<Self, Error> {
-        let wrong = |reason| Error::InvalidTensor {
+        given_len(dtype, shape, bytes.len()).map_err(|reason| Error::InvalidTensor {
             tensor: name.to_owned(),
             reason,
-        };
-        let expected = byte_len(dtype, shape).map_err(wrong)?;
-        if expected != bytes.len() as u64 {
-            return Err(wrong(format!(
-                "{dtype} x {shape:?} is {expected} bytes, {} were given",
-                bytes.len()
-            )));
-        }
+        })?;
         let plan = Plan::of(name, [(TENSOR, dtype, shape.to_vec())])?;
         Ok(Slice { plan, bytes })
     }

@@ -15,7 +15,7 @@ use crate::error::Error;
 use crate::handle::{SetHandle, WeightHandle};
 use crate::layout::ModuleScale;
 use crate::plan::{Plan, PlannedTensor};
-use crate::tensor::{ADAPTER_PREFIX, Shard, WeightKind, byte_len};
+use crate::tensor::{ADAPTER_PREFIX, Shard, WeightKind, given_len};
 
 /// A set built tensor by tensor.
 ///
@@ -218,17 +218,11 @@ impl InMemory {
             tensor: name.to_owned(),
             reason,
         };
-        let expected = byte_len(dtype, shape).map_err(wrong)?;
-        if expected != bytes.len() as u64 {
-            return Err(wrong(format!(
-                "{dtype} x {shape:?} is {expected} bytes, {} were given",
-                bytes.len()
-            )));
-        }
+        let len = given_len(dtype, shape, bytes.len()).map_err(wrong)?;
         if self.tensors.contains_key(name) || self.aliases.contains_key(name) {
             return Err(there_already(name));
         }
-        let tensor = PlannedTensor::new(name, dtype.into(), shape.to_vec(), expected).of_kind(kind);
+        let tensor = PlannedTensor::new(name, dtype.into(), shape.to_vec(), len).of_kind(kind);
         let same = |(other, _): &&(PlannedTensor, _)| other.replaces() == tensor.replaces();
         if tensor.replaces().is_some()
             && let Some((other, _)) = self.tensors.values().find(same)
