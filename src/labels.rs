@@ -8,6 +8,7 @@
 //! while they come and go. Each entry is a seqlock: its sequence is odd while it is live, and even
 //! while it is free or being written.
 
+use std::num::NonZeroU16;
 use std::ptr;
 
 use crate::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, Ordering, WithMut, fence};
@@ -45,8 +46,21 @@ const _: () = assert!((CAPACITY as u64) <= INDEX_MASK);
 const LIVE: u64 = 1;
 
 /// An entry that belongs to a lease.
+///
+/// Its index plus one, so that it is two bytes and so is the absence of one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct LabelId(u32);
+pub struct LabelId(NonZeroU16);
+
+impl LabelId {
+    fn of(index: u32) -> Option<Self> {
+        let plus_one = index.checked_add(1)?;
+        Some(LabelId(NonZeroU16::new(plus_one.try_into().ok()?)?))
+    }
+
+    fn index(self) -> u32 {
+        u32::from(self.0.get()) - 1
+    }
+}
 
 /// What an observer read from a live entry.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -143,19 +157,19 @@ impl Labels {
     /// One more entry with the label and start of `id`, for a clone of its lease.
     pub fn clone_label(&self, id: LabelId) -> Option<LabelId> {
         // Our own entry: nobody writes it while we hold it.
-        let record = self.entry(id.0)?.read()?;
+        let record = self.entry(id.index())?.read()?;
         self.enter(&record)
     }
 
     /// What `id` says.
     pub fn get(&self, id: LabelId) -> Option<Labelled> {
         // Our own entry: nobody writes it while we hold it.
-        Some(self.entry(id.0)?.read()?.labelled())
+        Some(self.entry(id.index())?.read()?.labelled())
     }
 
     /// Leaves an entry. Lock-free; takes no lock, does not allocate, touches no thread-local.
     pub fn release(&self, id: LabelId) {
-        let Some(entry) = self.entry(id.0) else {
+        let Some(entry) = self.entry(id.index()) else {
             return;
         };
         // E61: Relaxed: only the holder changes the sequence of a live entry.
@@ -163,7 +177,7 @@ impl Labels {
         // E61: Relaxed: the words stay what they are; E60 brings this to the next owner before they
         // change.
         entry.sequence.store(sequence + 1, Ordering::Relaxed);
-        self.push(id.0, entry);
+        self.push(id.index(), entry);
     }
 
     /// The live entries of one generation. Not a picture: while leases come and go, one that is
@@ -221,7 +235,7 @@ impl Labels {
         }
         // E61: Release: who sees this sequence sees the words.
         entry.sequence.store(sequence + 1, Ordering::Release);
-        Some(LabelId(index))
+        LabelId::of(index)
     }
 
     /// Takes a free entry.
@@ -453,7 +467,7 @@ mod tests {
         assert!(labels.claim("one too many", 0, 1, 0).is_none());
         labels.release(all[17]);
         assert!(labels.claim("fits again", 0, 2, 0).is_some());
-        let mut ids: Vec<u32> = all.iter().map(|id| id.0).collect();
+        let mut ids: Vec<u32> = all.iter().map(|id| id.index()).collect();
         ids.sort_unstable();
         ids.dedup();
         assert_eq!(ids.len() as u32, CAPACITY, "two leases shared an entry");

@@ -7,6 +7,7 @@
 //! over `queue` alone.
 
 mod commit;
+mod holds;
 mod keeper;
 mod node;
 mod picture;
@@ -22,6 +23,7 @@ mod vitals;
 #[cfg(all(test, not(weighbridge_loom)))]
 mod tests;
 
+pub use holds::Holds;
 pub use keeper::{Bell, Keeper, Kept};
 pub use node::{Hold, Node, StagedNode, Storage, discard};
 pub use picture::{Picture, Shot};
@@ -31,7 +33,7 @@ pub use slots::Bounds;
 #[cfg(any(test, weighbridge_loom))]
 pub use spine::Sight;
 pub use spine::{Change, Expect, Refusal, Spine};
-pub use view::{Holds, Miss, View};
+pub use view::{Miss, View};
 pub use vitals::{TimedOut, Vitals};
 
 /// A slot and the tag of one of its tenants.

@@ -8,16 +8,12 @@
 
 use std::ptr::NonNull;
 
-use smallvec::SmallVec;
-
 use super::Key;
+use super::holds::Holds;
 use super::node::{Hold, Node, Storage};
 use super::spine::Spine;
 use crate::sync::atomic::Ordering;
 use crate::sync::epoch::{Guard, Participant};
-
-/// The leases of one acquire, in the order of its keys. Two sets (base, adapter) need no heap.
-pub type Holds<M, S> = SmallVec<[Hold<M, S>; 2]>;
 
 /// Why an acquire has no answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,11 +40,20 @@ impl<M: Send + Sync + 'static, S: Storage> Spine<M, S> {
     /// If `participant` belongs to another spine.
     #[inline]
     pub fn view(&self, participant: &Participant) -> View<'_, M, S> {
+        self.view_under(participant.pin())
+    }
+
+    /// The same under a guard that is pinned already.
+    ///
+    /// # Panics
+    /// If `guard` belongs to another spine.
+    #[inline]
+    pub fn view_under(&self, guard: Guard) -> View<'_, M, S> {
         assert!(
-            participant.belongs_to(&self.collector),
-            "a participant of another registry"
+            guard.belongs_to(&self.collector),
+            "a guard of another registry"
         );
-        View::open(self, participant.pin())
+        View::open(self, guard)
     }
 }
 
@@ -87,7 +92,7 @@ impl<'s, M: Send + Sync + 'static, S: Storage> View<'s, M, S> {
     }
 
     /// R2: the generation that is current in `slot` at this view's number, tombstones included.
-    #[inline]
+    #[inline(always)]
     fn current(&self, slot: u32) -> Option<NonNull<Node<M, S>>> {
         // E2: Acquire: the node's fields.
         let mut node = NonNull::new(self.spine.slots.get(slot)?.current.load(Ordering::Acquire))?;
@@ -103,7 +108,7 @@ impl<'s, M: Send + Sync + 'static, S: Storage> View<'s, M, S> {
         }
     }
 
-    #[inline]
+    #[inline(always)]
     fn find(&self, key: Key) -> Option<NonNull<Node<M, S>>> {
         let node = self.current(key.slot)?;
         // SAFETY: as in `current`.
@@ -146,7 +151,7 @@ impl<'s, M: Send + Sync + 'static, S: Storage> View<'s, M, S> {
 
     /// Leases `count` keys as of one instant: this view's number, or a newer one, to which the view
     /// then moves. Lock-free: every retry is paid by a commit on one of these very sets.
-    #[inline]
+    #[inline(always)]
     pub fn acquire_each(
         &mut self,
         count: usize,
@@ -154,44 +159,61 @@ impl<'s, M: Send + Sync + 'static, S: Storage> View<'s, M, S> {
     ) -> Result<Holds<M, S>, Miss> {
         loop {
             match self.acquire_here(count, &key) {
-                Err(Miss::Superseded { index }) => {
-                    // S3: this attempt's leases are given back. E1, E5: DEAD was seen with Acquire,
-                    // so a commit that killed the generation is in the clock.
-                    let number = self.spine.clock.load(Ordering::Acquire);
-                    if number == self.number {
-                        return Err(Miss::NotResident { index });
-                    }
-                    // Same guard, newer number: sound, unlike an older number under a newer guard.
-                    self.number = number;
-                }
+                Err(Miss::Superseded { index }) => self.move_on(index)?,
                 answer => return answer,
             }
         }
     }
 
+    /// [`acquire_each`](Self::acquire_each) of one key.
+    pub fn acquire_one(&mut self, key: Key) -> Result<Hold<M, S>, Miss> {
+        loop {
+            match self.hold(key, 0) {
+                Err(Miss::Superseded { index }) => self.move_on(index)?,
+                answer => return answer,
+            }
+        }
+    }
+
+    /// S3: the attempt met a dead generation and its leases are given back. On to the newest number;
+    /// if there is none, key `index` is not resident.
+    #[cold]
+    fn move_on(&mut self, index: usize) -> Result<(), Miss> {
+        // E1, E5: DEAD was seen with Acquire, so a commit that killed the generation is in the clock.
+        let number = self.spine.clock.load(Ordering::Acquire);
+        if number == self.number {
+            return Err(Miss::NotResident { index });
+        }
+        // Same guard, newer number: sound, unlike an older number under a newer guard.
+        self.number = number;
+        Ok(())
+    }
+
     /// Leases `count` keys as of exactly this view's number.
-    #[inline]
+    #[inline(always)]
     pub fn acquire_here(
         &self,
         count: usize,
         key: impl Fn(usize) -> Key,
     ) -> Result<Holds<M, S>, Miss> {
-        let mut holds = Holds::new();
-        for index in 0..count {
-            let node = self.find(key(index)).ok_or(Miss::Absent { index })?;
-            // SAFETY: as in `current`.
-            let this = unsafe { node.as_ref() };
-            if this.is_hollow() {
-                // An answer as of this view's number: no bytes ever come to this generation.
-                return Err(Miss::NotResident { index });
-            }
-            this.vitals()
-                .state()
-                .try_hold()
-                .map_err(|_| Miss::Superseded { index })?;
-            // SAFETY: the count that was just taken goes into the hold.
-            holds.push(unsafe { Hold::adopt(node) });
+        Holds::collect(count, |index| self.hold(key(index), index))
+    }
+
+    /// R3, S2: one lease of `key` as of exactly this view's number.
+    #[inline(always)]
+    fn hold(&self, key: Key, index: usize) -> Result<Hold<M, S>, Miss> {
+        let node = self.find(key).ok_or(Miss::Absent { index })?;
+        // SAFETY: as in `current`.
+        let this = unsafe { node.as_ref() };
+        if this.is_hollow() {
+            // An answer as of this view's number: no bytes ever come to this generation.
+            return Err(Miss::NotResident { index });
         }
-        Ok(holds)
+        this.vitals()
+            .state()
+            .try_hold()
+            .map_err(|_| Miss::Superseded { index })?;
+        // SAFETY: the count that was just taken goes into the hold.
+        Ok(unsafe { Hold::adopt(node) })
     }
 }

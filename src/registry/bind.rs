@@ -147,8 +147,8 @@ impl WeightRegistry {
     /// A lease of the current generation of `set`.
     pub(super) fn hold(&self, set: SetHandle) -> Result<Hold, Error> {
         let key = self.key(set)?;
-        match self.view().acquire_each(1, |_| key) {
-            Ok(mut holds) => holds.pop().ok_or(Error::StaleHandle { handle: set }),
+        match self.view().acquire_one(key) {
+            Ok(hold) => Ok(hold),
             Err(Miss::NotResident { .. }) => Err(Error::NotResident { handle: set }),
             Err(Miss::Absent { .. } | Miss::Superseded { .. }) => {
                 Err(Error::StaleHandle { handle: set })

@@ -9,7 +9,7 @@ use std::mem::ManuallyDrop;
 use std::sync::Arc;
 
 use super::WeightRegistry;
-use super::generation::Meta;
+use super::generation::{Hold, Meta};
 use super::lease::Lease;
 use super::retirement::Retirement;
 use super::shared::Shared;
@@ -18,7 +18,7 @@ use crate::error::Error;
 use crate::fence::Fence;
 use crate::handle::{Generation, SetHandle};
 use crate::holdup::FenceHolder;
-use crate::labels::Labelled;
+use crate::labels::{LabelId, Labelled};
 
 /// A lease and what it waits for. Dropping it releases the lease first: a fence's destructor is
 /// foreign code, and may take its time.
@@ -82,9 +82,7 @@ impl Lease {
 
     /// Enters every generation of this lease under a fence's name, in place of its label.
     fn mark_fenced(&mut self, name: &str) {
-        let mut old = std::mem::take(&mut self.labels);
-        old.resize(self.holds.len(), None);
-        for (hold, old) in self.holds.iter().zip(old) {
+        let enter = |(hold, &old): (&Hold, &Option<LabelId>)| {
             let Meta { shared, handle, .. } = hold.meta();
             let label = old.and_then(|old| shared.labels.get(old));
             let birth = hold.node().birth();
@@ -94,16 +92,22 @@ impl Lease {
                 }
                 None => shared.label_fence(name, handle.slot, birth),
             };
-            self.labels.push(entry);
             if let Some(old) = old {
                 shared.labels.release(old);
             }
-        }
+            entry
+        };
+        self.labels = self
+            .holds
+            .iter()
+            .zip(self.labels.iter())
+            .map(enter)
+            .collect();
     }
 
     /// The fence panicked: say so in its entries.
     fn mark_broken(&mut self) {
-        for (hold, entry) in self.holds.iter().zip(&mut self.labels) {
+        for (hold, entry) in self.holds.iter().zip(self.labels.iter_mut()) {
             let Meta { shared, handle, .. } = hold.meta();
             if let Some(broken) = entry.and_then(|old| shared.label_broken(old, handle.slot)) {
                 *entry = Some(broken);

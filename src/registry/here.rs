@@ -23,6 +23,7 @@ thread_local! {
 }
 
 /// Opens a view through the calling thread's participant of this registry. Not to be refreshed.
+#[inline]
 pub(super) fn view<'s>(registry: u32, alive: &Arc<()>, spine: &'s Spine) -> View<'s> {
     match known(registry, alive, spine) {
         Some(view) => view,
@@ -33,6 +34,7 @@ pub(super) fn view<'s>(registry: u32, alive: &Arc<()>, spine: &'s Spine) -> View
 
 /// The same for a view that may be refreshed. A guard is pinned anew through its participant only;
 /// if that is one of its own, it is kept in `own`.
+#[inline]
 pub(super) fn lasting_view<'s>(
     registry: u32,
     alive: &Arc<()>,
@@ -46,13 +48,25 @@ pub(super) fn lasting_view<'s>(
 }
 
 /// `None`: the thread is ending, or a destructor in `retain` came back here.
-#[inline]
+#[inline(always)]
 fn known<'s>(registry: u32, alive: &Arc<()>, spine: &'s Spine) -> Option<View<'s>> {
-    let known = HERE.try_with(|here| {
+    // What comes out of the closure is two words, which go through registers. A view is three.
+    let found = HERE.try_with(|here| {
+        let here = here.try_borrow().ok()?;
+        let entry = here.iter().find(|entry| entry.registry == registry)?;
+        Some(entry.participant.pin())
+    });
+    match found {
+        Ok(Some(guard)) => Some(spine.view_under(guard)),
+        _ => enter(registry, alive, spine),
+    }
+}
+
+/// The thread's first call.
+#[cold]
+fn enter<'s>(registry: u32, alive: &Arc<()>, spine: &'s Spine) -> Option<View<'s>> {
+    let entered = HERE.try_with(|here| {
         let mut here = here.try_borrow_mut().ok()?;
-        if let Some(entry) = here.iter().find(|entry| entry.registry == registry) {
-            return Some(spine.view(&entry.participant));
-        }
         here.retain(|entry| entry.alive.strong_count() != 0);
         let participant = spine.register();
         let view = spine.view(&participant);
@@ -63,7 +77,7 @@ fn known<'s>(registry: u32, alive: &Arc<()>, spine: &'s Spine) -> Option<View<'s
         });
         Some(view)
     });
-    known.ok().flatten()
+    entered.ok().flatten()
 }
 
 #[cfg(all(test, not(weighbridge_loom)))]

@@ -5,15 +5,13 @@
 
 use std::fmt;
 
-use smallvec::SmallVec;
-
 use super::adapter::AdapterView;
+use super::entries::Entries;
 use super::generation::{Hold, Holds, Meta, generation};
 use crate::Dtype;
 use crate::error::Error;
 use crate::handle::{Generation, SetHandle, SetKind, WeightHandle};
 use crate::identity::{CacheKey, Identity};
-use crate::labels::LabelId;
 use crate::layout::{Layout, TensorInfo};
 use crate::names::SetName;
 use crate::tensor::WeightKind;
@@ -34,15 +32,16 @@ use crate::tensor::WeightKind;
 pub struct Lease {
     pub(super) holds: Holds,
     number: u64,
-    pub(super) labels: SmallVec<[Option<LabelId>; 2]>,
+    pub(super) labels: Entries,
 }
 
 impl Lease {
+    #[inline]
     pub(super) fn new(holds: Holds, number: u64) -> Self {
         Lease {
             holds,
             number,
-            labels: SmallVec::new(),
+            labels: Entries::NONE,
         }
     }
 
@@ -58,6 +57,15 @@ impl Lease {
             })
             .collect();
         self
+    }
+
+    #[cold]
+    fn leave_labels(&mut self) {
+        for (hold, label) in self.holds.iter().zip(self.labels.iter()) {
+            if let Some(label) = label {
+                hold.meta().shared.labels.release(*label);
+            }
+        }
     }
 
     #[inline]
@@ -131,7 +139,7 @@ impl Clone for Lease {
         let labels = self
             .holds
             .iter()
-            .zip(&self.labels)
+            .zip(self.labels.iter())
             .map(|(hold, label)| label.and_then(|label| hold.meta().shared.label_again(label)))
             .collect();
         Lease {
@@ -145,11 +153,9 @@ impl Clone for Lease {
 impl Drop for Lease {
     #[inline]
     fn drop(&mut self) {
-        // Before the holds: a label never outlives what it names.
-        for (hold, label) in self.holds.iter().zip(&self.labels) {
-            if let Some(label) = label {
-                hold.meta().shared.labels.release(*label);
-            }
+        if !self.labels.are_none() {
+            // Before the holds: a label never outlives what it names.
+            self.leave_labels();
         }
     }
 }

@@ -12,6 +12,7 @@ mod bind;
 mod catalog;
 mod commit;
 mod dependants;
+mod entries;
 mod event;
 mod fading;
 mod fenced;

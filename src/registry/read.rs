@@ -57,6 +57,7 @@ impl WeightRegistry {
         }
     }
 
+    #[inline]
     pub(super) fn view(&self) -> View<'_> {
         here::view(self.id, &self.alive, &self.spine)
     }
@@ -108,7 +109,7 @@ impl WeightRegistry {
         Ok(self.acquire(sets)?.labelled(label))
     }
 
-    #[inline]
+    #[inline(always)]
     pub(super) fn lease_from(
         &self,
         view: &mut View<'_>,
@@ -118,7 +119,9 @@ impl WeightRegistry {
         let holds = view
             .acquire_each(sets.len(), |index| unchecked(sets[index]))
             .map_err(|miss| self.explain(miss, sets))?;
-        check_pairs(&holds)?;
+        if sets.len() > 1 {
+            check_pairs(&holds)?;
+        }
         Ok(Lease::new(holds, view.number()))
     }
 
@@ -166,6 +169,7 @@ impl WeightRegistry {
     /// of handles costs an array access each; bytes need a lease.
     ///
     /// Keep it short: while a scope is open, superseded metadata (never bytes) is kept.
+    #[inline]
     pub fn scope<R>(&self, f: impl FnOnce(&mut Scope<'_>) -> R) -> R {
         let mut own = None;
         let view = here::lasting_view(self.id, &self.alive, &self.spine, &mut own);

@@ -35,15 +35,15 @@ mod crossbeam {
         pub fn pin(&self) -> Guard {
             Guard(self.0.pin())
         }
-
-        /// Is it one of `collector`'s?
-        #[inline]
-        pub fn belongs_to(&self, collector: &Collector) -> bool {
-            *self.0.collector() == collector.0
-        }
     }
 
     impl Guard {
+        /// Is it one of `collector`'s?
+        #[inline]
+        pub fn belongs_to(&self, collector: &Collector) -> bool {
+            self.0.collector() == Some(&collector.0)
+        }
+
         /// Runs `f` when every guard that is pinned now is gone, on any thread.
         ///
         /// # Safety

@@ -119,11 +119,6 @@ impl Participant {
         guard.enter();
         guard
     }
-
-    /// Is it one of `collector`'s?
-    pub fn belongs_to(&self, collector: &Collector) -> bool {
-        Arc::ptr_eq(&self.global, &collector.0)
-    }
 }
 
 impl Drop for Participant {
@@ -134,6 +129,11 @@ impl Drop for Participant {
 }
 
 impl Guard {
+    /// Is it one of `collector`'s?
+    pub fn belongs_to(&self, collector: &Collector) -> bool {
+        Arc::ptr_eq(&self.global, &collector.0)
+    }
+
     fn enter(&self) {
         if borrow(&self.member.state).depth == 0 {
             // A switch point that depends on every defer, and edge (2).
