@@ -255,6 +255,11 @@ impl Rig {
         self.spine.view(member).acquire(keys)
     }
 
+    /// Leases `key`.
+    pub fn hold(&self, member: &Participant, key: Key) -> Result<Hold<Meta, Load>, Miss> {
+        self.spine.view(member).acquire_one(key)
+    }
+
     /// The number a view sees.
     pub fn peek(view: &View<'_, Meta, Load>, key: Key) -> Option<u64> {
         view.resolve(key)

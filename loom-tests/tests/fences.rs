@@ -139,7 +139,7 @@ impl Stage {
                 |_, _, _| {},
             )
             .unwrap();
-        let lease = spine.view(&me).acquire(&[key]).unwrap().remove(0);
+        let lease = spine.view(&me).acquire_one(key).unwrap();
         Stage {
             spine,
             memory,

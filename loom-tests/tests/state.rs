@@ -99,7 +99,7 @@ fn released<const N: usize>(name: &'static str, split: bool, extra: bool) {
         let mut threads = Vec::new();
         let mut members = Vec::new();
         for _ in 0..N {
-            let hold = rig.lease(&main.0, &[key]).unwrap().remove(0);
+            let hold = rig.hold(&main.0, key).unwrap();
             threads.push(thread::spawn(move || {
                 assert_eq!(value(&hold), 0);
                 if split {
@@ -159,7 +159,7 @@ fn clone_split() {
         let rig = Arc::new(Rig::new());
         let main = rig.member();
         let key = rig.publish(&main.0);
-        let hold = rig.lease(&main.0, &[key]).unwrap().remove(0);
+        let hold = rig.hold(&main.0, key).unwrap();
         drop(supersede(&rig, &main.0, key, 1));
         let twin = hold.clone();
         let thread = thread::spawn(move || assert_eq!(value(&twin), 0));
@@ -179,7 +179,7 @@ fn drain() {
         let rig = Arc::new(Rig::new());
         let main = rig.member();
         let key = rig.publish(&main.0);
-        let hold = rig.lease(&main.0, &[key]).unwrap().remove(0);
+        let hold = rig.hold(&main.0, key).unwrap();
         let thread = thread::spawn(move || drop(hold));
         let vitals = supersede(&rig, &main.0, key, 1);
         vitals.wait_drained(None).unwrap();
@@ -199,7 +199,7 @@ fn drained_reads() {
         let rig = Arc::new(Rig::new());
         let main = rig.member();
         let key = rig.publish(&main.0);
-        let hold = rig.lease(&main.0, &[key]).unwrap().remove(0);
+        let hold = rig.hold(&main.0, key).unwrap();
         let vitals = supersede(&rig, &main.0, key, 1);
         let scratch = Arc::new(Scratch(UnsafeCell::new(0)));
         let theirs = Arc::clone(&scratch);
@@ -234,7 +234,7 @@ fn drain_waiters() {
         let rig = Arc::new(Rig::new());
         let main = rig.member();
         let key = rig.publish(&main.0);
-        let hold = rig.lease(&main.0, &[key]).unwrap().remove(0);
+        let hold = rig.hold(&main.0, key).unwrap();
         let vitals = supersede(&rig, &main.0, key, 1);
         let other = Arc::clone(&vitals);
         let waiter = thread::spawn(move || other.wait_drained(None).unwrap());
@@ -304,7 +304,7 @@ fn idle_guard() {
         let rig = Arc::new(Rig::new());
         let (main, idle) = (rig.member(), rig.member());
         let key = rig.publish(&main.0);
-        let hold = rig.lease(&main.0, &[key]).unwrap().remove(0);
+        let hold = rig.hold(&main.0, key).unwrap();
         let view = rig.spine.view(&idle.0);
         let thread = thread::spawn(move || drop(hold));
         let vitals = supersede(&rig, &main.0, key, 1);
@@ -355,7 +355,7 @@ fn regdrop() {
         let rig = Rig::new();
         let main = rig.member();
         let key = rig.publish(&main.0);
-        let hold = rig.lease(&main.0, &[key]).unwrap().remove(0);
+        let hold = rig.hold(&main.0, key).unwrap();
         let thread = thread::spawn(move || assert_eq!(value(&hold), 0));
         let tally = rig.sweep(vec![main]);
         thread.join().unwrap();
@@ -371,9 +371,9 @@ fn regdrop2() {
         let rig = Rig::new();
         let main = rig.member();
         let key = rig.publish(&main.0);
-        let old = rig.lease(&main.0, &[key]).unwrap().remove(0);
+        let old = rig.hold(&main.0, key).unwrap();
         drop(supersede(&rig, &main.0, key, 1));
-        let new = rig.lease(&main.0, &[key]).unwrap().remove(0);
+        let new = rig.hold(&main.0, key).unwrap();
         let threads = [
             thread::spawn(move || assert_eq!(value(&old), 0)),
             thread::spawn(move || assert_eq!(value(&new), 1)),
@@ -398,7 +398,7 @@ fn reclaimer() {
         let rig = Arc::new(Rig::with(Arc::clone(&queue)));
         let main = rig.member();
         let key = rig.publish(&main.0);
-        let hold = rig.lease(&main.0, &[key]).unwrap().remove(0);
+        let hold = rig.hold(&main.0, key).unwrap();
         let thread = thread::spawn(move || drop(hold));
         let vitals = supersede(&rig, &main.0, key, 1);
         vitals.wait_drained(None).unwrap();
@@ -482,7 +482,7 @@ fn reclaimer_close() {
         let rig = Rig::with(Arc::clone(&queue));
         let main = rig.member();
         let key = rig.publish(&main.0);
-        let hold = rig.lease(&main.0, &[key]).unwrap().remove(0);
+        let hold = rig.hold(&main.0, key).unwrap();
         let thread = thread::spawn(move || assert_eq!(value(&hold), 0));
         let tally = rig.sweep(vec![main]);
         queue.close();
