@@ -47,17 +47,14 @@ struct Entry<R> {
 
 type Table<R> = HashTable<Entry<R>>;
 
+#[inline]
 fn find<'t, R>(table: &'t Table<R>, hash: u64, name: &NameRef<'_>) -> Option<&'t R> {
-    let entry = table.find(hash, |entry| {
-        entry.hash == hash && entry.name.as_ref() == *name
-    });
+    let entry = table.find(hash, |entry| entry.hash == hash && entry.name.is(name));
     entry.map(|entry| &entry.record)
 }
 
 fn remove<R>(table: &mut Table<R>, hash: u64, name: &NameRef<'_>) {
-    let found = table.find_entry(hash, |entry| {
-        entry.hash == hash && entry.name.as_ref() == *name
-    });
+    let found = table.find_entry(hash, |entry| entry.hash == hash && entry.name.is(name));
     if let Ok(found) = found {
         found.remove();
     }
@@ -128,8 +125,9 @@ impl<R: Clone> Index<R> {
 
     /// What `name` means. Takes no lock. Allocates in a thread's very first call (arc-swap registers
     /// it); the last reader of a table that was replaced meanwhile frees it.
+    #[inline]
     pub fn lookup(&self, name: NameRef<'_>) -> Option<R> {
-        let hash = self.hasher.hash_one(name);
+        let hash = self.hasher.hash_one(&name);
         // E40: sees every projection that happens before this call.
         self.shards[shard_of(hash)]
             .table

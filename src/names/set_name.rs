@@ -38,6 +38,16 @@ impl SetName {
         &self.text[self.split..]
     }
 
+    /// Is it this one? Two comparisons of lengths, and then one of text, or two.
+    #[inline]
+    pub(super) fn is(&self, other: &NameRef<'_>) -> bool {
+        let (namespace, name) = (other.namespace.as_bytes(), other.name.as_bytes());
+        self.split == namespace.len()
+            && self.text.len() == namespace.len() + name.len()
+            && self.text.as_bytes()[self.split..] == *name
+            && (namespace.is_empty() || self.text.as_bytes()[..self.split] == *namespace)
+    }
+
     /// The borrowed form.
     #[allow(
         clippy::should_implement_trait,
@@ -170,6 +180,7 @@ pub struct NameRef<'n> {
 }
 
 impl<'n> From<&'n str> for NameRef<'n> {
+    #[inline]
     fn from(name: &'n str) -> Self {
         NameRef {
             namespace: "",
@@ -179,6 +190,7 @@ impl<'n> From<&'n str> for NameRef<'n> {
 }
 
 impl<'n> From<(&'n str, &'n str)> for NameRef<'n> {
+    #[inline]
     fn from((namespace, name): (&'n str, &'n str)) -> Self {
         NameRef { namespace, name }
     }
@@ -191,9 +203,14 @@ impl<'n> From<&'n SetName> for NameRef<'n> {
 }
 
 impl Hash for NameRef<'_> {
+    #[inline]
     fn hash<H: Hasher>(&self, state: &mut H) {
-        self.namespace.hash(state);
-        self.name.hash(state);
+        if !self.namespace.is_empty() {
+            state.write(self.namespace.as_bytes());
+        }
+        state.write(self.name.as_bytes());
+        // Where one ends and the other begins, so that no two names are fed alike.
+        state.write_usize(self.namespace.len());
     }
 }
 

@@ -161,6 +161,7 @@ impl WeightRegistry {
     /// Progress: lock-free; takes no lock that a writer holds. Allocates in a thread's first call
     /// only; frees the shard of names it read if that was replaced meanwhile. A handle that a retire overtakes
     /// resolves to [`Error::StaleHandle`], never to another set.
+    #[inline]
     pub fn lookup<'n>(&self, name: impl Into<crate::names::NameRef<'n>>) -> Option<SetHandle> {
         self.names.lookup(name.into())
     }
