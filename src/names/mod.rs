@@ -127,7 +127,7 @@ impl<R: Clone> Index<R> {
     /// it); the last reader of a table that was replaced meanwhile frees it.
     #[inline]
     pub fn lookup(&self, name: NameRef<'_>) -> Option<R> {
-        let hash = self.hasher.hash_one(&name);
+        let hash = self.hasher.hash_one(name);
         // E40: sees every projection that happens before this call.
         self.shards[shard_of(hash)]
             .table
