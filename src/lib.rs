@@ -75,6 +75,7 @@ mod registry;
 pub mod source;
 mod sync;
 pub mod tensor;
+mod turns;
 
 pub use error::Error;
 pub use fence::Fence;
@@ -150,6 +151,9 @@ pub mod __loom {
     }
     pub mod names {
         pub use crate::names::*;
+    }
+    pub mod turns {
+        pub use crate::turns::*;
     }
     pub mod sync {
         pub use crate::sync::{

@@ -33,6 +33,7 @@ fn the_old_memory_goes_to_the_new_generation() {
         let swap = registry.replace_drained(set, bytes(new, 2), SOON).unwrap();
         assert_eq!(fill(&registry, set), 2);
         assert!(swap.previous.is_reclaimed());
+        assert_eq!(registry.stats().reclaimed_bytes, old as u64);
         let now = registry.ledger();
         assert_eq!((now.resident, now.total()), (new as u64, new as u64));
         assert!(now.peak <= 80 << 10);

@@ -40,8 +40,13 @@ fn a_rollback_is_a_new_number_with_the_old_bytes_and_identity() {
     registry.rollback(set).unwrap();
     assert_eq!(fill(&registry, set), 2);
     drop((first, lease));
+    assert_eq!(registry.stats().reclaimed_bytes, 0, "both are still there");
+    let was = registry.stats().reclaimed_generations;
     registry.retire(set).unwrap().reclaimed(SOON).unwrap();
     assert_eq!(registry.ledger().total(), 0);
+    let now = registry.stats();
+    assert!(now.reclaimed_generations > was);
+    assert_eq!(now.reclaimed_bytes, 128, "each byte came back once");
 }
 
 #[test]

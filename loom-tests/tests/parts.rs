@@ -1,10 +1,12 @@
-//! The parts beside the core: pictures, the ledger. Names and labels have files of their own.
+//! The parts beside the core: pictures, the ledger, turns at a tensor. Names and labels have files of their own.
 #![cfg(weighbridge_loom)]
 
 use std::sync::Arc;
 
+use loom::cell::UnsafeCell;
 use loom::thread;
 use weighbridge::__loom::sync::atomic::{AtomicU64, Ordering};
+use weighbridge::__loom::turns::{Progress, Turns};
 use weighbridge::__loom::{Picture, Shot};
 use weighbridge::ledger::{Account, Ledger};
 use weighbridge_loom_tests::{model, saw};
@@ -108,5 +110,65 @@ fn ledger_accounts() {
         });
         assert_eq!(ledger.snapshot().total(), 0);
         assert_eq!(ledger.account(&account).total(), 0);
+    });
+}
+
+/// Two write the same tensor, and a third looks whether all is there: one writes at a time, goes on
+/// where the last one stopped, and what is complete can be read.
+#[test]
+fn filling() {
+    struct Tensor {
+        turns: Turns,
+        bytes: UnsafeCell<Vec<usize>>,
+    }
+    // SAFETY: what the model is there to find out.
+    unsafe impl Sync for Tensor {}
+    // SAFETY: as above.
+    unsafe impl Send for Tensor {}
+    fn write(tensor: &Tensor, who: usize) -> bool {
+        let Some(mut turn) = tensor.turns.take(0) else {
+            return false;
+        };
+        tensor.bytes.with_mut(|bytes| {
+            // SAFETY: it is our turn; the checker reports who else is at it.
+            let bytes = unsafe { &mut *bytes };
+            assert_eq!(
+                bytes.len(),
+                turn.written(),
+                "not where the last one stopped"
+            );
+            bytes.push(who);
+        });
+        turn.wrote(1);
+        true
+    }
+    model("filling", &["busy", "sealed", "not yet"], || {
+        let tensor = Arc::new(Tensor {
+            turns: Turns::new(1),
+            bytes: UnsafeCell::new(Vec::new()),
+        });
+        let [first, second] = [1, 2].map(|who| {
+            let tensor = Arc::clone(&tensor);
+            thread::spawn(move || write(&tensor, who))
+        });
+        let complete = Progress {
+            written: 2,
+            taken: false,
+        };
+        if tensor.turns.progress(0) == complete {
+            // SAFETY: all turns are over.
+            tensor
+                .bytes
+                .with(|bytes| assert_eq!(unsafe { &*bytes }.len(), 2));
+            saw("sealed");
+        } else {
+            saw("not yet");
+        }
+        let wrote = [first, second].map(|writer| usize::from(writer.join().unwrap()));
+        if wrote.contains(&0) {
+            saw("busy");
+        }
+        let Progress { written, taken } = tensor.turns.progress(0);
+        assert_eq!((written, taken), (wrote.iter().sum(), false));
     });
 }

@@ -47,6 +47,11 @@ impl Uses {
         }
     }
 
+    /// How many bytes of generations that were current come back when these uses end.
+    fn returned(&self) -> u64 {
+        if self.superseded { self.bytes } else { 0 }
+    }
+
     fn entry(&self) -> (State, u64) {
         (self.state(), self.bytes)
     }
@@ -154,6 +159,7 @@ impl Charge {
                 "bytes would change their account"
             );
             let before = standing.uses;
+            books.reclaimed += before.returned();
             standing.uses = Uses {
                 bytes: before.bytes + more,
                 ..Uses::default()
@@ -190,6 +196,7 @@ impl Drop for Charge {
         self.write(|standing, books| {
             let (state, bytes) = standing.uses.entry();
             books.close(standing.account.as_ref(), state, bytes);
+            books.reclaimed += standing.uses.returned();
         });
     }
 }

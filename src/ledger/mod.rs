@@ -38,6 +38,8 @@ struct Books {
     total: Book,
     /// Those that have a limit or a charge.
     accounts: BTreeMap<Account, Book>,
+    /// Bytes that came back from generations that were current, foreign ones included.
+    reclaimed: u64,
 }
 
 impl Books {
@@ -120,6 +122,7 @@ impl Ledger {
         Ledger(Arc::new(Mutex::new(Books {
             total: Book::new(limit),
             accounts: BTreeMap::new(),
+            reclaimed: 0,
         })))
     }
 
@@ -168,6 +171,12 @@ impl Ledger {
     /// The total at one instant.
     pub fn snapshot(&self) -> LedgerSnapshot {
         self.0.lock().total.snapshot() // E14
+    }
+
+    /// How many bytes have come back so far, of generations that were current. Each counts once, when
+    /// the last generation that has it is gone.
+    pub fn reclaimed(&self) -> u64 {
+        self.0.lock().reclaimed // E14
     }
 
     /// One account at one instant. One that has neither limit nor charges is empty.

@@ -142,9 +142,9 @@ pub struct Stats {
     pub oldest_fence: Option<Duration>,
     /// Fences that panicked, or whose destructors did.
     pub fence_panics: u64,
-    /// Superseded generations whose bytes have come back so far.
+    /// Superseded generations whose bytes have come back so far, or are had by others only.
     pub reclaimed_generations: u64,
-    /// How many bytes those were charged for. Bytes that several generations have count with each.
+    /// Bytes that came back with them. Each counts once, when the last generation that has it is gone.
     pub reclaimed_bytes: u64,
     /// Different layouts in use; sets with the same tensors share one.
     pub layouts: usize,
@@ -219,8 +219,8 @@ impl WeightRegistry {
             pending_fences,
             oldest_fence,
             fence_panics: self.shared.keeper.panics(),
-            reclaimed_generations: count(&self.shared.reclaimed[0]),
-            reclaimed_bytes: count(&self.shared.reclaimed[1]),
+            reclaimed_generations: count(&self.shared.reclaimed),
+            reclaimed_bytes: self.shared.ledger.reclaimed(),
             layouts: self.layouts.len(),
             reclaimer_panics: self.spine.reclaimer().panics(),
             observer_panics: count(&self.shared.observer_panics),

@@ -17,7 +17,7 @@ use crate::error::Error;
 use crate::escape::Clean;
 use crate::handle::SetHandle;
 use crate::plan::{Plan, PlannedTensor};
-use crate::sync::Mutex;
+use crate::turns::{Progress, Turn, Turns};
 
 /// A set whose memory is there and whose bytes are on their way.
 ///
@@ -51,20 +51,14 @@ pub struct Filling {
     furnished: Furnished,
     shared: Arc<Shared>,
     /// By tensor, in the plan's order.
-    progress: Box<[Mutex<Progress>]>,
-}
-
-#[derive(Debug, Clone, Copy, Default)]
-struct Progress {
-    written: usize,
-    taken: bool,
+    turns: Turns,
 }
 
 /// The right to write one tensor. Dropping it lets another writer go on where it stopped.
 pub struct TensorWriter<'f> {
     filling: &'f Filling,
     index: usize,
-    written: usize,
+    turn: Turn<'f>,
 }
 
 impl WeightRegistry {
@@ -90,9 +84,8 @@ impl WeightRegistry {
         let furnished = self
             .furnish(terms, plan, base)
             .inspect_err(|error| self.note_refusal(Operation::Stage, origin, error))?;
-        let progress = furnished.room.plan.tensors().iter();
         Ok(Filling {
-            progress: progress.map(|_| Mutex::default()).collect(),
+            turns: Turns::new(furnished.room.plan.tensors().len()),
             shared: Arc::clone(&self.shared),
             furnished,
         })
@@ -138,17 +131,13 @@ impl Filling {
             let target = plan.tensors()[target].name();
             return Err(refuse(format!("is a tie; write {target:?}")));
         }
-        let mut progress = self.progress[index].lock(); // E18
-        if progress.taken {
-            return Err(Error::TensorBusy {
-                tensor: tensor.to_owned(),
-            });
-        }
-        progress.taken = true;
+        let turn = self.turns.take(index).ok_or_else(|| Error::TensorBusy {
+            tensor: tensor.to_owned(),
+        })?;
         Ok(TensorWriter {
             filling: self,
             index,
-            written: progress.written,
+            turn,
         })
     }
 
@@ -179,15 +168,9 @@ impl Filling {
 
     /// Is every byte there?
     fn complete(&self) -> Result<(), Error> {
-        let tensors = self
-            .furnished
-            .room
-            .plan
-            .tensors()
-            .iter()
-            .zip(&self.progress);
-        for (tensor, progress) in tensors.filter(|(tensor, _)| tensor.tie.is_none()) {
-            let Progress { written, taken } = *progress.lock(); // E18
+        let tensors = self.furnished.room.plan.tensors().iter().enumerate();
+        for (index, tensor) in tensors.filter(|(_, tensor)| tensor.tie.is_none()) {
+            let Progress { written, taken } = self.turns.progress(index);
             let name = || tensor.name().to_owned();
             let len = tensor.range().len();
             if taken {
@@ -245,7 +228,7 @@ impl TensorWriter<'_> {
 
     /// Bytes of the tensor that are still missing.
     pub fn remaining(&self) -> usize {
-        self.tensor().range().len() - self.written
+        self.tensor().range().len() - self.turn.written()
     }
 
     /// Appends `bytes`.
@@ -264,7 +247,7 @@ impl TensorWriter<'_> {
                 ),
             });
         }
-        let start = self.tensor().range().start + self.written;
+        let start = self.tensor().range().start + self.turn.written();
         let Some(arena) = self.filling.furnished.body.memory.arena() else {
             unreachable!("`fill` furnishes with an arena")
         };
@@ -272,26 +255,16 @@ impl TensorWriter<'_> {
             start + bytes.len() <= self.filling.furnished.room.plan.arena_bytes() as usize
         );
         // SAFETY: `start..start + bytes.len()` lies in this tensor's place, hence in the arena; places
-        // of different tensors do not overlap (`Plan::new`; ties have no writer), and `taken` makes us
-        // the only writer of this one (E18). Nobody reads the arena before `seal`, which consumes the
+        // of different tensors do not overlap (`Plan::new`; ties have no writer), and our turn makes us
+        // the only writer of this one (E18, model `filling`). Nobody reads the arena before `seal`, which consumes the
         // filling that we borrow. `bytes` is a shared slice, so it is not this memory. Guarded by
         // `tests/filling.rs`, also under AddressSanitizer.
         unsafe {
             let to = arena.as_ptr().add(start);
             ptr::copy_nonoverlapping(bytes.as_ptr(), to.as_ptr(), bytes.len());
         }
-        self.written += bytes.len();
+        self.turn.wrote(bytes.len());
         Ok(())
-    }
-}
-
-impl Drop for TensorWriter<'_> {
-    fn drop(&mut self) {
-        // E18: the next writer, and the seal, see what we wrote.
-        *self.filling.progress[self.index].lock() = Progress {
-            written: self.written,
-            taken: false,
-        };
     }
 }
 

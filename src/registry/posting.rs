@@ -131,9 +131,7 @@ impl Shared {
 
     /// Bytes are back. On the thread that freed them.
     fn reclaimed(&self, former: Former) {
-        for (total, more) in self.reclaimed.iter().zip([1, former.bytes]) {
-            total.fetch_add(more, Ordering::Relaxed); // E17
-        }
+        self.reclaimed.fetch_add(1, Ordering::Relaxed); // E17
         self.tell(EventKind::Reclaimed { former });
     }
 }

@@ -31,8 +31,8 @@ pub(crate) struct Shared {
     pub(crate) events: Arc<Ring<EventKind>>,
     /// Labelled leases that found the slab full and were granted without a label.
     pub(crate) unlabelled: AtomicU64,
-    /// Superseded generations whose bytes are back, and how many bytes those were.
-    pub(crate) reclaimed: [AtomicU64; 2],
+    /// Superseded generations whose bytes, or whose shares of them, are back.
+    pub(crate) reclaimed: AtomicU64,
     /// Calls of a recorder or subscriber that panicked.
     pub(crate) observer_panics: AtomicU64,
     started: Instant,
@@ -48,7 +48,7 @@ impl Shared {
             labels: Labels::new(),
             events: Arc::new(Ring::new(events)),
             unlabelled: AtomicU64::new(0),
-            reclaimed: [0, 0].map(AtomicU64::new),
+            reclaimed: AtomicU64::new(0),
             observer_panics: AtomicU64::new(0),
             started: Instant::now(),
             process: std::process::id(),
