@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use crate::escape::Clean;
 use crate::handle::{Generation, SetHandle, SetKind};
 use crate::holdup::Holdup;
-use crate::ledger::Account;
+use crate::ledger::account::Account;
 use crate::names::SetName;
 use crate::tensor::Shard;
 

@@ -13,7 +13,7 @@
 //! Bytes may belong to several generations of a set at once (a rollback and a rebind make no new
 //! ones). They are charged once, and their state is the strongest of their uses.
 
-mod account;
+pub(crate) mod account;
 mod charge;
 #[cfg(all(test, not(weighbridge_loom)))]
 mod tests;

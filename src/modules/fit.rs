@@ -6,7 +6,7 @@
 
 use std::fmt::Display;
 
-use super::{Linear, Module, Side};
+use super::linear::{Linear, Module, Side};
 use crate::error::Error;
 use crate::layout::{Layout, ModulePair, TensorInfo};
 

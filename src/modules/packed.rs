@@ -4,9 +4,9 @@
 //! [`WeightFormat`] and at `source::quantised`. A rule that two tensors of a module contradict gives
 //! nothing: the module is unchecked.
 
-use super::{Linear, Module, Side, WeightFormat};
+use super::linear::{Linear, Module, Side, WeightFormat};
 use crate::Dtype;
-use crate::layout::TensorInfo;
+use crate::layout::info::TensorInfo;
 
 /// What comes after a weight's name where it is kept in several tensors.
 const OF_WEIGHT: &str = ".weight.";

@@ -5,10 +5,10 @@
 //! books (`ledger`), what a tenant may do (`namespace`).
 
 use super::WeightRegistry;
-use super::alias::Targets;
-use super::commit::{Act, Step};
-use super::namespace::Confines;
+use super::confines::Confines;
+use super::content::Targets;
 use super::staged::Staged;
+use super::step::{Act, Step};
 use crate::error::Error;
 use crate::handle::SetHandle;
 use crate::ledger::{Account, Charge, LedgerSnapshot};

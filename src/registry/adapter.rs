@@ -14,12 +14,18 @@ pub struct AdapterView<'l> {
     set: LeasedSet<'l>,
 }
 
-impl<'l> AdapterView<'l> {
-    /// Of an adapter.
-    pub(super) fn new(set: LeasedSet<'l>) -> Self {
-        AdapterView { set }
+impl<'l> LeasedSet<'l> {
+    /// The adapter's modules; `None` for a checkpoint.
+    pub fn adapter(&self) -> Option<AdapterView<'l>> {
+        self.meta()
+            .facts
+            .adapter
+            .as_ref()
+            .map(|_| AdapterView { set: *self })
     }
+}
 
+impl<'l> AdapterView<'l> {
     /// Rank and scale of module `index`, wherever its matrices are.
     pub fn scale(&self, index: usize) -> Option<ModuleScale> {
         let adapter = self.set.meta().facts.adapter.as_ref()?;

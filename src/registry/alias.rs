@@ -1,7 +1,7 @@
 //! Tensors that are another set's.
 //!
 //! What lives here: what an alias is bound to, at staging and again at each commit, and what that does
-//! to places and identity. What does not: which generation that is (`bind`), storage (`generation`).
+//! to places and identity. What does not: which generation that is (`bind`), storage (`content`).
 //!
 //! An alias names a tensor of another set, is bound to the generation of that set which is current
 //! together with its own, and shares that generation's memory: held, not leased, charged to the target.
@@ -11,7 +11,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use super::generation::{Body, Facts};
+use super::content::{Aliases, Body, Facts, Own, Target, Targets};
 use crate::error::Error;
 use crate::handle::SetHandle;
 use crate::identity::{
@@ -21,33 +21,6 @@ use crate::layout::{Extents, LENDERS, Layout, TensorInfo};
 use crate::names::SetName;
 use crate::sync::share::Share;
 use crate::tensor::WeightKind;
-
-/// The aliases of one set, and what they are to its identity.
-pub(crate) struct Aliases {
-    pub(crate) targets: Targets,
-    /// What the set's own tensors are.
-    pub(crate) own: Own,
-}
-
-/// What a set's aliases are, in the order of their names' ordinals.
-#[derive(Default)]
-pub(crate) struct Targets(pub(crate) Vec<Target>);
-
-/// What one alias is.
-#[derive(Clone)]
-pub(crate) struct Target {
-    /// Its name in the set that has it.
-    pub(crate) name: Arc<str>,
-    /// Whose tensor it is. That set owns the bytes.
-    pub(crate) set: SetHandle,
-    pub(crate) tensor: Arc<str>,
-}
-
-/// What the set's own tensors are.
-pub(crate) enum Own {
-    Digests(HashMap<Arc<str>, Digest>),
-    Declared(Identity),
-}
 
 /// A generation that aliases are bound to.
 pub(super) struct Lender {

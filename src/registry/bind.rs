@@ -7,8 +7,9 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::WeightRegistry;
-use super::alias::{Bound, Lender, Targets};
-use super::generation::{Bytes, Facts, Hold, Node};
+use super::alias::{Bound, Lender};
+use super::content::{Bytes, Facts, Targets};
+use super::generation::{Hold, Node};
 use super::record::SetRecord;
 use crate::core::{Bond, Miss};
 use crate::error::Error;

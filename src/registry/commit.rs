@@ -9,63 +9,21 @@ use std::sync::Arc;
 use super::WeightRegistry;
 use super::accounts::{assign, unassign};
 use super::bind::Footing;
+use super::content::{Bytes, Content};
 use super::dependants::blocked_by;
-use super::generation::{Bytes, Change, Content, Hold, Meta, StagedNode, generation};
+use super::generation::{Change, Hold, Meta, StagedNode, generation};
 use super::posting::Posting;
 use super::prepare::There;
 use super::record::{Going, Kept, SetRecord, Writing};
 use super::retirement::Retirement;
 use super::staged::{PublishError, Staged};
+use super::step::{Act, Done, Step, Undone};
 use crate::core::{Expect, Refusal};
 use crate::error::Error;
 use crate::handle::{Generation, SetHandle};
 use crate::identity::Identity;
 use crate::layout::{Extents, Layout, OrdinalTable};
 use crate::plan::Plan;
-
-/// What becomes of one set.
-pub(super) struct Step {
-    pub(super) record: Arc<SetRecord>,
-    pub(super) expect: Expect,
-    pub(super) act: Act,
-}
-
-impl Step {
-    /// What would have become current.
-    pub(super) fn into_staged(self) -> Option<Staged> {
-        match self.act {
-            Act::Become(staged) => Some(*staged),
-            _ => None,
-        }
-    }
-}
-
-pub(super) enum Act {
-    /// This is its next generation.
-    Become(Box<Staged>),
-    /// One that was kept is again, under a new number: this one, or the latest.
-    Restore(Option<Generation>),
-    /// The current one is again, standing on what is current then; an adapter on this base.
-    Rebind(Option<SetHandle>),
-    /// It stays and has no bytes until its next generation.
-    Vacate,
-    /// It goes.
-    Retire,
-}
-
-/// A commit that went through.
-pub(super) struct Done {
-    pub(super) number: u64,
-    /// What each step superseded.
-    pub(super) previous: Vec<Option<Retirement>>,
-}
-
-/// A commit that did not: why, which step is to blame, and everything as it was.
-pub(super) struct Undone {
-    pub(super) error: Error,
-    pub(super) index: usize,
-    pub(super) steps: Vec<Step>,
-}
 
 /// One attempt at a commit that did not go through.
 struct Failed {

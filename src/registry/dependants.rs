@@ -8,16 +8,15 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use super::WeightRegistry;
-use super::commit::{Act, Step};
 use super::event::Operation;
 use super::generation::Node;
 use super::observe::itself;
-use super::publish::Replaced;
 use super::record::SetRecord;
-use super::retirement::Retirement;
+use super::retirement::{Replaced, Retirement};
+use super::step::{Act, Step};
 use crate::core::Expect;
 use crate::error::Error;
-use crate::handle::{Generation, SetHandle, SetKind};
+use crate::handle::{SetHandle, SetKind};
 use crate::names::SetName;
 
 /// A living set that is bound to another one.
@@ -170,19 +169,6 @@ impl Dependant {
             expect: Expect::Tenant(self.record.handle.tag),
             act: Act::Rebind(base),
             record: self.record,
-        }
-    }
-}
-
-impl Replaced {
-    pub(super) fn of((number, previous): (u64, Option<Retirement>)) -> Self {
-        match previous {
-            Some(previous) => Replaced {
-                generation: Generation(number),
-                previous,
-            },
-            // `Expect::Tenant` and `Expect::Exactly` demand a living generation.
-            None => unreachable!("a replace superseded nothing"),
         }
     }
 }

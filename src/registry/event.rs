@@ -5,7 +5,7 @@
 
 use serde::Serialize;
 
-use super::catalog::CatalogEntry;
+use super::catalog::entry::CatalogEntry;
 use crate::error::Error;
 use crate::handle::{Generation, SetHandle};
 use crate::names::SetName;

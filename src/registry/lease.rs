@@ -5,7 +5,6 @@
 
 use std::fmt;
 
-use super::adapter::AdapterView;
 use super::entries::Entries;
 use super::generation::{Hold, Holds, Meta, generation};
 use crate::Dtype;
@@ -286,15 +285,6 @@ impl<'l> LeasedSet<'l> {
             .layout
             .ordinals()
             .map(move |ordinal| this.weight(ordinal))
-    }
-
-    /// The adapter's modules; `None` for a checkpoint.
-    pub fn adapter(&self) -> Option<AdapterView<'l>> {
-        self.meta()
-            .facts
-            .adapter
-            .as_ref()
-            .map(|_| AdapterView::new(*self))
     }
 }
 

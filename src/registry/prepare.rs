@@ -7,9 +7,9 @@ use std::collections::HashMap;
 
 use super::WeightRegistry;
 use super::bind::{Along, Footing};
-use super::commit::{Act, Step};
-use super::generation::{Bytes, Content, Facts};
+use super::content::{Bytes, Content, Facts};
 use super::record::{Kept, Writing};
+use super::step::{Act, Step};
 use crate::error::Error;
 use crate::handle::{Generation, SetHandle};
 

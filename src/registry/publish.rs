@@ -14,13 +14,13 @@ use std::sync::Arc;
 use super::WeightRegistry;
 use super::accounts::Terms;
 use super::bind::{Footing, check_node};
-use super::commit::Act;
 use super::event::Operation;
 use super::generation::Node;
 use super::observe::itself;
 use super::record::SetRecord;
-use super::retirement::Retirement;
+use super::retirement::{Replaced, Retirement};
 use super::staged::{Furnished, PublishError, Room, Staged, Vouched};
+use super::step::Act;
 use crate::core::Expect;
 use crate::error::Error;
 use crate::escape::Clean;
@@ -31,15 +31,6 @@ use crate::modules::Fit;
 use crate::names::SetName;
 use crate::plan::Plan;
 use crate::source::Source;
-
-/// A replace that went through.
-#[derive(Debug)]
-pub struct Replaced {
-    /// The generation that is current now.
-    pub generation: Generation,
-    /// The one that was: running requests keep it.
-    pub previous: Retirement,
-}
 
 impl WeightRegistry {
     /// Reads `source` into memory, without making it visible.

@@ -7,7 +7,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use super::generation::{Body, Bytes, Content};
+use super::content::{Body, Bytes, Content};
 use crate::core::{Reclaimer, Vitals, discard};
 use crate::handle::{Generation, SetHandle};
 use crate::layout::{Extents, Layout, OrdinalTable};

@@ -1,8 +1,8 @@
 //! What is left of a generation that is no longer current: a handle to wait on, and who is in the
 //! way.
 //!
-//! What lives here: [`Retirement`], its two waits, and asking the holders to let go. What does not:
-//! retiring (`publish`), fences (`fenced`), the waits' machinery (`core::vitals`).
+//! What lives here: [`Retirement`], its two waits, asking the holders to let go; [`Replaced`], which has
+//! one. What does not: retiring (`publish`), fences (`fenced`), the waits' machinery (`core::vitals`).
 
 use std::fmt;
 use std::sync::Arc;
@@ -15,6 +15,28 @@ use crate::error::Error;
 use crate::handle::{Generation, SetHandle};
 use crate::holdup::{FenceHolder, Holder, Holdup};
 use crate::names::SetName;
+
+/// A replace that went through.
+#[derive(Debug)]
+pub struct Replaced {
+    /// The generation that is current now.
+    pub generation: Generation,
+    /// The one that was: running requests keep it.
+    pub previous: Retirement,
+}
+
+impl Replaced {
+    pub(super) fn of((number, previous): (u64, Option<Retirement>)) -> Self {
+        match previous {
+            Some(previous) => Replaced {
+                generation: Generation(number),
+                previous,
+            },
+            // `Expect::Tenant` and `Expect::Exactly` demand a living generation.
+            None => unreachable!("a replace superseded nothing"),
+        }
+    }
+}
 
 /// What is no longer current: new requests do not get it, running ones keep it, its bytes come back
 /// with the last lease.

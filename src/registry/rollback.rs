@@ -6,11 +6,11 @@
 use std::sync::Arc;
 
 use super::WeightRegistry;
-use super::commit::Act;
 use super::event::Operation;
 use super::observe::itself;
-use super::publish::Replaced;
 use super::record::Kept;
+use super::retirement::Replaced;
+use super::step::Act;
 use crate::core::Expect;
 use crate::error::Error;
 use crate::handle::{Generation, SetHandle};

@@ -7,8 +7,8 @@ use std::fmt;
 use std::sync::Arc;
 
 use super::WeightRegistry;
-use super::alias::{Aliased, Aliases, Own, Target, Targets, entry};
-use super::generation::{Body, Bytes, Content, Facts};
+use super::alias::{Aliased, entry};
+use super::content::{Aliases, Body, Bytes, Content, Facts, Own, Target, Targets};
 use crate::arena::Arena;
 use crate::error::Error;
 use crate::handle::{SetHandle, SetKind};

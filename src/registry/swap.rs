@@ -8,14 +8,14 @@ use std::time::{Duration, Instant};
 
 use super::WeightRegistry;
 use super::accounts::Terms;
-use super::commit::{Act, Step, Undone};
+use super::content::Facts;
 use super::dependants::blocked_by;
 use super::event::Operation;
-use super::generation::{Facts, Node, generation};
-use super::publish::Replaced;
+use super::generation::{Node, generation};
 use super::record::SetRecord;
-use super::retirement::Retirement;
+use super::retirement::{Replaced, Retirement};
 use super::staged::{PublishError, Room, Staged};
+use super::step::{Act, Step, Undone};
 use crate::core::Expect;
 use crate::error::Error;
 use crate::handle::{Generation, SetHandle};

@@ -4,22 +4,20 @@
 //! sets at once. What does not: the acts themselves, which are the registry's; limits and figures
 //! (`accounts`).
 
-mod confines;
 mod transaction;
 
 use std::fmt;
 use std::time::Duration;
 
-pub(super) use confines::Confines;
 pub use transaction::NamespaceTransaction;
 
 use super::WeightRegistry;
 use super::accounts::{NamespaceStats, Terms};
 use super::catalog::Catalog;
+use super::confines::Confines;
 use super::filling::Filling;
 use super::lease::Lease;
-use super::publish::Replaced;
-use super::retirement::Retirement;
+use super::retirement::{Replaced, Retirement};
 use super::rollback::KeptGeneration;
 use super::staged::{PublishError, Staged};
 use crate::error::Error;

@@ -8,6 +8,8 @@ mod keys;
 mod patterns;
 mod setting;
 mod support;
+#[cfg(all(test, not(weighbridge_loom)))]
+mod tests;
 
 use std::collections::BTreeMap;
 use std::path::Path;

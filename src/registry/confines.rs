@@ -6,16 +6,16 @@
 //! A set is in one namespace from its publish to its retire, and a handle never means another set. So
 //! what was allowed once stays so, and the rule may be asked before the act.
 
+use super::WeightRegistry;
+use super::content::Targets;
+use super::generation::View;
+use super::staged::Staged;
 use crate::error::Error;
 use crate::handle::SetHandle;
-use crate::registry::WeightRegistry;
-use crate::registry::alias::Targets;
-use crate::registry::generation::View;
-use crate::registry::staged::Staged;
 
 /// See the module documentation.
 #[derive(Clone, Copy)]
-pub(in crate::registry) struct Confines<'n> {
+pub(super) struct Confines<'n> {
     pub(super) registry: &'n WeightRegistry,
     pub(super) namespace: &'n str,
     /// Sets of this namespace that a transaction is about to publish: they do not resolve yet.
@@ -24,31 +24,27 @@ pub(in crate::registry) struct Confines<'n> {
 
 impl Confines<'_> {
     /// Is it one of the namespace's own?
-    pub(in crate::registry) fn own(&self, set: SetHandle) -> Result<(), Error> {
+    pub(super) fn own(&self, set: SetHandle) -> Result<(), Error> {
         self.check(&self.registry.view(), set, |namespace| {
             namespace == self.namespace
         })
     }
 
     /// May it be read and stood on? Its own, and those of the default namespace.
-    pub(in crate::registry) fn readable(&self, set: SetHandle) -> Result<(), Error> {
+    pub(super) fn readable(&self, set: SetHandle) -> Result<(), Error> {
         self.readable_in(&self.registry.view(), set)
     }
 
     /// [`readable`](Self::readable), for whoever has a view already.
     #[inline]
-    pub(in crate::registry) fn readable_in(
-        &self,
-        view: &View<'_>,
-        set: SetHandle,
-    ) -> Result<(), Error> {
+    pub(super) fn readable_in(&self, view: &View<'_>, set: SetHandle) -> Result<(), Error> {
         self.check(view, set, |namespace| {
             namespace == self.namespace || namespace.is_empty()
         })
     }
 
     /// Is all readable that these aliases stand for?
-    pub(in crate::registry) fn targets(&self, targets: &Targets) -> Result<(), Error> {
+    pub(super) fn targets(&self, targets: &Targets) -> Result<(), Error> {
         targets
             .sets()
             .into_iter()
@@ -56,7 +52,7 @@ impl Confines<'_> {
     }
 
     /// Is all readable that this stands on?
-    pub(in crate::registry) fn staged(&self, staged: &Staged) -> Result<(), Error> {
+    pub(super) fn staged(&self, staged: &Staged) -> Result<(), Error> {
         let facts = &staged.content.facts;
         if let Some(base) = facts.base {
             self.readable(base).map_err(|error| match error {

@@ -3,44 +3,23 @@
 //! What lives here: [`Catalog`] and [`Stats`], pure metadata that holds no bytes however long it is
 //! kept. What does not: when a new picture is taken (`core::picture`).
 
+pub(super) mod entry;
+
 use std::sync::Arc;
 use std::time::Duration;
 
 use serde::Serialize;
 
+pub use entry::CatalogEntry;
+
 use super::WeightRegistry;
 use super::generation::{Meta, generation};
 use super::retirement::Retirement;
 use crate::core::{Picture, Shot};
-use crate::handle::{Generation, SetHandle, SetKind};
+use crate::handle::Generation;
 use crate::holdup::Holder;
-use crate::identity::Identity;
 use crate::ledger::LedgerSnapshot;
-use crate::names::SetName;
 use crate::sync::atomic::{AtomicU64, Ordering};
-
-/// One set in a [`Catalog`].
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-#[non_exhaustive]
-pub struct CatalogEntry {
-    /// Its name.
-    #[serde(flatten)]
-    pub name: SetName,
-    /// Its handle.
-    pub handle: SetHandle,
-    /// Checkpoint or adapter.
-    pub kind: SetKind,
-    /// The generation that was current.
-    pub generation: Generation,
-    /// What it was.
-    pub identity: Identity,
-    /// How many tensors it has.
-    pub tensors: usize,
-    /// Bytes that the ledger was charged for it.
-    pub bytes: u64,
-    /// The base an adapter is bound to.
-    pub base: Option<SetHandle>,
-}
 
 impl CatalogEntry {
     pub(super) fn of(meta: &Meta, generation: Generation) -> Self {

@@ -1,0 +1,32 @@
+//! One set in a picture, and in the events that tell of changes to it.
+//!
+//! What lives here: plain data. What does not: the picture (`catalog`), events (`event`).
+
+use serde::Serialize;
+
+use crate::handle::{Generation, SetHandle, SetKind};
+use crate::identity::Identity;
+use crate::names::SetName;
+
+/// One set in a [`Catalog`](super::Catalog).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct CatalogEntry {
+    /// Its name.
+    #[serde(flatten)]
+    pub name: SetName,
+    /// Its handle.
+    pub handle: SetHandle,
+    /// Checkpoint or adapter.
+    pub kind: SetKind,
+    /// The generation that was current.
+    pub generation: Generation,
+    /// What it was.
+    pub identity: Identity,
+    /// How many tensors it has.
+    pub tensors: usize,
+    /// Bytes that the ledger was charged for it.
+    pub bytes: u64,
+    /// The base an adapter is bound to.
+    pub base: Option<SetHandle>,
+}
