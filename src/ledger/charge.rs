@@ -159,7 +159,7 @@ impl Charge {
                 "bytes would change their account"
             );
             let before = standing.uses;
-            books.reclaimed += before.returned();
+            books.reclaimed = books.reclaimed.saturating_add(before.returned());
             standing.uses = Uses {
                 bytes: before.bytes + more,
                 ..Uses::default()
@@ -196,7 +196,7 @@ impl Drop for Charge {
         self.write(|standing, books| {
             let (state, bytes) = standing.uses.entry();
             books.close(standing.account.as_ref(), state, bytes);
-            books.reclaimed += standing.uses.returned();
+            books.reclaimed = books.reclaimed.saturating_add(standing.uses.returned());
         });
     }
 }

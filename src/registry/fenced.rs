@@ -82,7 +82,7 @@ impl Lease {
 
     /// Enters every generation of this lease under a fence's name, in place of its label.
     fn mark_fenced(&mut self, name: &str) {
-        let enter = |(hold, &old): (&Hold, &Option<LabelId>)| {
+        let enter = |(hold, old): (&Hold, Option<LabelId>)| {
             let Meta { shared, handle, .. } = hold.meta();
             let label = old.and_then(|old| shared.labels.get(old));
             let birth = hold.node().birth();
@@ -100,7 +100,7 @@ impl Lease {
         self.labels = self
             .holds
             .iter()
-            .zip(self.labels.iter())
+            .zip(self.labels.iter().copied().chain(std::iter::repeat(None)))
             .map(enter)
             .collect();
     }

@@ -90,7 +90,11 @@ impl WeightRegistry {
     /// ```
     #[inline]
     pub fn acquire(&self, sets: impl AsRef<[SetHandle]>) -> Result<Lease, Error> {
-        let lease = self.lease_from(&mut self.view(), sets.as_ref())?;
+        let lease = {
+            // The caller's code, before anything is pinned: it may publish what it then names.
+            let sets = sets.as_ref();
+            self.lease_from(&mut self.view(), sets)?
+        };
         // A destructor of the caller's: if it panics, the lease ends. One that is being returned would
         // be lost.
         drop(sets);
@@ -260,8 +264,11 @@ impl Reader<'_> {
     /// As [`WeightRegistry::acquire`].
     #[inline]
     pub fn acquire(&self, sets: impl AsRef<[SetHandle]>) -> Result<Lease, Error> {
-        let mut view = self.registry.spine.view(&self.participant);
-        let lease = self.registry.lease_from(&mut view, sets.as_ref())?;
+        let lease = {
+            let sets = sets.as_ref();
+            let mut view = self.registry.spine.view(&self.participant);
+            self.registry.lease_from(&mut view, sets)?
+        };
         drop(sets); // As in `WeightRegistry::acquire`.
         Ok(lease)
     }

@@ -615,7 +615,6 @@ const READS: &[Reads] = &[
             "base",
             "get",
             "iter",
-            "adapter",
             "dtype",
             "shape",
             "info",
@@ -660,6 +659,7 @@ const READS: &[Reads] = &[
     (
         "adapter",
         &[
+            "adapter",
             "scale",
             "len",
             "is_empty",
@@ -684,7 +684,7 @@ const READS: &[Reads] = &[
         },
     ),
     (
-        "catalog",
+        "catalog/mod",
         &[
             "number", "entries", "get", "to_json", "catalog", "stats", "ledger", "retired",
         ],

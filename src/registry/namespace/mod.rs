@@ -114,13 +114,17 @@ impl<'r> Namespace<'r> {
     /// # Errors
     /// Also [`Error::WrongNamespace`]; no lease of the set is taken then, not for a moment.
     pub fn acquire(&self, sets: impl AsRef<[SetHandle]>) -> Result<Lease, Error> {
-        let sets = sets.as_ref();
-        let mut view = self.registry.view();
-        let confines = self.confines();
-        for &set in sets {
-            confines.readable_in(&view, set)?;
-        }
-        self.registry.lease_from(&mut view, sets)
+        let lease = {
+            let sets = sets.as_ref();
+            let mut view = self.registry.view();
+            let confines = self.confines();
+            for &set in sets {
+                confines.readable_in(&view, set)?;
+            }
+            self.registry.lease_from(&mut view, sets)?
+        };
+        drop(sets);
+        Ok(lease)
     }
 
     /// [`WeightRegistry::acquire_as`], of its own sets and of the default namespace's.
