@@ -46,14 +46,20 @@ pub enum Error {
         /// What was offered under the same name.
         offered: String,
     },
-    /// Another publish or retire of this name is under way.
-    #[error("{name} is being published or retired by another thread; try again")]
+    /// Another publish or retire of this name is under way, or an open transaction has it.
+    #[error(
+        "{name} is taken: it is being published or retired, or a transaction that is still open \
+         publishes it. Try again when that is over"
+    )]
     NameBusy {
         /// The name.
         name: SetName,
     },
-    /// The handle's set was retired.
-    #[error("{handle} is stale: its set was retired. Look its name up again")]
+    /// The handle's set was retired, or the transaction that gave the handle out did not commit (yet).
+    #[error(
+        "{handle} is stale: its set was retired, or its transaction has not committed. \
+         Look its name up again"
+    )]
     StaleHandle {
         /// The handle.
         handle: SetHandle,
@@ -134,6 +140,17 @@ pub enum Error {
         expected: Generation,
         /// What is current.
         current: Generation,
+    },
+    /// A drained swap failed after the set had given up its memory.
+    #[error(
+        "{cause}. {set} has given up its memory for this and has no bytes now: call replace_drained \
+         again, or retire it"
+    )]
+    Emptied {
+        /// The set.
+        set: SetName,
+        /// Why there is no next generation.
+        cause: Box<Error>,
     },
     /// A set was to change twice at one instant.
     #[error("{set} is in this transaction already; a set changes once in a transaction")]
@@ -216,6 +233,18 @@ pub enum Error {
         /// Where it comes from.
         origin: String,
     },
+    /// A set that is bound to a base has tensors, and none of them changes anything of the base.
+    #[error(
+        "{} is bound to a base and changes nothing of it: {tensors} tensor(s), no LoRA module, no \
+         replacement, no alias. Read adapters with PeftAdapter, or add their matrices with lora",
+        Clean(origin)
+    )]
+    AdapterWithoutEffect {
+        /// Where it comes from.
+        origin: String,
+        /// How many tensors it has.
+        tensors: usize,
+    },
     /// Something was to be bound to a set that is itself bound to a base.
     #[error("{base} is an adapter; bind to the checkpoint that it stands on")]
     NotABase {
@@ -224,7 +253,8 @@ pub enum Error {
     },
     /// An adapter was leased together with another base than its own.
     #[error(
-        "adapter {adapter} is bound to {bound_to}, but it was leased with {}",
+        "adapter {adapter} is bound to {}, but it was leased with {}",
+        base.as_ref().map_or_else(|| bound_to.to_string(), ToString::to_string),
         other(leased)
     )]
     WrongBase {
@@ -232,11 +262,17 @@ pub enum Error {
         adapter: SetName,
         /// The base it is bound to.
         bound_to: SetHandle,
+        /// That base's name, if it is still published.
+        base: Option<SetName>,
         /// A base it was leased with.
         leased: Option<SetName>,
     },
     /// A replace would turn a checkpoint into an adapter, or the other way round.
-    #[error("{set} is a {current}; a {offered} cannot replace it. Publish it under its own name")]
+    #[error(
+        "{set} is {}; {} cannot replace it. Publish it under its own name",
+        a(*current),
+        a(*offered)
+    )]
     KindMismatch {
         /// The set.
         set: SetName,
@@ -328,8 +364,8 @@ pub enum Error {
     // ---- memory ----
     /// The ledger's limit would be passed.
     #[error(
-        "{requested} bytes do not fit: {in_use} of {limit} are in use. \
-         Retire something, or raise the limit"
+        "{requested} bytes do not fit: {in_use} of {limit} are in use. Retire something, raise the \
+         limit, or use replace_drained for the next generation of a set"
     )]
     OverLimit {
         /// What was asked for.
@@ -342,7 +378,8 @@ pub enum Error {
     /// The limit of one account would be passed. What other accounts have does not matter.
     #[error(
         "{requested} bytes do not fit in {account}: {in_use} of {limit} are in use. \
-         Retire something there, or raise its limit"
+         Retire something there, raise its limit, or use replace_drained for the next generation of \
+         a set"
     )]
     OverAccountLimit {
         /// The account.
@@ -453,6 +490,14 @@ pub enum Error {
     },
 }
 
+/// With its article.
+fn a(kind: SetKind) -> &'static str {
+    match kind {
+        SetKind::Checkpoint => "a checkpoint",
+        SetKind::Adapter => "an adapter",
+    }
+}
+
 /// The first few of a list that may be long.
 fn some(names: &[SetName]) -> String {
     const SHOWN: usize = 5;
@@ -487,10 +532,18 @@ fn of_tensor(tensor: &Option<String>) -> String {
 }
 
 impl Error {
+    /// What the predicates are about.
+    fn cause(&self) -> &Error {
+        match self {
+            Error::Emptied { cause, .. } => cause.cause(),
+            other => other,
+        }
+    }
+
     /// What was asked for is not there (any more): a stale handle, an unknown tensor.
     pub fn is_not_found(&self) -> bool {
         matches!(
-            self,
+            self.cause(),
             Error::StaleHandle { .. }
                 | Error::NoSuchTensor { .. }
                 | Error::BaseNotCurrent { .. }
@@ -502,7 +555,7 @@ impl Error {
     /// resident is one whose next generation is on its way.
     pub fn is_conflict(&self) -> bool {
         matches!(
-            self,
+            self.cause(),
             Error::AlreadyPublished { .. }
                 | Error::NameBusy { .. }
                 | Error::TensorBusy { .. }
@@ -520,7 +573,7 @@ impl Error {
     /// Memory does not suffice: the ledger's limit, an account's, or the operating system's.
     pub fn is_out_of_memory(&self) -> bool {
         matches!(
-            self,
+            self.cause(),
             Error::OverLimit { .. } | Error::OverAccountLimit { .. } | Error::OutOfMemory { .. }
         )
     }
@@ -528,7 +581,7 @@ impl Error {
     /// Something other than memory is used up: the sets that a namespace may have, the slots, tags or
     /// registry numbers of this process.
     pub fn is_exhausted(&self) -> bool {
-        matches!(self, Error::TooManySets { .. } | Error::Spent)
+        matches!(self.cause(), Error::TooManySets { .. } | Error::Spent)
     }
 
     /// A limit that the operator has set is in the way: of bytes, of an account, of sets. This goes
@@ -536,20 +589,20 @@ impl Error {
     /// [is also](Self::is_out_of_memory) [one of those](Self::is_exhausted).
     pub fn is_over_limit(&self) -> bool {
         matches!(
-            self,
+            self.cause(),
             Error::OverLimit { .. } | Error::OverAccountLimit { .. } | Error::TooManySets { .. }
         )
     }
 
     /// A wait reached its deadline.
     pub fn is_timeout(&self) -> bool {
-        matches!(self, Error::NotDrained(_) | Error::NotReclaimed(_))
+        matches!(self.cause(), Error::NotDrained(_) | Error::NotReclaimed(_))
     }
 
     /// The input is broken, incomplete or inconsistent.
     pub fn is_malformed(&self) -> bool {
         matches!(
-            self,
+            self.cause(),
             Error::Malformed { .. }
                 | Error::InvalidTensor { .. }
                 | Error::InvalidMemory { .. }
@@ -563,7 +616,7 @@ impl Error {
     /// The input is legal but needs what is not implemented.
     pub fn is_unsupported(&self) -> bool {
         matches!(
-            self,
+            self.cause(),
             Error::Unsupported { .. }
                 | Error::UnreadableTensor { .. }
                 | Error::NotHostReadable { .. }
@@ -572,19 +625,20 @@ impl Error {
 
     /// The operating system refused.
     pub fn is_io(&self) -> bool {
-        matches!(self, Error::Io { .. })
+        matches!(self.cause(), Error::Io { .. })
     }
 
     /// The caller mixed things up that do not belong together.
     pub fn is_misuse(&self) -> bool {
         matches!(
-            self,
+            self.cause(),
             Error::WrongRegistry { .. }
                 | Error::WrongNamespace { .. }
                 | Error::ChargedElsewhere { .. }
                 | Error::WrongBase { .. }
                 | Error::NotInLease { .. }
                 | Error::AdapterWithoutBase { .. }
+                | Error::AdapterWithoutEffect { .. }
                 | Error::NotABase { .. }
                 | Error::TwiceInTransaction { .. }
                 | Error::StagedElsewhere { .. }

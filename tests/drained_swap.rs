@@ -119,7 +119,10 @@ fn a_vacated_set_is_not_resident_and_says_so() {
             assert_eq!(registry.lookup("base"), Some(*set));
             let catalog = registry.catalog();
             let entry = catalog.get("base").unwrap();
-            assert_eq!((entry.handle, entry.bytes), (*set, 0));
+            assert_eq!(
+                (entry.handle, entry.bytes, entry.resident),
+                (*set, 0, false)
+            );
             assert!(registry.weight_handle(*set, "model.norm.weight").is_ok());
             assert!(matches!(
                 registry.retire(*set),
@@ -172,7 +175,18 @@ fn a_source_that_breaks_leaves_the_set_without_bytes() {
     let set = registry.publish("s", bytes(64, 1)).unwrap();
     let broken = Broken(Plan::of("broken", [("w", Dtype::U8, vec![64])]).unwrap());
     let failed = registry.replace_drained(set, broken, SOON).unwrap_err();
-    assert!(failed.to_string().contains("on purpose"), "{failed}");
+    let Error::Emptied { set: empty, cause } = failed.error() else {
+        panic!("{failed}")
+    };
+    assert_eq!(empty.to_string(), "s");
+    assert!(cause.is_malformed() && failed.error().is_malformed());
+    let text = failed.to_string();
+    assert!(
+        text.contains("on purpose") && text.contains("s has given up"),
+        "{text}"
+    );
+    assert!(!registry.catalog().get("s").unwrap().resident);
+    assert!(!registry.scope(|scope| scope.get(set).unwrap().is_resident()));
     assert_eq!(registry.ledger().total(), 0);
     assert!(matches!(
         registry.acquire(set),
@@ -187,6 +201,7 @@ fn a_source_that_breaks_leaves_the_set_without_bytes() {
     ));
     registry.replace(set, bytes(64, 3)).unwrap();
     assert_eq!(fill(&registry, set), 3);
+    assert!(registry.catalog().get("s").unwrap().resident);
     registry.retire(set).unwrap().reclaimed(SOON).unwrap();
     assert_eq!(registry.ledger().total(), 0);
 }
@@ -351,4 +366,58 @@ fn an_empty_place_that_somebody_else_fills() {
     assert!(failed.into_staged().is_some());
     assert_eq!(fill(&registry, set), 3);
     assert_eq!(registry.ledger().total(), 64);
+}
+
+/// An adapter that comes while the place is empty, on what the set was: the next generation does not
+/// fit it any more, and the set stays without bytes, which the error says. What was staged comes back.
+#[test]
+fn an_adapter_that_comes_meanwhile_may_leave_it_empty() {
+    struct Meanwhile<S, F>(S, F);
+    impl<S: Source, F: Fn()> Source for Meanwhile<S, F> {
+        fn plan(&self) -> &Plan {
+            self.0.plan()
+        }
+        fn read_into(&self, arena: &mut [u8]) -> Result<(), Error> {
+            (self.1)();
+            self.0.read_into(arena)
+        }
+    }
+    let base = |n: usize| {
+        let up = InMemory::new().tensor("up.weight", Dtype::F32, [n, n], vec![0; 4 * n * n]);
+        up.unwrap()
+    };
+    let registry = limited(64 * 64 * 6);
+    let set = registry.publish("base", base(64)).unwrap();
+    let next = Meanwhile(base(60), || {
+        let (a, b) = (([1, 64], [0; 256]), ([64, 1], [0; 256]));
+        let lora = InMemory::new().lora("up", Dtype::F32, a, b, 1.0).unwrap();
+        registry.publish("adapter", lora.on(set)).unwrap();
+    });
+    let failed = registry.replace_drained(set, next, SOON).unwrap_err();
+    let Error::Emptied { cause, .. } = failed.error() else {
+        panic!("{failed}")
+    };
+    assert!(matches!(**cause, Error::AdapterMismatch { .. }), "{failed}");
+    assert!(failed.into_staged().is_some());
+    registry.replace_drained(set, base(64), SOON).unwrap();
+    assert!(registry.acquire(set).is_ok());
+}
+
+/// Both sides of a refusal are about the whole generation, not about what is missing.
+#[test]
+fn what_can_never_fit_is_told_in_whole_generations() {
+    let registry = limited(100);
+    let set = registry.publish("s", bytes(64, 1)).unwrap();
+    let refused = registry
+        .replace_drained(set, bytes(128, 2), SOON)
+        .unwrap_err();
+    let Error::OverLimit {
+        requested,
+        in_use,
+        limit,
+    } = *refused.error()
+    else {
+        panic!("{refused}")
+    };
+    assert_eq!((requested, in_use, limit), (128, 0, 100));
 }

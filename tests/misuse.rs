@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use support::{SOON, adapter, bytes, fixture, registry, tiny};
+use support::{SOON, adapter, addition, bytes, fixture, registry, tiny};
 use weighbridge::flat::FlatRegistry;
 use weighbridge::memory::Owner;
 use weighbridge::source::{Checkpoint, Foreign, InMemory, PeftAdapter, Source};
@@ -150,14 +150,14 @@ const CASES: &[Case] = &[
         // Dependants
         let registry = registry();
         let base = registry.publish("base", bytes(1, 1)).unwrap();
-        registry.publish("on it", bytes(1, 1).on(base)).unwrap();
+        registry.publish("on it", addition(1, 1, base)).unwrap();
         registry.retire(base).unwrap_err()
     }),
     (Class::NotFound, || {
         // BaseNotCurrent
         let registry = registry();
         let base = registry.publish("base", bytes(1, 1)).unwrap();
-        let staged = registry.stage(bytes(1, 1).on(base)).unwrap();
+        let staged = registry.stage(addition(1, 1, base)).unwrap();
         registry.retire(base).unwrap();
         registry.publish_staged("on it", staged).unwrap_err().into()
     }),
@@ -167,12 +167,38 @@ const CASES: &[Case] = &[
         registry().publish("a", pirate).unwrap_err().into()
     }),
     (Class::Misuse, || {
+        // AdapterWithoutEffect: a PEFT file that is read as if it were a checkpoint's.
+        let registry = registry();
+        let base = registry.publish("base", tiny()).unwrap();
+        let file = fixture("adapters/pirate-v1/adapter_model.safetensors");
+        let plain = InMemory::from_safetensors(&std::fs::read(file).unwrap()).unwrap();
+        let failed = registry.publish("a", plain.on(base)).unwrap_err();
+        assert_eq!(registry.ledger().resident, registry.ledger().total());
+        failed.into()
+    }),
+    (Class::OutOfMemory, || {
+        // Emptied, for what its cause is
+        let registry = WeightRegistry::builder().limit_bytes(64).build().unwrap();
+        let set = registry.publish("s", bytes(64, 1)).unwrap();
+        struct Greedy(InMemory);
+        impl Source for Greedy {
+            fn plan(&self) -> &Plan {
+                self.0.plan()
+            }
+            fn read_into(&self, _: &mut [u8]) -> Result<(), Error> {
+                Err(Error::OutOfMemory { bytes: 1 })
+            }
+        }
+        let failed = registry.replace_drained(set, Greedy(bytes(64, 2)), SOON);
+        failed.unwrap_err().into()
+    }),
+    (Class::Misuse, || {
         // NotABase
         let registry = registry();
         let base = registry.publish("base", bytes(1, 1)).unwrap();
-        let adapter = registry.publish("on it", bytes(1, 1).on(base)).unwrap();
+        let adapter = registry.publish("on it", addition(1, 1, base)).unwrap();
         registry
-            .publish("on that", bytes(1, 1).on(adapter))
+            .publish("on that", addition(1, 1, adapter))
             .unwrap_err()
             .into()
     }),
@@ -181,7 +207,7 @@ const CASES: &[Case] = &[
         let registry = registry();
         let base = registry.publish("base", bytes(1, 1)).unwrap();
         let other = registry.publish("other", bytes(1, 1)).unwrap();
-        let adapter = registry.publish("on it", bytes(1, 1).on(base)).unwrap();
+        let adapter = registry.publish("on it", addition(1, 1, base)).unwrap();
         registry.acquire([other, adapter]).unwrap_err()
     }),
     (Class::Conflict, || {
@@ -190,7 +216,7 @@ const CASES: &[Case] = &[
         let base = registry.publish("base", bytes(1, 1)).unwrap();
         let set = registry.publish("a", bytes(1, 1)).unwrap();
         registry
-            .replace(set, bytes(1, 1).on(base))
+            .replace(set, addition(1, 1, base))
             .unwrap_err()
             .into()
     }),
@@ -422,7 +448,7 @@ fn every_error_is_produced_and_has_one_class() {
         assert_eq!(classes(&error), [*class], "{error:?}");
         let limited = matches!(class, Class::OutOfMemory | Class::Exhausted);
         assert!(limited || !error.is_over_limit(), "{error:?}");
-        assert!(!error.to_string().is_empty() && !error.to_string().contains('\n'));
+        assert!(!error.to_string().is_empty() && !error.to_string().contains(char::is_control));
         assert!(produced.insert(variant(&error)), "twice: {error:?}");
     }
     for (name, file) in ELSEWHERE {
@@ -460,7 +486,7 @@ fn refusals_change_nothing() {
     assert!(seen);
     for set in [gone, foreign] {
         assert!(registry.replace(set, bytes(64, 1)).is_err());
-        assert!(registry.publish("new", bytes(64, 1).on(set)).is_err());
+        assert!(registry.publish("new", addition(64, 1, set)).is_err());
         assert!(registry.retire(set).is_err());
         assert!(registry.acquire([base, set]).is_err());
         let mut transaction = registry.transaction();

@@ -6,7 +6,7 @@ mod support;
 use std::fmt::{self, Write};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use support::{SOON, adapter, bytes, registry, tiny};
+use support::{SOON, adapter, addition, bytes, registry, tiny};
 use weighbridge::source::{InMemory, Source};
 use weighbridge::{Error, NameRef, Plan, SetHandle, SetName, Staged, Stats, WeightRegistry};
 
@@ -163,11 +163,12 @@ fn a_source_may_panic_wherever_it_is_asked() {
     let base = registry.publish("base", bytes(64, 1)).unwrap();
     for at in EVERYWHERE {
         for (name, load) in LOADS {
-            for base in [None, Some(base)] {
-                let source = bytes(4096, 7);
+            // What is there is a checkpoint: an adapter is refused before its plan is asked for.
+            let replaces = name.starts_with("replace");
+            for base in [None, (!replaces).then_some(base)] {
                 let source = match base {
-                    Some(base) => source.on(base),
-                    None => source,
+                    Some(base) => addition(4096, 7, base),
+                    None => bytes(4096, 7),
                 };
                 let bomb = Bomb { set: source, at };
                 let what = format!("{name}, {at:?}, base {base:?}");

@@ -5,9 +5,9 @@ mod support;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, mpsc};
 
-use support::{SOON, adapter, bytes, registry, tiny};
+use support::{SOON, adapter, addition, bytes, registry, tiny};
 use weighbridge::source::{InMemory, Source};
-use weighbridge::{Dtype, Error, Generation, Plan, SetHandle, WeightRegistry};
+use weighbridge::{Dtype, Error, Generation, NamespaceLimits, Plan, SetHandle, WeightRegistry};
 
 #[test]
 fn a_retired_name_is_free_and_its_handles_are_stale_for_ever() {
@@ -120,6 +120,9 @@ fn compare_and_swap_on_generations() {
         *failed.error(),
         Error::Conflict { expected, current, .. } if expected == first && current == second
     ));
+    assert!(failed.into_staged().is_none(), "nothing was read");
+    let staged = registry.stage(bytes(4, 3)).unwrap();
+    let failed = registry.replace_staged_if(set, first, staged).unwrap_err();
     let staged = failed.into_staged().expect("the staged set comes back");
     assert_eq!(registry.ledger().reserved, staged.bytes());
     assert!(matches!(
@@ -171,6 +174,18 @@ fn illegal_names_are_refused() {
         assert!(
             matches!(failed.error(), Error::InvalidName { .. }),
             "{name:?}"
+        );
+    }
+    let hostile = "t\u{7}\nFAKE LOG LINE";
+    for refused in [
+        registry.namespace(hostile).map(drop),
+        registry.namespace("").map(drop),
+        registry.set_namespace_limits(hostile, NamespaceLimits::none()),
+    ] {
+        let text = refused.unwrap_err().to_string();
+        assert!(
+            !text.contains(char::is_control) && text.contains("name \""),
+            "{text}"
         );
     }
     assert_eq!(registry.ledger().total(), 0);
@@ -519,11 +534,11 @@ fn what_was_staged_elsewhere_is_refused_and_comes_back() {
 fn only_checkpoints_are_bases() {
     let registry = registry();
     let base = registry.publish("base", bytes(4, 1)).unwrap();
-    let adapter = registry.publish("adapter", bytes(4, 2).on(base)).unwrap();
+    let adapter = registry.publish("adapter", addition(4, 2, base)).unwrap();
     // Bound to itself, or to another adapter: refused, and nothing spins.
     for failed in [
-        registry.replace(adapter, bytes(4, 3).on(adapter)).err(),
-        registry.publish("second", bytes(4, 3).on(adapter)).err(),
+        registry.replace(adapter, addition(4, 3, adapter)).err(),
+        registry.publish("second", addition(4, 3, adapter)).err(),
     ] {
         let Some(Error::NotABase { base }) = failed.map(Error::from) else {
             panic!("an adapter was taken for a base")
@@ -552,4 +567,43 @@ fn a_refused_replace_leaves_no_names_behind() {
     registry.replace(set, of("second")).unwrap();
     let lease = registry.acquire(set).unwrap();
     assert_eq!(lease.set(set).unwrap().layout().ordinals(), 0..2);
+}
+
+/// What the set alone forbids is said before a byte is reserved or read.
+#[test]
+fn a_replace_that_cannot_be_reads_nothing() {
+    struct Unread(InMemory, Option<SetHandle>);
+    impl Source for Unread {
+        fn plan(&self) -> &Plan {
+            self.0.plan()
+        }
+        fn read_into(&self, _: &mut [u8]) -> Result<(), Error> {
+            panic!("it was read")
+        }
+        fn base(&self) -> Option<SetHandle> {
+            self.1
+        }
+    }
+    let registry = registry();
+    let base = registry.publish("base", tiny()).unwrap();
+    let adapter = registry
+        .publish("pirate", adapter("pirate-v1", base))
+        .unwrap();
+    let peak = registry.ledger().peak;
+    let refused = |set, on| {
+        registry
+            .replace(set, Unread(bytes(4096, 1), on))
+            .unwrap_err()
+    };
+    let under = refused(base, None);
+    assert!(matches!(under.error(), Error::Dependants { .. }), "{under}");
+    let checkpoint = refused(adapter, None);
+    assert!(matches!(checkpoint.error(), Error::KindMismatch { .. }));
+    let text = "pirate is an adapter; a checkpoint cannot replace it";
+    assert!(checkpoint.to_string().contains(text), "{checkpoint}");
+    assert!(matches!(
+        refused(base, Some(base)).error(),
+        Error::KindMismatch { .. }
+    ));
+    assert_eq!(registry.ledger().peak, peak, "nothing was reserved");
 }

@@ -115,6 +115,22 @@ fn a_set_that_goes_takes_what_it_kept_along() {
     assert_eq!(registry.ledger().total(), 0);
 }
 
+/// A kept generation has two ends, of its leases and of its bytes; its holders and bytes are told once.
+#[test]
+fn a_kept_generation_is_in_the_way_once() {
+    let registry = registry();
+    let set = registry.publish("s", bytes(64, 1)).unwrap();
+    registry.keep_previous(set, 1).unwrap();
+    let lease = registry.acquire_as("decode", set).unwrap();
+    registry.replace(set, bytes(64, 2)).unwrap();
+    let gone = registry.retire(set).unwrap();
+    assert_eq!((gone.leases(), gone.holders().len()), (1, 1));
+    assert_eq!(gone.bytes(), 128);
+    drop(lease);
+    gone.reclaimed(SOON).unwrap();
+    assert_eq!(registry.ledger().total(), 0);
+}
+
 #[test]
 fn the_registry_gives_back_what_it_kept_although_a_lease_lives_on() {
     let registry = registry();

@@ -302,8 +302,7 @@ impl<M: Send + Sync + 'static, S: Storage> Spine<M, S> {
         }
     }
 
-    /// How many living sets are bound to the set in this slot. For tests and models.
-    #[cfg(any(test, weighbridge_loom))]
+    /// How many living sets are bound to the set in this slot. Under the commit lock: for writers.
     pub fn dependants(&self, key: Key) -> u32 {
         let _lock = self.commit.lock(); // E11
         // E11: Relaxed: under the lock.

@@ -13,9 +13,10 @@ use crate::error::Error;
 use crate::handle::{Generation, SetHandle};
 use crate::layout::ModuleScale;
 use crate::names::SetName;
+use crate::plan::lora_names;
 use crate::plan::{Plan, PlannedTensor};
 use crate::registry::{Retirement, Staged, Transaction};
-use crate::source::{Source, lora_names};
+use crate::source::Source;
 use crate::tensor::WeightKind;
 
 /// The slices of one adapter, paired.

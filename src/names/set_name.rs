@@ -83,7 +83,8 @@ impl SetName {
 /// # Errors
 /// [`Error::InvalidName`].
 pub(crate) fn validate_namespace(name: &str) -> Result<(), Error> {
-    illegal(name).map_or(Ok(()), |reason| Err(invalid(name, reason)))
+    let quoted = || format!("{name:?}");
+    illegal(name).map_or(Ok(()), |reason| Err(invalid(&quoted(), reason)))
 }
 
 fn illegal(part: &str) -> Option<&'static str> {

@@ -4,11 +4,13 @@
 //! and an adapter's resolved modules. What does not: one tensor (`planned`), reading headers
 //! (`source`), the shared table without places (`layout`).
 
+mod lora;
 mod planned;
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
+pub(crate) use lora::{lora_names, lora_rank};
 pub use planned::PlannedTensor;
 
 use crate::Dtype;
@@ -325,6 +327,16 @@ impl Plan {
             target,
         });
         Ok(self)
+    }
+
+    /// Does it add to, or take the place of, anything of the base that it stands on?
+    pub(crate) fn changes_its_base(&self) -> bool {
+        let adds = self
+            .adapter
+            .as_ref()
+            .is_some_and(|adapter| !adapter.is_empty());
+        let replaces = |tensor: &PlannedTensor| tensor.kind == WeightKind::Replacement;
+        adds || !self.aliases.is_empty() || self.tensors.iter().any(replaces)
     }
 
     /// The names that stand for tensors of other sets.

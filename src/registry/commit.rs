@@ -250,6 +250,7 @@ impl WeightRegistry {
             facts,
             fit: footing.fit,
             bytes: bytes.as_ref().map_or(0, |bytes| bytes.own.charge.bytes()),
+            resident: bytes.is_some(),
             shared: Arc::clone(&self.shared),
         };
         let (tag, bonds) = (record.handle.tag, footing.bonds);

@@ -58,6 +58,20 @@ impl WeightRegistry {
         found
     }
 
+    /// No adapter stands on it, as far as can be seen without the commit lock.
+    pub(super) fn check_adapters_on(&self, record: &SetRecord) -> Result<(), Error> {
+        let set = record.handle;
+        if self.spine.dependants(self.key(set)?) == 0 {
+            return Ok(());
+        }
+        let mut standing = self.dependants(set);
+        standing.retain(|one| one.adapter);
+        if standing.is_empty() {
+            return Ok(());
+        }
+        Err(blocked_by(record, &standing))
+    }
+
     /// The living sets that are bound to `set`: adapters on it, and sets with aliases of its tensors,
     /// by name. O(sets).
     pub fn dependants_of(&self, set: SetHandle) -> Result<Vec<SetHandle>, Error> {

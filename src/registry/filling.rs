@@ -63,7 +63,8 @@ pub struct TensorWriter<'f> {
 
 impl WeightRegistry {
     /// Memory for what `plan` describes, charged before it is allocated, to be filled by writers.
-    /// `base`: the set it stands on, for an adapter.
+    /// `base`: the set it stands on, for an adapter ([`Plan::of_adapter`], or the plan of a source that
+    /// has one).
     ///
     /// # Errors
     /// [`Error::OverLimit`], [`Error::OutOfMemory`], [`Error::Forked`], [`Error::InvalidMemory`] for a

@@ -21,6 +21,8 @@ pub(crate) struct Meta {
     /// How an adapter fits its base, as of the generation it was bound to.
     pub(crate) fit: Fit,
     pub(crate) bytes: u64,
+    /// It has bytes, if only none. A generation that waits for its bytes has none and takes no lease.
+    pub(crate) resident: bool,
     /// The account core: labels, ledger. One `Arc` per generation, none per lease.
     pub(crate) shared: Arc<Shared>,
 }

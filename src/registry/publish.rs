@@ -15,7 +15,7 @@ use super::WeightRegistry;
 use super::accounts::Terms;
 use super::bind::{Footing, check_node};
 use super::event::Operation;
-use super::generation::Node;
+use super::generation::{Meta, Node, generation};
 use super::observe::itself;
 use super::record::SetRecord;
 use super::retirement::{Replaced, Retirement};
@@ -113,6 +113,12 @@ impl WeightRegistry {
                 origin: plan.origin().to_owned(),
             });
         }
+        if base.is_some() && !plan.tensors().is_empty() && !plan.changes_its_base() {
+            return Err(Error::AdapterWithoutEffect {
+                origin: plan.origin().to_owned(),
+                tensors: plan.tensors().len(),
+            });
+        }
         terms.allow(base, &plan)?;
         let (targets, layout) = self.targets(&plan)?;
         terms.allow_targets(&targets)?;
@@ -199,17 +205,18 @@ impl WeightRegistry {
     /// leased, new ones get this one; both fit into memory together, or the replace is refused.
     ///
     /// # Errors
-    /// As [`stage`](Self::stage) and [`replace_staged`](Self::replace_staged).
+    /// As [`stage`](Self::stage) and [`replace_staged`](Self::replace_staged). What the set alone forbids
+    /// (its kind, adapters on it) is said before anything is read.
     pub fn replace(&self, set: SetHandle, source: impl Source) -> Result<Replaced, PublishError> {
         let account = self.account_of(set)?;
-        let staged = self.stage_on(Terms::charged(&account), source)?;
-        self.replace_staged(set, staged)
+        self.replace_on(Terms::charged(&account), set, None, source)
     }
 
     /// [`replace`](Self::replace), provided that `expected` is still current.
     ///
     /// # Errors
-    /// Also [`Error::Conflict`] with both generations; the error returns the staged set.
+    /// Also [`Error::Conflict`] with both generations. If it was another generation from the start,
+    /// nothing is read; otherwise the error returns the staged set.
     pub fn replace_if(
         &self,
         set: SetHandle,
@@ -217,8 +224,56 @@ impl WeightRegistry {
         source: impl Source,
     ) -> Result<Replaced, PublishError> {
         let account = self.account_of(set)?;
-        let staged = self.stage_on(Terms::charged(&account), source)?;
-        self.replace_staged_if(set, expected, staged)
+        self.replace_on(Terms::charged(&account), set, Some(expected), source)
+    }
+
+    /// [`replace`](Self::replace) or [`replace_if`](Self::replace_if), on these terms.
+    pub(super) fn replace_on(
+        &self,
+        terms: Terms<'_>,
+        set: SetHandle,
+        expected: Option<Generation>,
+        source: impl Source,
+    ) -> Result<Replaced, PublishError> {
+        self.may_follow(set, expected, source.base())
+            .inspect_err(|error| self.note_refusal(Operation::Replace, set, error))?;
+        let staged = self.stage_on(terms, source)?;
+        match expected {
+            None => self.replace_staged(set, staged),
+            Some(expected) => self.replace_staged_if(set, expected, staged),
+        }
+    }
+
+    /// What a replace would be refused for whatever its source has: asked before a byte is read, and
+    /// again by the commit.
+    fn may_follow(
+        &self,
+        set: SetHandle,
+        expected: Option<Generation>,
+        base: Option<SetHandle>,
+    ) -> Result<(), Error> {
+        self.shared.check_process()?;
+        let record = {
+            let view = self.view();
+            let node = view.resolve(self.key(set)?);
+            let stale = Error::StaleHandle { handle: set };
+            let (node, meta) = node
+                .and_then(|node| Some((node, node.meta()?)))
+                .ok_or(stale)?;
+            check_kind(meta, SetKind::of(base))?;
+            let current = generation(node);
+            if let Some(expected) = expected
+                && expected != current
+            {
+                return Err(Error::Conflict {
+                    set: meta.record.name.clone(),
+                    expected,
+                    current,
+                });
+            }
+            Arc::clone(&meta.record)
+        };
+        self.check_adapters_on(&record)
     }
 
     /// Makes a staged set the next generation of `set`.
@@ -346,13 +401,7 @@ impl WeightRegistry {
         let current = node
             .and_then(Node::meta)
             .ok_or(Error::StaleHandle { handle: set })?;
-        if current.kind != kind {
-            return Err(Error::KindMismatch {
-                set: current.record.name.clone(),
-                current: current.kind,
-                offered: kind,
-            });
-        }
+        check_kind(current, kind)?;
         // Every generation has the parts of the one before, so it makes no difference if this one is
         // superseded meanwhile.
         if let Some((ours, theirs)) = current.facts.layout.other_shard(layout) {
@@ -387,4 +436,16 @@ impl WeightRegistry {
             })
         }
     }
+}
+
+/// A checkpoint follows a checkpoint, an adapter an adapter.
+fn check_kind(current: &Meta, offered: SetKind) -> Result<(), Error> {
+    if current.kind == offered {
+        return Ok(());
+    }
+    Err(Error::KindMismatch {
+        set: current.record.name.clone(),
+        current: current.kind,
+        offered,
+    })
 }

@@ -72,7 +72,8 @@ impl WeightRegistry {
     /// superseded generation, never their bytes or metadata).
     ///
     /// # Errors
-    /// [`Error::WrongRegistry`]; [`Error::StaleHandle`] if a set was retired;
+    /// [`Error::WrongRegistry`]; [`Error::StaleHandle`] if a set was retired; [`Error::NotResident`] if
+    /// one has no bytes now (a [`replace_drained`](Self::replace_drained) is under way, or failed);
     /// [`Error::WrongBase`] if an adapter is leased together with other bases than its own.
     ///
     /// # Examples
@@ -124,7 +125,7 @@ impl WeightRegistry {
             .acquire_each(sets.len(), |index| unchecked(sets[index]))
             .map_err(|miss| self.explain(miss, sets))?;
         if sets.len() > 1 {
-            check_pairs(&holds)?;
+            check_pairs(view, &holds)?;
         }
         Ok(Lease::new(holds, view.number()))
     }
@@ -211,7 +212,7 @@ fn weight_handle(node: &Node, tensor: &str) -> Result<WeightHandle, Error> {
 /// An adapter answers for its own base only. A lease of adapters alone is allowed; as soon as it
 /// holds checkpoints, each adapter's base must be among them.
 #[inline]
-fn check_pairs(holds: &Holds) -> Result<(), Error> {
+fn check_pairs(view: &View<'_>, holds: &Holds) -> Result<(), Error> {
     if holds.len() < 2 {
         return Ok(());
     }
@@ -226,17 +227,24 @@ fn check_pairs(holds: &Holds) -> Result<(), Error> {
             continue;
         };
         if checkpoints().next().is_some() && !checkpoints().any(|m| m.handle == base) {
-            return Err(wrong_base(meta, base, checkpoints().next()));
+            return Err(wrong_base(view, meta, base, checkpoints().next()));
         }
     }
     Ok(())
 }
 
 #[cold]
-fn wrong_base(adapter: &Meta, bound_to: SetHandle, leased: Option<&Meta>) -> Error {
+fn wrong_base(
+    view: &View<'_>,
+    adapter: &Meta,
+    bound_to: SetHandle,
+    leased: Option<&Meta>,
+) -> Error {
+    let base = view.resolve(unchecked(bound_to)).and_then(Node::meta);
     Error::WrongBase {
         adapter: adapter.record.name.clone(),
         bound_to,
+        base: base.map(|base| base.record.name.clone()),
         leased: leased.map(|meta| meta.record.name.clone()),
     }
 }
@@ -329,7 +337,7 @@ impl Scope<'_> {
                 .view
                 .acquire_here(sets.len(), |index| unchecked(sets[index]))
                 .map_err(|miss| self.registry.explain(miss, sets))?;
-            check_pairs(&holds)?;
+            check_pairs(&self.view, &holds)?;
             Lease::new(holds, self.view.number())
         };
         drop(sets); // As in `WeightRegistry::acquire`.
@@ -392,6 +400,13 @@ impl<'a> SetView<'a> {
     /// Bytes that the ledger is charged for it.
     pub fn bytes(&self) -> u64 {
         self.meta().bytes
+    }
+
+    /// Can it be leased? Not while, or after, a
+    /// [`replace_drained`](WeightRegistry::replace_drained) has taken its bytes and the next generation
+    /// has not come.
+    pub fn is_resident(&self) -> bool {
+        self.meta().resident
     }
 
     /// The base an adapter is bound to.

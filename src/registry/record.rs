@@ -170,7 +170,16 @@ impl History {
 
     /// Whoever waits for this set's bytes waits for these, too.
     fn discard(&mut self, kept: Kept, queue: &Reclaimer) {
-        let going = kept.discard(queue);
+        let mut going = kept.discard(queue);
+        self.going.retain(|one| !one.vitals.is_reclaimed());
+        if self
+            .going
+            .iter()
+            .any(|one| one.generation == going.generation)
+        {
+            // Somebody still has a lease of that generation: the bytes are counted there.
+            going.bytes = 0;
+        }
         self.note(going);
     }
 }

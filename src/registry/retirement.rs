@@ -111,12 +111,15 @@ impl Retirement {
     fn in_the_way(&self) -> (Vec<Holder>, Vec<FenceHolder>) {
         let slot = self.record.handle.slot;
         let (mut holders, mut fences) = (Vec::new(), Vec::new());
-        let mut seen = Vec::new();
-        for one in &self.going {
-            if seen.contains(&one.generation) {
+        for (index, one) in self.going.iter().enumerate() {
+            // Of a generation that was kept, its node and its bytes go one after the other.
+            let earlier = &self.going[..index];
+            if earlier
+                .iter()
+                .any(|other| other.generation == one.generation)
+            {
                 continue;
             }
-            seen.push(one.generation);
             let found = self.shared.holders(slot, one.generation.0);
             holders.extend(found.0);
             fences.extend(found.1);

@@ -247,6 +247,8 @@ impl fmt::Debug for Staged {
 }
 
 /// A publish or replace that failed: why, and the staged set, if it got that far.
+///
+/// While this is kept, so are the bytes of the staged set, and their charge in the ledger.
 #[derive(Debug)]
 pub struct PublishError(Box<(Error, Option<Staged>)>);
 

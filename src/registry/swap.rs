@@ -36,8 +36,10 @@ impl WeightRegistry {
     /// then), [`Error::AliasedBy`] (other sets hold its memory), [`Error::NotResident`] (another drained
     /// swap of it is under way), and with whatever [`stage`](Self::stage) finds wrong before it reads.
     /// [`Error::NotDrained`], [`Error::NotReclaimed`]: the old generation is current again, under a new
-    /// number. If reading the source fails after that, the set is left without bytes:
-    /// [`replace`](Self::replace) it again, or retire it. [`Error::Conflict`] if somebody else gave it a
+    /// number. [`Error::Emptied`], with the cause: what failed after that (reading the source; an adapter
+    /// that was published meanwhile, on what the set was, and does not fit what it becomes), leaves the
+    /// set without bytes. Fill it by this call, which takes the adapters along, or retire it.
+    /// [`Error::Conflict`] if somebody else gave it a
     /// generation meanwhile: before it was vacated nothing is changed, afterwards the error returns what
     /// was staged.
     pub fn replace_drained(
@@ -83,7 +85,7 @@ impl WeightRegistry {
             // Enough for both.
             Ok(charge) => {
                 let staged = Self::read(room.furnish(brought, charge)?, source)?;
-                return self.follow(set, Expect::Tenant(set.tag), staged);
+                return self.follow_or_fill(set, staged);
             }
             Err(Error::OverLimit { .. } | Error::OverAccountLimit { .. }) => {}
             Err(other) => return Err(other.into()),
@@ -100,13 +102,60 @@ impl WeightRegistry {
         })?;
         let charge = charge.reuse(more);
         charge.shrink_to(needed);
-        let staged = Self::read(room.furnish(brought, charge)?, source)?;
-        let number = self.fill_place(&record, previous.generation(), staged)?;
+        let furnished = room.furnish(brought, charge);
+        let (number, _) = furnished
+            .and_then(|furnished| Self::read(furnished, source))
+            .map_err(PublishError::from)
+            .and_then(|staged| self.fill_place(&record, previous.generation(), staged))
+            .map_err(|failed| self.emptied(&record, failed))?;
         self.committed(number, 1);
         Ok(Replaced {
             generation: Generation(number),
             previous,
         })
+    }
+
+    /// Makes `staged` current: a replace like any other, or, if a drained swap failed and left the set
+    /// empty, together with the adapters on it, which cannot be leased with it before.
+    fn follow_or_fill(&self, set: SetHandle, staged: Staged) -> Result<Replaced, PublishError> {
+        let before = {
+            let view = self.view();
+            let node = view.resolve(self.key(set)?);
+            node.filter(|node| node.is_hollow()).map(generation)
+        };
+        let Some(before) = before else {
+            return self.follow(set, Expect::Tenant(set.tag), staged);
+        };
+        let record = match self.check_replace(set, &staged) {
+            Ok(record) => record,
+            Err(error) => return Err(PublishError::new(error, Some(staged))),
+        };
+        let (number, previous) = self.fill_place(&record, before, staged)?;
+        self.committed(number, 1);
+        Ok(Replaced {
+            generation: Generation(number),
+            previous,
+        })
+    }
+
+    /// There is no next generation. If nobody else has made one either, the set has no bytes now.
+    #[cold]
+    fn emptied(&self, record: &SetRecord, failed: PublishError) -> PublishError {
+        let empty = {
+            let view = self.view();
+            let node = self.key(record.handle).ok();
+            let node = node.and_then(|key| view.resolve(key));
+            node.is_some_and(Node::is_hollow)
+        };
+        if !empty {
+            return failed;
+        }
+        let (cause, staged) = failed.into_parts();
+        let error = Error::Emptied {
+            set: record.name.clone(),
+            cause: Box::new(cause),
+        };
+        PublishError::new(error, staged)
     }
 
     /// Can this follow the set's current generation in the same memory? With what it needs beyond that,
@@ -139,7 +188,8 @@ impl WeightRegistry {
             (node.birth(), node.meta().map_or(0, |meta| meta.bytes))
         };
         let more = needed.saturating_sub(has);
-        let more = self.shared.ledger.take(terms.account, more)?;
+        let more = self.shared.ledger.take(terms.account, more);
+        let more = more.map_err(|error| instead_of(has, needed, error))?;
         Ok((record, birth, more))
     }
 
@@ -150,7 +200,7 @@ impl WeightRegistry {
         record: &Arc<SetRecord>,
         before: Generation,
         mut staged: Staged,
-    ) -> Result<u64, PublishError> {
+    ) -> Result<(u64, Retirement), PublishError> {
         loop {
             let empty = {
                 let view = self.view();
@@ -168,7 +218,7 @@ impl WeightRegistry {
                 Act::Become(Box::new(staged)),
             );
             let failed = match self.commit_with_adapters(record, expect, act) {
-                Ok((number, _)) => return Ok(number),
+                Ok(done) => return Ok(done),
                 Err(failed) => failed,
             };
             staged = match failed.into_parts() {
@@ -266,6 +316,21 @@ impl WeightRegistry {
             };
         }
     }
+}
+
+/// A refusal of what is needed beyond `has` bytes, as one of all that is `needed` in their place.
+fn instead_of(has: u64, needed: u64, mut refused: Error) -> Error {
+    if let Error::OverLimit {
+        requested, in_use, ..
+    }
+    | Error::OverAccountLimit {
+        requested, in_use, ..
+    } = &mut refused
+    {
+        *requested = needed;
+        *in_use = in_use.saturating_sub(has);
+    }
+    refused
 }
 
 #[cfg(all(test, not(weighbridge_loom)))]

@@ -7,13 +7,13 @@ use std::collections::BTreeMap;
 use std::sync::OnceLock;
 
 use super::Source;
-use super::memory::{lora_names, lora_rank, there_already};
+use super::memory::there_already;
 use crate::Dtype;
 use crate::error::Error;
 use crate::handle::SetHandle;
 use crate::layout::ModuleScale;
 use crate::memory::{Memory, Owner};
-use crate::plan::{Plan, PlannedTensor};
+use crate::plan::{Plan, PlannedTensor, lora_names, lora_rank};
 use crate::tensor::{WeightKind, byte_len};
 
 /// A set whose tensors are where an [`Owner`] has them: in a device, in another runtime. Nothing is

@@ -14,7 +14,7 @@ use crate::Dtype;
 use crate::error::Error;
 use crate::handle::{SetHandle, WeightHandle};
 use crate::layout::ModuleScale;
-use crate::plan::{Plan, PlannedTensor};
+use crate::plan::{Plan, PlannedTensor, lora_names, lora_rank};
 use crate::tensor::{ADAPTER_PREFIX, Shard, WeightKind, given_len};
 
 /// A set built tensor by tensor.
@@ -264,31 +264,6 @@ pub(super) fn there_already(name: &str) -> Error {
         tensor: name.to_owned(),
         reason: "is there already".to_owned(),
     }
-}
-
-/// The rank of a LoRA module whose matrices have these shapes.
-pub(super) fn lora_rank(
-    origin: &str,
-    module: &str,
-    a_shape: [usize; 2],
-    b_shape: [usize; 2],
-) -> Result<u32, Error> {
-    match (u32::try_from(a_shape[0]), a_shape[0] == b_shape[1]) {
-        (Ok(rank @ 1..), true) => Ok(rank),
-        _ => Err(Error::AdapterMismatch {
-            origin: origin.to_owned(),
-            module: module.to_owned(),
-            reason: format!(
-                "A has shape {a_shape:?} ([rank, in] expected) and B {b_shape:?} \
-                 ([out, rank] expected); the ranks must agree and not be 0"
-            ),
-        }),
-    }
-}
-
-/// What PEFT calls the A and the B of a module.
-pub(crate) fn lora_names(module: &str) -> [String; 2] {
-    ["lora_A", "lora_B"].map(|matrix| format!("{ADAPTER_PREFIX}{module}.{matrix}.weight"))
 }
 
 impl Source for InMemory {

@@ -27,7 +27,6 @@ pub use foreign::Foreign;
 #[cfg(unix)]
 pub use mapped::Mapped;
 pub use memory::InMemory;
-pub(crate) use memory::lora_names;
 pub use options::OpenOptions;
 pub use peft::PeftAdapter;
 

@@ -12,7 +12,7 @@ use weighbridge::{
     Next, Plan, Retirement, SetHandle, Staged, Subscription, Transaction, WeightRegistry, fence,
 };
 
-use crate::support::{SOON, adapter, bytes, registry, tiny};
+use crate::support::{SOON, adapter, addition, bytes, registry, tiny};
 
 pub const CASES: &[(&str, fn())] = &[
     (
@@ -104,7 +104,7 @@ impl<'r> Kit<'r> {
         let held = registry.acquire_as("held", [set, gone]).unwrap();
         let tenant = registry.namespace("tenant").unwrap();
         let own = tenant.publish("own", bytes(64, 6)).unwrap();
-        let on_base = bytes(64, 7).on(base);
+        let on_base = addition(64, 7, base);
         let own_adapter = tenant.publish("adapter", on_base).unwrap();
         // It has one event to read: that `gone` goes.
         let events = registry.events();
@@ -559,6 +559,7 @@ const READS: &[Reads] = &[
             "identity",
             "layout",
             "bytes",
+            "is_resident",
             "base",
             "leases",
             "unchecked_modules",
@@ -590,6 +591,7 @@ const READS: &[Reads] = &[
             assert_eq!(view.leases(), 1 + leases.len() as u64);
             assert_eq!(view.weight_handle("w").unwrap(), w);
             let _ = (view.kind(), view.identity(), view.layout().len());
+            assert!(view.is_resident());
             assert_eq!(view.unchecked_modules().count(), 0);
             assert_eq!(
                 registry.scope(|scope| scope.get(set).unwrap().generation()),

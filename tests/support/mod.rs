@@ -36,6 +36,14 @@ pub fn bytes(len: usize, fill: u8) -> InMemory {
         .expect("a legal tensor")
 }
 
+/// An adapter on `base` with one tensor more, of `len` bytes `fill`.
+pub fn addition(len: usize, fill: u8, base: SetHandle) -> InMemory {
+    InMemory::new()
+        .replacement("more", Dtype::U8, [len], vec![fill; len])
+        .expect("a legal tensor")
+        .on(base)
+}
+
 pub fn registry() -> WeightRegistry {
     WeightRegistry::builder()
         .limit_bytes(64 << 20)

@@ -27,6 +27,10 @@ pub struct CatalogEntry {
     pub tensors: usize,
     /// Bytes that the ledger was charged for it.
     pub bytes: u64,
+    /// Can it be leased? Not while, or after, a
+    /// [`replace_drained`](crate::WeightRegistry::replace_drained) has taken its bytes and the next
+    /// generation has not come.
+    pub resident: bool,
     /// The base an adapter is bound to.
     pub base: Option<SetHandle>,
 }

@@ -31,6 +31,7 @@ impl CatalogEntry {
             identity: meta.facts.identity.clone(),
             tensors: meta.facts.layout.len(),
             bytes: meta.bytes,
+            resident: meta.resident,
             base: meta.facts.base,
         }
     }

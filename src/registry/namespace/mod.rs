@@ -74,7 +74,7 @@ impl WeightRegistry {
         validate_namespace(name)?;
         if name.is_empty() {
             return Err(Error::InvalidName {
-                name: String::new(),
+                name: "\"\"".to_owned(),
                 reason: "the default namespace is no tenant's; use the registry itself",
             });
         }
@@ -187,7 +187,7 @@ impl<'r> Namespace<'r> {
     /// As [`stage`](Self::stage) and [`replace_staged`](Self::replace_staged).
     pub fn replace(&self, set: SetHandle, source: impl Source) -> Result<Replaced, PublishError> {
         self.confines().own(set)?;
-        self.registry.replace_staged(set, self.stage(source)?)
+        self.registry.replace_on(self.terms(), set, None, source)
     }
 
     /// [`WeightRegistry::replace_if`], of one of its sets.
@@ -201,8 +201,8 @@ impl<'r> Namespace<'r> {
         source: impl Source,
     ) -> Result<Replaced, PublishError> {
         self.confines().own(set)?;
-        let staged = self.stage(source)?;
-        self.registry.replace_staged_if(set, expected, staged)
+        self.registry
+            .replace_on(self.terms(), set, Some(expected), source)
     }
 
     /// [`WeightRegistry::replace_staged`], of one of its sets.
