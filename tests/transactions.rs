@@ -154,6 +154,13 @@ fn each_set_once_and_only_of_this_registry() {
     let twice = both.replace(set, staged).unwrap_err();
     assert!(matches!(twice.error(), Error::TwiceInTransaction { .. }));
     assert!(twice.into_staged().is_some());
+    let staged = registry.stage(bytes(4, 2)).unwrap();
+    let new = both.publish("new", staged).unwrap();
+    let unborn = registry.acquire(new).unwrap_err().to_string();
+    assert!(unborn.contains("not committed"), "{unborn}");
+    let staged = registry.stage(bytes(4, 3)).unwrap();
+    let twice = both.publish("new", staged).unwrap_err();
+    assert!(matches!(twice.error(), Error::TwiceInTransaction { set } if set.to_string() == "new"));
     let foreign = other.publish("b", bytes(4, 1)).unwrap();
     assert!(matches!(
         both.retire(foreign),
@@ -162,7 +169,8 @@ fn each_set_once_and_only_of_this_registry() {
     let staged = other.stage(bytes(4, 2)).unwrap();
     let foreign = both.publish("b", staged).unwrap_err();
     assert!(matches!(foreign.error(), Error::StagedElsewhere { .. }));
-    assert_eq!(both.commit().unwrap().previous.len(), 1);
+    let done = both.commit().unwrap();
+    assert_eq!((done.published, done.previous.len()), (vec![new], 1));
 }
 
 #[test]

@@ -154,7 +154,8 @@ impl Transaction<'_> {
     /// A new set. Its name is taken from here on, its handle resolves from the commit on.
     ///
     /// # Errors
-    /// As [`WeightRegistry::publish_staged`]; the transaction goes on without this step.
+    /// As [`WeightRegistry::publish_staged`], and [`Error::TwiceInTransaction`] for a name that it
+    /// publishes already; the transaction goes on without this step.
     pub fn publish(
         &mut self,
         name: impl Into<SetName>,
@@ -164,6 +165,14 @@ impl Transaction<'_> {
         let reserved = match self.registry.reserve(name.clone(), &staged) {
             Ok(reserved) => reserved,
             Err(error) => {
+                let ours = |one: &Reserved<'_>| one.record.name == name;
+                let error = match error {
+                    // Nobody else: trying again would not help.
+                    Error::NameBusy { .. } if self.reserved.iter().any(ours) => {
+                        Error::TwiceInTransaction { set: name.clone() }
+                    }
+                    other => other,
+                };
                 self.note_refusal(&name, &error);
                 return Err(PublishError::new(error, Some(staged)));
             }
