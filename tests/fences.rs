@@ -248,3 +248,24 @@ fn a_lease_of_several_sets_holds_all_of_them_until_its_fence_has_passed() {
     a.reclaimed(SOON).unwrap();
     b.reclaimed(SOON).unwrap();
 }
+
+/// However many sets a lease has, its fence is named for each, also if the lease had no label.
+#[test]
+fn a_fence_on_a_wide_lease_is_named_for_each_of_its_sets() {
+    let registry = registry();
+    let sets: Vec<_> = (0..6)
+        .map(|number| {
+            registry
+                .publish(format!("s{number}"), bytes(1, number))
+                .unwrap()
+        })
+        .collect();
+    let (signal, queued) = fence::signal("copy");
+    registry.acquire(&sets[..]).unwrap().release_after(queued);
+    assert_eq!(registry.fences().len(), sets.len());
+    for set in sets {
+        let late = registry.retire(set).unwrap().drained(Duration::ZERO);
+        assert!(late.unwrap_err().to_string().contains("copy"));
+    }
+    signal.set();
+}

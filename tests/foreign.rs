@@ -903,3 +903,30 @@ fn leases_stay_unwind_safe_whatever_the_owners_are() {
     both::<Staged>();
     both::<Memory>();
 }
+
+/// An owner says what it wants to be charged. What came back so far is a sum that may be more than there
+/// can ever be at one time.
+#[test]
+fn charges_of_any_size_come_back() {
+    struct Huge;
+    impl Owner for Huge {
+        fn byte_len(&self) -> u64 {
+            4
+        }
+        fn address(&self) -> u64 {
+            4096
+        }
+        fn charged_bytes(&self) -> u64 {
+            u64::MAX
+        }
+    }
+    let registry = WeightRegistry::builder().build().unwrap();
+    for _ in 0..2 {
+        let set = Foreign::new(Huge).unwrap();
+        let set = set.tensor("w", Dtype::F32, [1], 0).unwrap();
+        let set = registry.publish("s", set).unwrap();
+        registry.retire(set).unwrap().reclaimed(SOON).unwrap();
+    }
+    let now = registry.stats();
+    assert_eq!((now.reclaimed_bytes, now.reclaimer_panics), (u64::MAX, 0));
+}

@@ -234,6 +234,11 @@ fn what_names_the_sets_may_panic_when_it_is_dropped() {
         registry.acquire_as("x", BadEnd(set))
     });
     panics(&registry, "a reader", || reader.acquire(BadEnd(set)));
+    let tenant = registry.namespace("tenant").unwrap();
+    panics(&registry, "a namespace", || tenant.acquire(BadEnd(set)));
+    panics(&registry, "a namespace's label", || {
+        tenant.acquire_as("x", BadEnd(set))
+    });
     panics(&registry, "a reader's label", || {
         reader.acquire_as("x", BadEnd(set))
     });

@@ -261,3 +261,22 @@ fn the_map_of_names_is_known_to_one_file() {
     }
     assert!(seen >= 5, "only {seen} functions were found");
 }
+
+/// What names the sets may make them first: it is asked before anything is looked at.
+#[test]
+fn what_names_the_sets_may_publish_them() {
+    struct Late<'r>(&'r WeightRegistry, &'r str, std::sync::OnceLock<SetHandle>);
+    impl AsRef<[SetHandle]> for Late<'_> {
+        fn as_ref(&self) -> &[SetHandle] {
+            let Late(registry, name, made) = self;
+            let publish = || registry.publish(*name, bytes(1, 1)).unwrap();
+            std::slice::from_ref(made.get_or_init(publish))
+        }
+    }
+    let registry = registry();
+    let late = |name| Late(&registry, name, std::sync::OnceLock::new());
+    registry.acquire(late("a")).unwrap();
+    registry.reader().acquire(late("b")).unwrap();
+    let tenant = registry.namespace("tenant").unwrap();
+    tenant.acquire(late("c")).unwrap();
+}
