@@ -97,12 +97,34 @@ pub use registry::{
 pub use safetensors::Dtype;
 pub use tensor::{Shard, WeightKind};
 
+/// Where the pages' labels lead in rustdoc. This comes before each page, and the first definition of a
+/// label counts. In the repository there are only the page's own definitions, which lead to files.
+macro_rules! links {
+    () => {
+        "\
+[GUARANTEES.md]: crate::_documentation::guarantees
+[MEMORY_ORDERING.md]: crate::_documentation::memory_ordering
+[VERIFICATION.md]: crate::_documentation::verification
+[design/modules.md]: crate::_documentation::design::modules
+[design/names.md]: crate::_documentation::design::names
+[design/sources.md]: crate::_documentation::design::sources
+[ordering/events.md]: crate::_documentation::memory_ordering::events
+[ordering/fences.md]: crate::_documentation::memory_ordering::fences
+[ordering/labels.md]: crate::_documentation::memory_ordering::labels
+[ordering/names.md]: crate::_documentation::memory_ordering::names
+[what the models found]: crate::_documentation::verification#what-the-models-found
+"
+    };
+}
+
 /// The pages of `docs/`, so that they are at hand and their examples stay true.
 pub mod _documentation {
+    #[doc = links!()]
     #[doc = include_str!("../docs/DESIGN.md")]
     pub mod design {
         #[doc = include_str!("../docs/design/modules.md")]
         pub mod modules {}
+        #[doc = links!()]
         #[doc = include_str!("../docs/design/names.md")]
         pub mod names {}
         #[doc = include_str!("../docs/design/sources.md")]
@@ -110,8 +132,10 @@ pub mod _documentation {
     }
     #[doc = include_str!("../docs/GUARANTEES.md")]
     pub mod guarantees {}
+    #[doc = links!()]
     #[doc = include_str!("../docs/MEMORY_ORDERING.md")]
     pub mod memory_ordering {
+        #[doc = links!()]
         #[doc = include_str!("../docs/ordering/names.md")]
         pub mod names {}
         #[doc = include_str!("../docs/ordering/labels.md")]
@@ -123,6 +147,7 @@ pub mod _documentation {
     }
     #[doc = include_str!("../docs/JSON.md")]
     pub mod json {}
+    #[doc = links!()]
     #[doc = include_str!("../docs/VERIFICATION.md")]
     pub mod verification {}
     #[doc = include_str!("../docs/COMING_FROM_RLX.md")]
