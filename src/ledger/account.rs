@@ -56,13 +56,13 @@ pub struct LedgerSnapshot {
     /// The hard limit; `u64::MAX`: none.
     #[serde(serialize_with = "crate::json::limit")]
     pub limit: u64,
-    /// Loads in flight and staged sets.
+    /// Loads in flight and staged sets, and what was [reserved](crate::WeightRegistry::reserve_in) by hand.
     pub reserved: u64,
     /// Current sets, and sets that are being made current at this instant.
     pub resident: u64,
     /// Earlier generations that are kept for a rollback, or while a drained swap may go back to them.
     pub kept: u64,
-    /// Superseded generations whose bytes are not back yet.
+    /// Superseded generations that are not kept and whose bytes are not back yet.
     pub retired: u64,
     /// The highest total there ever was. It is kept inside the lock, so it cannot miss a peak.
     pub peak: u64,

@@ -76,8 +76,14 @@ pub enum EventKind {
         previous: Former,
     },
     /// The bytes of a generation that was replaced or retired are back in the ledger, except those that
-    /// another generation has, too (kept, rolled back to, rebound, or as an alias): of these it has let
-    /// go. Comes after that event.
+    /// are kept for a rollback, and those that another generation has, too (rolled back to, rebound, or
+    /// as an alias): of these it has let go. Comes after that event.
+    ///
+    /// What is kept goes without an event of its own: [`LedgerSnapshot::kept`] falls then, and
+    /// [`Stats::reclaimed_bytes`] rises.
+    ///
+    /// [`LedgerSnapshot::kept`]: crate::LedgerSnapshot::kept
+    /// [`Stats::reclaimed_bytes`]: crate::Stats::reclaimed_bytes
     #[non_exhaustive]
     Reclaimed {
         /// What is gone.
@@ -109,7 +115,9 @@ pub struct Former {
     pub handle: SetHandle,
     /// The generation.
     pub generation: Generation,
-    /// Bytes that the ledger gets back.
+    /// Bytes that the ledger is charged for it. It gets them back when nothing has them any more: that is
+    /// when this generation is [reclaimed](EventKind::Reclaimed), or later where they are kept for a
+    /// rollback or another generation has them, too.
     pub bytes: u64,
 }
 

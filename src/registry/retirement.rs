@@ -45,6 +45,24 @@ impl Replaced {
 /// its last generation, and every earlier one that somebody still holds.
 ///
 /// Dropping a `Retirement` changes nothing: the bytes come back by themselves.
+///
+/// # Examples
+/// ```
+/// use std::time::Duration;
+/// use weighbridge::{Dtype, WeightRegistry, source::InMemory};
+///
+/// let registry = WeightRegistry::builder().build()?;
+/// let set = registry.publish("demo", InMemory::new().tensor("w", Dtype::U8, [1], [7])?)?;
+/// let lease = registry.acquire_as("request-42", set)?;
+///
+/// let going = registry.retire(set)?; // does not wait
+/// assert_eq!((going.leases(), going.is_drained()), (1, false));
+/// assert_eq!(going.holders()[0].label, "request-42"); // who is in the way
+/// drop(lease);
+/// going.reclaimed(Duration::from_secs(5))?;
+/// assert_eq!(registry.ledger().total(), 0);
+/// # Ok::<(), weighbridge::Error>(())
+/// ```
 #[derive(Clone)]
 pub struct Retirement {
     record: Arc<SetRecord>,
@@ -84,8 +102,10 @@ impl Retirement {
         self.going.last().map(|last| &last.vitals)
     }
 
-    /// Bytes the ledger gets back, or already got. Bytes that several of its generations have count with
-    /// each.
+    /// Bytes that the ledger was charged for this, and gets back or already got. Bytes that several of its
+    /// generations have count with each. Those that are kept for a rollback, or that another generation
+    /// has, too, count here, and come back only when nothing has them any more: see
+    /// [`reclaimed`](Self::reclaimed).
     pub fn bytes(&self) -> u64 {
         self.going.iter().map(|one| one.bytes).sum()
     }
@@ -145,7 +165,8 @@ impl Retirement {
         self.going.iter().all(|one| one.vitals.state().is_drained())
     }
 
-    /// The bytes are back in the ledger.
+    /// The bytes are back in the ledger, except those that are kept for a rollback, or that another
+    /// generation has, too: see [`reclaimed`](Self::reclaimed).
     pub fn is_reclaimed(&self) -> bool {
         self.going.iter().all(|one| one.vitals.is_reclaimed())
     }
@@ -163,7 +184,10 @@ impl Retirement {
     ///
     /// Bytes that another generation has too (after a rollback or a rebind, while they are kept for a
     /// rollback, or as an alias of another set, leased old generations of that set included) stay where
-    /// they are, and are charged as they were.
+    /// they are, and are charged as they were: this does not wait for them. A set that
+    /// [keeps](super::WeightRegistry::keep_previous) the generation that was replaced has its bytes in
+    /// [`LedgerSnapshot::kept`](crate::LedgerSnapshot::kept) until it lets go of it, and no event tells of
+    /// that. A retire lets go of what the set kept; its answer waits for that, too.
     ///
     /// # Errors
     /// [`Error::NotReclaimed`] when `timeout` has passed, with what is in the way.

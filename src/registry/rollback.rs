@@ -32,7 +32,10 @@ impl WeightRegistry {
     /// Keeps the last `n` superseded generations of `set` from here on, so that
     /// [`rollback`](Self::rollback) needs no source and no memory. Their bytes count
     /// ([`LedgerSnapshot::kept`](crate::LedgerSnapshot)); `0` gives them back. Without this call it is
-    /// what [`Builder::keep_previous`](super::Builder::keep_previous) says.
+    /// what [`Builder::keep_previous`](super::Builder::keep_previous) says. The [`Retirement`] of a
+    /// generation that is kept ends all the same: it is about the leases.
+    ///
+    /// [`Retirement`]: super::Retirement
     ///
     /// # Errors
     /// [`Error::StaleHandle`], [`Error::WrongRegistry`], [`Error::Forked`].
