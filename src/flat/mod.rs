@@ -6,10 +6,37 @@
 //! a set of one tensor, a pin is a lease, an alias is an empty set that stands on its target. What
 //! does not: anything about bytes, names or readers, which is the registry's.
 //!
-//! `address` has the words, `registry` and `bulk` what writes, `read` what reads, `pinned` the guard,
-//! `group` LoRA slices on their way to an adapter, `loader` whole files, `index` the books, `one`
-//! sources of one tensor, `offer` both sides of a conflict.
+//! ```
+//! use std::sync::Arc;
+//! use std::time::Duration;
+//! use weighbridge::flat::FlatRegistry;
+//! use weighbridge::{Dtype, WeightRegistry};
+//!
+//! let flat = FlatRegistry::new(Arc::new(WeightRegistry::builder().limit_bytes(1 << 20).build()?));
+//! let bias = flat.register("bias", Dtype::U8, [4], &[7; 4])?.handle();
+//! flat.register(("pirate", "q_proj.A"), Dtype::U8, [2], &[1; 2])?; // a slice of an adapter
+//! assert_eq!((flat.len(), flat.total_bytes()), (2, 6));
+//!
+//! let pinned = flat.get(bias)?; // the guard is the pin
+//! let going = flat.unregister(bias)?; // does not wait for it
+//! assert_eq!(pinned.bytes(), [7; 4]);
+//! assert!(flat.get(bias).is_err());
+//! drop(pinned);
+//! going.reclaimed(Duration::from_secs(5))?;
+//! # Ok::<(), weighbridge::Error>(())
+//! ```
+//!
+//! - [`FlatRegistry`]: what registers, looks up, pins, counts and unregisters. An [`Address`] is a
+//!   weight's name, a [`FlatHandle`] what it resolves to, [`Registered`] the answer to a registration.
+//! - [`Pinned`]: one weight, held. [`FlatEntry`] and [`Totals`]: what is known without holding anything.
+//! - [`LoraGroup`]: slices on their way to an adapter.
+//! - [`WeightLoader`] and [`Loaded`]: whole files, by tensor name.
+//!
+//! For callers of rlx's registry there is a page, [coming from rlx](crate::_documentation::coming_from_rlx).
 
+// `address` has the words, `registry` and `bulk` what writes, `read` what reads, `pinned` the guard,
+// `group` LoRA slices on their way to an adapter, `loader` whole files, `index` the books, `one`
+// sources of one tensor, `offer` both sides of a conflict.
 mod address;
 mod bulk;
 mod group;

@@ -28,6 +28,27 @@ use crate::tensor::WeightKind;
 /// Progress: `clone` and `drop` are wait-free, except that the drop of the last lease of a retired
 /// generation hands the bytes to the reclaimer (lock-free); it frees nothing itself unless the
 /// registry is gone. If the lease is labelled, both are lock-free.
+///
+/// # Examples
+/// ```
+/// use weighbridge::{Dtype, WeightRegistry, source::InMemory};
+///
+/// let registry = WeightRegistry::builder().build()?;
+/// let version = |byte| InMemory::new().tensor("w", Dtype::U8, [2], [byte; 2]);
+/// let base = registry.publish("base", version(1)?)?;
+/// let head = registry.publish("head", version(1)?)?;
+/// let w = registry.weight_handle(base, "w")?;
+///
+/// let lease = registry.acquire([base, head])?; // both as of one instant
+/// registry.replace(base, version(2)?)?;
+/// assert_eq!(lease.weight(w)?.bytes(), [1, 1]); // what it was
+/// assert!(lease.is_superseded()); // a newer one is there
+///
+/// let elsewhere = lease.clone(); // counts by itself, and may go to any thread
+/// let length = std::thread::spawn(move || elsewhere.weight(w).map(|w| w.bytes().len()));
+/// assert_eq!(length.join().unwrap()?, 2);
+/// # Ok::<(), weighbridge::Error>(())
+/// ```
 pub struct Lease {
     pub(super) holds: Holds,
     number: u64,

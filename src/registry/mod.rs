@@ -84,6 +84,32 @@ use shared::Shared;
 /// Not supported: use in a child process after `fork`. Whatever loads, changes or waits says so
 /// ([`Error::Forked`]); reads do not look. Dropping the registry there frees nothing: its locks may be
 /// held by threads that stayed in the parent.
+///
+/// # Examples
+/// ```
+/// use std::time::Duration;
+/// use weighbridge::{Dtype, WeightRegistry, source::InMemory};
+///
+/// let registry = WeightRegistry::builder().limit_bytes(1 << 20).build()?;
+/// let version = |byte| InMemory::new().tensor("w", Dtype::U8, [4], [byte; 4]);
+/// let set = registry.publish("demo", version(1)?)?;
+/// let w = registry.weight_handle(set, "w")?; // once; good over every swap
+///
+/// let request = || {
+///     let lease = registry.acquire(set)?; // once per request
+///     Ok(lease.weight(w)?.bytes()[0])
+/// };
+/// std::thread::scope(|threads| {
+///     let answer = threads.spawn(request);
+///     registry.replace(set, version(2)?)?; // waits for no request
+///     let answer: Result<u8, weighbridge::Error> = answer.join().unwrap();
+///     assert!([1, 2].contains(&answer?)); // the one version or the other
+///     Ok::<(), weighbridge::Error>(())
+/// })?;
+/// registry.retire(set)?.reclaimed(Duration::from_secs(5))?;
+/// assert_eq!(registry.ledger().total(), 0);
+/// # Ok::<(), weighbridge::Error>(())
+/// ```
 pub struct WeightRegistry {
     id: u32,
     // Dropped before everything that generations refer to; see `Drop`.

@@ -63,7 +63,8 @@ impl WeightRegistry {
     }
 
     /// Leases one generation of each of `sets`, all current at one instant. Bytes can be read
-    /// through the lease until it is dropped.
+    /// through the lease until it is dropped. A set that is named twice is leased twice: both count, in
+    /// [`Retirement::leases`](super::Retirement::leases) for example, until the lease is dropped.
     ///
     /// Progress: lock-free. It retries only when a commit changed one of these very sets meanwhile;
     /// a writer that stops in the middle of a commit makes it see the old, never wait. For up to two
@@ -251,6 +252,21 @@ fn wrong_base(
 
 /// A thread's registration with the registry. Long-lived; stays on its thread.
 ///
+/// # Examples
+/// ```
+/// use weighbridge::{Dtype, WeightRegistry, source::InMemory};
+///
+/// let registry = WeightRegistry::builder().build()?;
+/// let set = registry.publish("demo", InMemory::new().tensor("w", Dtype::U8, [1], [7])?)?;
+///
+/// let reader = registry.reader(); // once per thread
+/// for _request in 0..3 {
+///     let lease = reader.acquire(set)?;
+///     assert_eq!(lease.set(set)?.get("w")?.bytes(), [7]);
+/// }
+/// # Ok::<(), weighbridge::Error>(())
+/// ```
+/// It stays where it is:
 /// ```compile_fail
 /// fn send<T: Send>() {}
 /// send::<weighbridge::Reader<'static>>();
@@ -300,6 +316,27 @@ impl Reader<'_> {
 }
 
 /// The whole registry as of one commit: a pinned guard. One sees metadata, never bytes.
+///
+/// # Examples
+/// ```
+/// use weighbridge::{Dtype, WeightRegistry, source::InMemory};
+///
+/// let registry = WeightRegistry::builder().build()?;
+/// let version = |byte| InMemory::new().tensor("w", Dtype::U8, [1], [byte]);
+/// let sets = [registry.publish("a", version(1)?)?, registry.publish("b", version(2)?)?];
+///
+/// registry.scope(|scope| {
+///     let mut bytes = 0;
+///     for set in sets {
+///         bytes += scope.get(set)?.bytes(); // an array access; metadata
+///     }
+///     assert_eq!(bytes, registry.ledger().resident);
+///     let lease = scope.acquire(sets)?; // as of the same commit
+///     assert_eq!(lease.number(), scope.number());
+///     Ok::<(), weighbridge::Error>(())
+/// })?;
+/// # Ok::<(), weighbridge::Error>(())
+/// ```
 pub struct Scope<'r> {
     registry: &'r WeightRegistry,
     view: View<'r>,

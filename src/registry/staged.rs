@@ -112,6 +112,23 @@ impl Vouched {
 /// A set whose bytes are in memory, charged and identified, and which nobody can see yet.
 ///
 /// Dropping it gives the bytes back and leaves no trace.
+///
+/// # Examples
+/// ```
+/// use weighbridge::{Dtype, WeightRegistry, source::InMemory};
+///
+/// let registry = WeightRegistry::builder().build()?;
+/// let version = |byte| InMemory::new().tensor("w", Dtype::U8, [1], [byte]);
+/// registry.publish("demo", version(1)?)?;
+///
+/// let staged = registry.stage(version(2)?)?; // the slow part: read, hashed, charged
+/// assert_eq!(registry.ledger().reserved, staged.bytes());
+/// let refused = registry.publish_staged("demo", staged).unwrap_err();
+/// println!("{refused}"); // the name is taken
+/// let staged = refused.into_staged().expect("it comes back");
+/// registry.publish_staged("another", staged)?;
+/// # Ok::<(), weighbridge::Error>(())
+/// ```
 pub struct Staged {
     /// Whose ledger is charged.
     pub(super) registry: u32,

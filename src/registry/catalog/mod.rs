@@ -38,6 +38,23 @@ impl CatalogEntry {
 }
 
 /// An immutable picture of every set at one commit, by name.
+///
+/// # Examples
+/// ```
+/// use weighbridge::{Dtype, WeightRegistry, source::InMemory};
+///
+/// let registry = WeightRegistry::builder().build()?;
+/// let set = registry.publish("demo", InMemory::new().tensor("w", Dtype::U8, [1], [7])?)?;
+///
+/// let catalog = registry.catalog(); // as new as this call; holds no bytes
+/// assert_eq!(catalog.get("demo").map(|entry| entry.handle), Some(set));
+/// registry.retire(set)?;
+/// for entry in catalog.entries() {
+///     println!("{} generation {}: {} bytes", entry.name, entry.generation, entry.bytes); // as it was
+/// }
+/// assert!(registry.catalog().entries().is_empty());
+/// # Ok::<(), weighbridge::Error>(())
+/// ```
 #[derive(Debug, Clone, Serialize)]
 pub struct Catalog {
     #[serde(rename = "commit")]
@@ -86,16 +103,33 @@ impl Catalog {
 }
 
 /// Totals, each exact at the moment it was read.
+///
+/// # Examples
+/// ```
+/// use weighbridge::{Dtype, WeightRegistry, source::InMemory};
+///
+/// let registry = WeightRegistry::builder().limit_bytes(1 << 20).build()?;
+/// let set = registry.publish("demo", InMemory::new().tensor("w", Dtype::U8, [1], [7])?)?;
+/// let lease = registry.acquire_as("request-42", set)?;
+/// registry.retire(set)?;
+///
+/// let stats = registry.stats();
+/// assert_eq!((stats.sets, stats.retired_generations), (0, 1));
+/// assert_eq!(stats.ledger.total(), stats.ledger.retired); // held by whom?
+/// assert_eq!(stats.oldest_lease.map(|holder| holder.label).as_deref(), Some("request-42"));
+/// # Ok::<(), weighbridge::Error>(())
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct Stats {
     /// Names that are taken: sets that are published, and publishes under way.
     pub sets: usize,
-    /// Commits so far; also the number of the newest generation.
+    /// Commits so far, which is the number of the newest one.
     pub commits: u64,
     /// The ledger.
     pub ledger: LedgerSnapshot,
-    /// Generations that are no longer current and whose bytes are not back yet.
+    /// Generations that are no longer current and have not let go of their bytes yet, as in
+    /// [`WeightRegistry::retired`].
     pub retired_generations: usize,
     /// The labelled lease that has been held longest, of those that wait for no fence.
     pub oldest_lease: Option<Holder>,
@@ -122,7 +156,7 @@ pub struct Stats {
     pub oldest_fence: Option<Duration>,
     /// Fences that panicked, or whose destructors did.
     pub fence_panics: u64,
-    /// Superseded generations whose bytes have come back so far, or are had by others only.
+    /// Superseded generations whose bytes have come back so far, or are kept or had by others only.
     pub reclaimed_generations: u64,
     /// Bytes that came back with them. Each counts once, when the last generation that has it is gone.
     pub reclaimed_bytes: u64,
@@ -214,7 +248,8 @@ impl WeightRegistry {
     }
 
     /// The generations that are no longer current and whose bytes are not back yet, oldest first:
-    /// what to look at when memory does not come back.
+    /// what to look at when memory does not come back. Those that are only kept for a rollback are not
+    /// among them: see [`kept`](WeightRegistry::kept).
     pub fn retired(&self) -> Vec<Retirement> {
         let mut going = self.going.lock();
         going.retain(|retirement| !retirement.is_reclaimed());
