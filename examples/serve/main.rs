@@ -1,7 +1,7 @@
 //! The main job: many inference threads serve from one registry while adapters are loaded,
 //! hot-swapped, retired and awaited under them, and every answer is checked.
 //!
-//! `cargo run --release --example serve` needs nothing but this repository: it serves the tiny real
+//! `cargo run --release --example serve` needs no model of yours: it serves the tiny real
 //! model in `fixtures/`. See `--help` for a model of your own.
 
 mod llama;
@@ -158,6 +158,8 @@ fn run(options: &Options) -> Result<Outcome, Box<dyn std::error::Error>> {
         samples: Mutex::new(vec![String::new(); oracle.versions.len()]),
         findings: Mutex::new(Vec::new()),
     };
+    println!("a request reads through one lease, of the base or of the base and an adapter; it is");
+    println!("\"mixed\" if its answer is not that of the version that was leased");
     let deeds = Deeds::default();
     let mut operator = Operator::start(&registry, base, &options.adapters)?;
     let (idle, busy) = shift(&job, &mut operator, &deeds, options)?;
@@ -178,6 +180,8 @@ fn run(options: &Options) -> Result<Outcome, Box<dyn std::error::Error>> {
         ledger_end: end.total(),
         peak: end.peak,
         limit,
+        workers: options.threads,
+        cores: std::thread::available_parallelism().map(usize::from).ok(),
         idle,
         busy,
         samples: samples
