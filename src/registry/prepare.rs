@@ -49,6 +49,8 @@ impl WeightRegistry {
                 let kept = writing.history.find(*wanted);
                 let Some((kept, content)) = kept.and_then(|kept| Some((kept, kept.content()?)))
                 else {
+                    // A set that was retired keeps nothing; what is wrong is that it is gone.
+                    self.record(step.record.handle)?;
                     return Err(Error::NotKept {
                         set: step.record.name.clone(),
                         generation: *wanted,

@@ -57,6 +57,8 @@ impl WeightRegistry {
     pub fn kept(&self, set: SetHandle) -> Result<Vec<KeptGeneration>, Error> {
         let record = self.record(set)?;
         let writing = record.write();
+        // Retired meanwhile: it keeps nothing then, and is not there.
+        self.record(set)?;
         let one = |kept: &Kept| {
             let content = kept.content()?;
             Some(KeptGeneration {

@@ -1,0 +1,486 @@
+//! Histories of real threads.
+//!
+//! What lives here: threads that do random operations at once and write down what was answered. What
+//! does not: whether that can be explained (`checker`).
+
+use std::sync::Barrier;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread;
+
+use weighbridge::{Error, Generation, Lease, SetHandle, WeightRegistry};
+
+use super::checker::Span;
+use super::model::{Fill, NAMES, Op};
+use crate::support::bytes;
+
+pub const THREADS: usize = 4;
+pub const OPERATIONS: usize = 12;
+
+/// A mistake that is made on purpose.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Planted {
+    Nothing,
+    /// Several sets are leased one after the other and said to be of one instant.
+    LeaseOneByOne,
+    /// A look-up remembers what it said the last time.
+    OldLookup,
+    /// A replace that demands a generation looks first and replaces then.
+    LookThenReplace,
+}
+
+/// xorshift64*
+pub struct Random(pub u64);
+
+impl Random {
+    pub fn of(seed: u64) -> Self {
+        Random((seed + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15))
+    }
+
+    pub fn below(&mut self, end: usize) -> usize {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        ((self.0.wrapping_mul(0x2545_F491_4F6C_DD1D) >> 33) as usize) % end
+    }
+}
+
+/// An operation that has ended, and the names that it had a hold on meanwhile.
+type Ended = (Vec<Op>, [bool; NAMES]);
+
+struct Actor<'s> {
+    registry: &'s WeightRegistry,
+    clock: &'s AtomicU64,
+    thread: usize,
+    random: Random,
+    planted: Planted,
+    fill: Fill,
+    /// Sets that were met, the name of each, and a generation that it had.
+    known: Vec<(SetHandle, usize, u64)>,
+    remembered: [Option<Option<SetHandle>>; NAMES],
+}
+
+fn name(index: usize) -> String {
+    format!("n{index}")
+}
+
+fn first_byte(lease: &Lease, set: SetHandle) -> Fill {
+    let bytes = lease.set(set).unwrap().get("w").unwrap().bytes();
+    assert!(bytes.iter().all(|&byte| byte == bytes[0]), "mixed");
+    bytes[0]
+}
+
+/// One history of this many threads, each with its number of operations; `seed` decides which.
+pub fn history(seed: u64, planted: Planted) -> Vec<Span<Op>> {
+    let registry = WeightRegistry::builder().keep_previous(1).build().unwrap();
+    let clock = AtomicU64::new(0);
+    let actor = |thread: usize, known: Vec<_>| Actor {
+        registry: &registry,
+        clock: &clock,
+        thread,
+        random: Random::of(seed * THREADS as u64 + thread as u64),
+        planted,
+        fill: (thread * 60) as Fill,
+        known,
+        remembered: [None; NAMES],
+    };
+    // Two sets are there already.
+    let mut first = actor(0, Vec::new());
+    let mut all = Vec::new();
+    for index in 0..2 {
+        first.timed(&mut all, |first| first.publish(index));
+    }
+    let known = first.known;
+    // Made before any of them waits for the others.
+    let actors: Vec<_> = (0..THREADS)
+        .map(|thread| actor(thread, known.clone()))
+        .collect();
+    let start = Barrier::new(THREADS);
+    let spans: Vec<_> = thread::scope(|scope| {
+        let threads: Vec<_> = actors
+            .into_iter()
+            .map(|mut actor| {
+                let start = &start;
+                scope.spawn(move || {
+                    let mut spans = Vec::new();
+                    start.wait();
+                    for _ in 0..OPERATIONS {
+                        actor.timed(&mut spans, Actor::anything);
+                        if actor.random.below(4) == 0 {
+                            thread::yield_now();
+                        }
+                    }
+                    spans
+                })
+            })
+            .collect();
+        let spans = threads
+            .into_iter()
+            .flat_map(|thread| thread.join().unwrap());
+        spans.collect()
+    });
+    all.extend(spans);
+    with_contention(&all)
+}
+
+/// Says of each refused publish whether somebody else had a hold on its name while it was under way.
+fn with_contention(spans: &[(Span<Op>, [bool; NAMES])]) -> Vec<Span<Op>> {
+    let others_have = |span: &Span<Op>, name: usize| {
+        spans.iter().any(|(other, holds)| {
+            holds[name]
+                && other.thread != span.thread
+                && other.from < span.to
+                && span.from < other.to
+        })
+    };
+    let all = spans.iter().map(|(span, holds)| {
+        let mut span = span.clone();
+        let held = holds.iter().position(|&held| held).unwrap_or(0);
+        match span.op {
+            Op::Taken { name, .. } => {
+                let contended = others_have(&span, name);
+                span.op = Op::Taken { name, contended };
+            }
+            Op::Busy { .. } => {
+                let contended = others_have(&span, held);
+                span.op = Op::Busy { contended };
+            }
+            _ => {}
+        }
+        span
+    });
+    all.collect()
+}
+
+impl Actor<'_> {
+    fn timed(
+        &mut self,
+        spans: &mut Vec<(Span<Op>, [bool; NAMES])>,
+        operation: impl FnOnce(&mut Self) -> Ended,
+    ) {
+        // The strongest order, so that the clock adds none that the library lacks but its own.
+        let from = self.clock.fetch_add(1, Ordering::SeqCst);
+        let (ops, holds) = operation(self);
+        let to = self.clock.fetch_add(1, Ordering::SeqCst);
+        let thread = self.thread;
+        spans.extend(ops.into_iter().map(|op| {
+            let span = Span {
+                thread,
+                from,
+                to,
+                op,
+            };
+            (span, holds)
+        }));
+    }
+
+    fn anything(&mut self) -> Ended {
+        let name = self.random.below(NAMES);
+        match self.random.below(17) {
+            0 | 1 => self.publish(name),
+            2..4 => self.replace(),
+            4 => self.replace_if(),
+            5 => self.retire(),
+            6 => self.roll_back(),
+            7 | 8 => self.transact(),
+            9..12 => self.lease(),
+            12 => self.scope(),
+            13 => self.list(),
+            14 => free(vec![Op::Commits(self.registry.stats().commits)]),
+            15 => self.kept(),
+            _ => self.look_up(name),
+        }
+    }
+
+    fn next_fill(&mut self) -> Fill {
+        self.fill = self.fill.wrapping_add(1);
+        self.fill
+    }
+
+    fn any_set(&mut self) -> (SetHandle, usize, u64) {
+        self.known[self.random.below(self.known.len())]
+    }
+
+    fn met(&mut self, set: SetHandle, name: usize, generation: u64) {
+        match self.known.iter_mut().find(|known| known.0 == set) {
+            Some(known) => known.2 = known.2.max(generation),
+            None => self.known.push((set, name, generation)),
+        }
+    }
+
+    fn publish(&mut self, index: usize) -> Ended {
+        let fill = self.next_fill();
+        let ops = match self.registry.publish(name(index), bytes(8, fill)) {
+            Ok(set) => {
+                self.met(set, index, 0);
+                vec![Op::Born(set, index, fill), Op::Named(set, index)]
+            }
+            Err(failed) => vec![refused_name(failed.error(), index)],
+        };
+        (ops, holding([index]))
+    }
+
+    fn replace(&mut self) -> Ended {
+        let (set, index, _) = self.any_set();
+        let fill = self.next_fill();
+        free(vec![match self.registry.replace(set, bytes(8, fill)) {
+            Ok(done) => {
+                let generation = done.generation.number();
+                self.met(set, index, generation);
+                Op::Replaced(
+                    set,
+                    None,
+                    fill,
+                    generation,
+                    done.previous.generation().number(),
+                )
+            }
+            Err(failed) => refused(failed.error(), set),
+        }])
+    }
+
+    fn replace_if(&mut self) -> Ended {
+        let (set, index, known) = self.any_set();
+        let fill = self.next_fill();
+        let staged = self.registry.stage(bytes(8, fill)).unwrap();
+        let expected = self.generation(set, known);
+        let done = if self.planted == Planted::LookThenReplace {
+            let now = self
+                .registry
+                .scope(|scope| scope.get(set).map(|set| set.generation()));
+            match now {
+                Ok(now) if now != expected => {
+                    let (expected, now) = (expected.number(), now.number());
+                    return free(vec![Op::Conflict(set, expected, now)]);
+                }
+                Ok(_) => {
+                    thread::yield_now();
+                    self.registry.replace_staged(set, staged)
+                }
+                Err(error) => return free(vec![refused(&error, set)]),
+            }
+        } else {
+            self.registry.replace_staged_if(set, expected, staged)
+        };
+        free(vec![match done {
+            Ok(done) => {
+                let generation = done.generation.number();
+                self.met(set, index, generation);
+                let previous = done.previous.generation().number();
+                Op::Replaced(set, Some(expected.number()), fill, generation, previous)
+            }
+            Err(failed) => refused(failed.error(), set),
+        }])
+    }
+
+    /// One that `set` had, or has.
+    fn generation(&mut self, set: SetHandle, known: u64) -> Generation {
+        // The only way to a number is to be told it.
+        let now = self
+            .registry
+            .scope(|scope| scope.get(set).map(|set| set.generation()));
+        match now {
+            Ok(now) if known == 0 || self.random.below(2) == 0 => now,
+            Ok(now) if now.number() == known => now,
+            _ => self.kept_or_first(set),
+        }
+    }
+
+    fn kept_or_first(&self, set: SetHandle) -> Generation {
+        let kept = self.registry.kept(set).ok();
+        let kept = kept.and_then(|kept| kept.first().map(|kept| kept.generation));
+        kept.unwrap_or_else(|| self.registry.scope(|scope| scope.number()))
+    }
+
+    fn retire(&mut self) -> Ended {
+        let (set, index, _) = self.any_set();
+        match self.registry.retire(set) {
+            Ok(gone) => {
+                let gone = gone.generation().number();
+                let ops = vec![Op::Gone(set, gone), Op::Unnamed(set, index)];
+                (ops, holding([index]))
+            }
+            Err(error) => free(vec![refused(&error, set)]),
+        }
+    }
+
+    fn roll_back(&mut self) -> Ended {
+        let (set, index, _) = self.any_set();
+        free(vec![match self.registry.rollback(set) {
+            Ok(done) => {
+                let generation = done.generation.number();
+                self.met(set, index, generation);
+                Op::RolledBack(set, generation)
+            }
+            Err(error) => refused(&error, set),
+        }])
+    }
+
+    fn kept(&mut self) -> Ended {
+        let (set, ..) = self.any_set();
+        free(vec![match self.registry.kept(set) {
+            Ok(kept) => Op::Keeps(set, !kept.is_empty()),
+            Err(error) => refused(&error, set),
+        }])
+    }
+
+    /// One set is replaced, maybe another one retired, maybe a new one published.
+    fn transact(&mut self) -> Ended {
+        let (first, second) = (self.any_set(), self.any_set());
+        let index = self.random.below(NAMES);
+        let mut transaction = self.registry.transaction();
+        let fill = self.next_fill();
+        let staged = self.registry.stage(bytes(8, fill)).unwrap();
+        if let Err(failed) = transaction.replace(first.0, staged) {
+            return free(vec![refused(failed.error(), first.0)]);
+        }
+        let replaced = vec![(first.0, fill)];
+        let mut holds = [false; NAMES];
+        let retired = if second.0 != first.0 && self.random.below(2) == 0 {
+            if let Err(error) = transaction.retire(second.0) {
+                return free(vec![refused(&error, second.0)]);
+            }
+            holds[second.1] = true;
+            vec![second.0]
+        } else {
+            Vec::new()
+        };
+        let mut born = Vec::new();
+        if self.random.below(2) == 0 {
+            let fill = self.next_fill();
+            let staged = self.registry.stage(bytes(8, fill)).unwrap();
+            match transaction.publish(name(index), staged) {
+                Ok(set) => {
+                    holds[index] = true;
+                    born.push((set, index, fill));
+                }
+                Err(failed) => {
+                    return (vec![refused_name(failed.error(), index)], holding([index]));
+                }
+            }
+        }
+        match transaction.commit() {
+            Ok(done) => {
+                let number = done.generation.number();
+                self.met(first.0, first.1, number);
+                let named = born.iter().map(|&(set, index, _)| Op::Named(set, index));
+                let unnamed = retired.iter().map(|&set| Op::Unnamed(set, second.1));
+                let names: Vec<_> = named.chain(unnamed).collect();
+                for &(set, index, _) in &born {
+                    self.met(set, index, number);
+                }
+                let together = Op::Together {
+                    number,
+                    replaced,
+                    retired,
+                    born,
+                };
+                let ops = [together].into_iter().chain(names).collect();
+                (ops, holds)
+            }
+            Err(failed) => {
+                let blamed = [first.0, second.0][failed.step().min(1)];
+                (vec![refused(failed.error(), blamed)], holds)
+            }
+        }
+    }
+
+    fn lease(&mut self) -> Ended {
+        let mut sets: Vec<SetHandle> = Vec::new();
+        for _ in 0..=self.random.below(3) {
+            let (set, ..) = self.any_set();
+            if !sets.contains(&set) {
+                sets.push(set);
+            }
+        }
+        let leased = |lease: &Lease, set| {
+            let generation = lease.set(set).unwrap().generation().number();
+            (set, generation, first_byte(lease, set))
+        };
+        if self.planted == Planted::LeaseOneByOne {
+            let (mut number, mut all) = (0, Vec::new());
+            for set in sets {
+                match self.registry.acquire(set) {
+                    Ok(lease) => {
+                        number = lease.number().number();
+                        all.push(leased(&lease, set));
+                        thread::yield_now();
+                    }
+                    Err(error) => return free(vec![refused(&error, set)]),
+                }
+            }
+            return free(vec![Op::Leased(number, all)]);
+        }
+        free(vec![match self.registry.acquire(&sets) {
+            Ok(lease) => {
+                let all = sets.iter().map(|&set| leased(&lease, set)).collect();
+                Op::Leased(lease.number().number(), all)
+            }
+            Err(error) => refused(&error, sets[0]),
+        }])
+    }
+
+    fn scope(&mut self) -> Ended {
+        let sets = [self.any_set().0, self.any_set().0];
+        let seen = self.registry.scope(|scope| {
+            let all = sets.map(|set| {
+                let generation = scope.get(set).map(|set| set.generation().number());
+                (set, generation.ok())
+            });
+            (scope.number().number(), all)
+        });
+        free(vec![Op::Scoped(seen.0, seen.1.to_vec())])
+    }
+
+    fn list(&mut self) -> Ended {
+        let catalog = self.registry.catalog();
+        let entries = catalog.entries().iter().map(|entry| {
+            let index = entry.name.name()[1..].parse().unwrap();
+            (index, entry.handle, entry.generation.number())
+        });
+        let mut entries: Vec<_> = entries.collect();
+        entries.sort_unstable();
+        free(vec![Op::Listed(catalog.number().number(), entries)])
+    }
+
+    fn look_up(&mut self, index: usize) -> Ended {
+        let found = match (self.planted, self.remembered[index]) {
+            (Planted::OldLookup, Some(found)) => found,
+            _ => self.registry.lookup(name(index).as_str()),
+        };
+        self.remembered[index] = Some(found);
+        if let Some(set) = found {
+            self.met(set, index, 0);
+        }
+        free(vec![Op::Found(index, found)])
+    }
+}
+
+fn free(ops: Vec<Op>) -> Ended {
+    (ops, [false; NAMES])
+}
+
+fn holding(names: [usize; 1]) -> [bool; NAMES] {
+    std::array::from_fn(|index| names.contains(&index))
+}
+
+fn refused_name(error: &Error, name: usize) -> Op {
+    match error {
+        Error::AlreadyPublished { .. } => Op::Taken {
+            name,
+            contended: false,
+        },
+        Error::NameBusy { .. } => Op::Busy { contended: false },
+        other => panic!("{other}"),
+    }
+}
+
+fn refused(error: &Error, set: SetHandle) -> Op {
+    match error {
+        Error::StaleHandle { handle } => Op::Stale(*handle),
+        Error::Conflict {
+            expected, current, ..
+        } => Op::Conflict(set, expected.number(), current.number()),
+        Error::NotKept { .. } => Op::NothingKept(set),
+        other => panic!("{other}"),
+    }
+}

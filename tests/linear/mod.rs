@@ -1,0 +1,5 @@
+//! The parts of the linearizability test.
+
+pub mod checker;
+pub mod drive;
+pub mod model;

@@ -1,0 +1,227 @@
+//! The registry, one operation at a time.
+//!
+//! What lives here: what each public operation may answer, given what came before. What does not: the
+//! search for an order (`checker`), real threads (`drive`).
+//!
+//! Publishing and retiring are two steps each, as the documentation says: a set is current before its
+//! name is found, and is gone before its name is. A name that is taken just then is said to be busy.
+
+use weighbridge::SetHandle;
+
+use super::checker::Model;
+
+pub const NAMES: usize = 3;
+
+/// What is in a set: bytes that are all the same.
+pub type Fill = u8;
+
+/// What was done and what it answered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Op {
+    /// A set becomes current.
+    Born(SetHandle, usize, Fill),
+    /// Its name is found.
+    Named(SetHandle, usize),
+    /// A set is retired; it had this generation.
+    Gone(SetHandle, u64),
+    /// Its name is free.
+    Unnamed(SetHandle, usize),
+    /// A publish of a name that means something already, or (`contended`) may just have, or be about to.
+    Taken {
+        name: usize,
+        contended: bool,
+    },
+    /// A publish of a name that somebody else is publishing or retiring.
+    Busy {
+        contended: bool,
+    },
+    /// A replace, of this generation if that was demanded: the new one, and the one before.
+    Replaced(SetHandle, Option<u64>, Fill, u64, u64),
+    /// Back to the generation before.
+    RolledBack(SetHandle, u64),
+    NothingKept(SetHandle),
+    /// Is a generation before this one kept?
+    Keeps(SetHandle, bool),
+    /// Another generation was current than the one that was demanded.
+    Conflict(SetHandle, u64, u64),
+    /// The set is not there.
+    Stale(SetHandle),
+    /// Several sets at one instant: the commit, and generation and bytes of each.
+    Leased(u64, Vec<(SetHandle, u64, Fill)>),
+    /// A picture: the commit, and the generation of each, if it was there.
+    Scoped(u64, Vec<(SetHandle, Option<u64>)>),
+    Found(usize, Option<SetHandle>),
+    /// All sets at one commit.
+    Listed(u64, Vec<(usize, SetHandle, u64)>),
+    /// How many commits there were.
+    Commits(u64),
+    /// Everything at one instant: the new generation; what was replaced, retired, and born.
+    Together {
+        number: u64,
+        replaced: Vec<(SetHandle, Fill)>,
+        retired: Vec<SetHandle>,
+        born: Vec<(SetHandle, usize, Fill)>,
+    },
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+struct Set {
+    handle: SetHandle,
+    name: usize,
+    alive: bool,
+    generation: u64,
+    fill: Fill,
+    /// The generation before, which a rollback brings back.
+    kept: Option<Fill>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
+pub struct State {
+    commits: u64,
+    sets: Vec<Set>,
+    /// What look-ups say.
+    names: [Option<SetHandle>; NAMES],
+}
+
+impl State {
+    fn alive(&self, handle: SetHandle) -> Option<&Set> {
+        let set = self.sets.iter().find(|set| set.handle == handle)?;
+        set.alive.then_some(set)
+    }
+
+    fn born(&mut self, handle: SetHandle, name: usize, fill: Fill) -> Option<()> {
+        let free = |set: &Set| set.handle != handle && !(set.alive && set.name == name);
+        self.sets.iter().all(free).then_some(())?;
+        self.sets.push(Set {
+            handle,
+            name,
+            alive: true,
+            generation: self.commits,
+            fill,
+            kept: None,
+        });
+        Some(())
+    }
+
+    fn change(&mut self, handle: SetHandle, change: impl FnOnce(&mut Set)) -> Option<()> {
+        let set = self.sets.iter_mut().find(|set| set.handle == handle)?;
+        set.alive.then(|| change(set))
+    }
+}
+
+pub struct Registry;
+
+impl Model for Registry {
+    type State = State;
+    type Op = Op;
+
+    fn init() -> State {
+        State::default()
+    }
+
+    fn step(state: &State, op: &Op) -> Option<State> {
+        let mut next = state.clone();
+        let now = state.commits + 1;
+        match op {
+            Op::Born(handle, name, fill) => {
+                next.commits = now;
+                next.born(*handle, *name, *fill)?;
+            }
+            Op::Named(handle, name) => {
+                (state.names[*name].is_none() && state.alive(*handle).is_some()).then_some(())?;
+                next.names[*name] = Some(*handle);
+            }
+            Op::Gone(handle, generation) => {
+                (state.alive(*handle)?.generation == *generation).then_some(())?;
+                next.commits = now;
+                next.change(*handle, |set| set.alive = false)?;
+            }
+            Op::Unnamed(handle, name) => {
+                let ours = state.names[*name] == Some(*handle) && state.alive(*handle).is_none();
+                ours.then_some(())?;
+                next.names[*name] = None;
+            }
+            Op::Taken { name, contended } => {
+                (*contended || state.names[*name].is_some()).then_some(())?;
+            }
+            Op::Busy { contended } => contended.then_some(())?,
+            Op::Replaced(handle, expected, fill, generation, previous) => {
+                let was = state.alive(*handle)?;
+                let as_demanded = expected.is_none_or(|expected| expected == was.generation);
+                let fits = as_demanded && *generation == now && *previous == was.generation;
+                fits.then_some(())?;
+                next.commits = now;
+                next.change(*handle, |set| {
+                    set.kept = Some(set.fill);
+                    (set.generation, set.fill) = (now, *fill);
+                })?;
+            }
+            Op::RolledBack(handle, generation) => {
+                let back = state.alive(*handle)?.kept?;
+                (*generation == now).then_some(())?;
+                next.commits = now;
+                next.change(*handle, |set| {
+                    set.kept = Some(set.fill);
+                    (set.generation, set.fill) = (now, back);
+                })?;
+            }
+            Op::NothingKept(handle) => {
+                state.alive(*handle)?.kept.is_none().then_some(())?;
+            }
+            Op::Keeps(handle, keeps) => {
+                let kept = state.alive(*handle)?.kept;
+                (kept.is_some() == *keeps).then_some(())?;
+            }
+            Op::Conflict(handle, expected, current) => {
+                let is = state.alive(*handle)?.generation;
+                (is == *current && is != *expected).then_some(())?;
+            }
+            Op::Stale(handle) => state.alive(*handle).is_none().then_some(())?,
+            Op::Leased(number, sets) => {
+                let as_now = |&(handle, generation, fill): &(SetHandle, u64, Fill)| {
+                    let set = state.alive(handle);
+                    set.is_some_and(|set| (set.generation, set.fill) == (generation, fill))
+                };
+                (*number == state.commits && sets.iter().all(as_now)).then_some(())?;
+            }
+            Op::Scoped(number, sets) => {
+                let as_now = |&(handle, generation): &(SetHandle, Option<u64>)| {
+                    state.alive(handle).map(|set| set.generation) == generation
+                };
+                (*number == state.commits && sets.iter().all(as_now)).then_some(())?;
+            }
+            Op::Found(name, handle) => (state.names[*name] == *handle).then_some(())?,
+            Op::Listed(number, sets) => {
+                let alive = state.sets.iter().filter(|set| set.alive);
+                let mut expected: Vec<_> = alive
+                    .map(|set| (set.name, set.handle, set.generation))
+                    .collect();
+                expected.sort_unstable();
+                (*number == state.commits && *sets == expected).then_some(())?;
+            }
+            Op::Commits(number) => (*number == state.commits).then_some(())?,
+            Op::Together {
+                number,
+                replaced,
+                retired,
+                born,
+            } => {
+                (*number == now).then_some(())?;
+                next.commits = now;
+                for &(handle, fill) in replaced {
+                    next.change(handle, |set| {
+                        set.kept = Some(set.fill);
+                        (set.generation, set.fill) = (now, fill);
+                    })?;
+                }
+                for &handle in retired {
+                    next.change(handle, |set| set.alive = false)?;
+                }
+                for &(handle, name, fill) in born {
+                    next.born(handle, name, fill)?;
+                }
+            }
+        }
+        Some(next)
+    }
+}
