@@ -177,6 +177,9 @@ pub mod __loom {
     pub mod names {
         pub use crate::names::*;
     }
+    pub fn layout_of(plan: &crate::Plan) -> crate::Layout {
+        plan.layout()
+    }
     pub mod turns {
         pub use crate::turns::*;
     }

@@ -1,14 +1,17 @@
-//! The parts beside the core: pictures, the ledger, turns at a tensor. Names and labels have files of their own.
+//! The parts beside the core: pictures, the ledger, turns at a tensor, layouts that are shared. Names and labels have files of their own.
 #![cfg(weighbridge_loom)]
 
 use std::sync::Arc;
 
 use loom::cell::UnsafeCell;
 use loom::thread;
+use weighbridge::__loom::layout_of;
 use weighbridge::__loom::sync::atomic::{AtomicU64, Ordering};
 use weighbridge::__loom::turns::{Progress, Turns};
 use weighbridge::__loom::{Picture, Shot};
+use weighbridge::layout::Interner;
 use weighbridge::ledger::{Account, Ledger};
+use weighbridge::{Dtype, Layout, Plan};
 use weighbridge_loom_tests::{model, saw};
 
 /// Pictures never go back in time, and each shows at least what was asked for.
@@ -170,5 +173,38 @@ fn filling() {
         }
         let Progress { written, taken } = tensor.turns.progress(0);
         assert_eq!((written, taken), (wrote.iter().sum(), false));
+    });
+}
+
+fn layout() -> Layout {
+    layout_of(&Plan::of("m", [("w", Dtype::U8, vec![1])]).unwrap())
+}
+
+/// Two bring the same layout while a third lets go of it: who has it at one time has the same one, and
+/// in the end there is none.
+#[test]
+fn layouts() {
+    model("layouts", &["found", "made anew"], || {
+        let interner = Arc::new(Interner::default());
+        let first = interner.intern(layout());
+        let [one, two] = [1, 2].map(|_| {
+            let interner = Arc::clone(&interner);
+            thread::spawn(move || interner.intern(layout()))
+        });
+        let old = Arc::downgrade(&first);
+        // A point at which the others may run, before and after it is let go of.
+        assert_eq!(interner.len(), 1);
+        drop(first);
+        let live = interner.len();
+        assert!(live <= 1, "the same layout {live} times");
+        let (one, two) = (one.join().unwrap(), two.join().unwrap());
+        assert!(Arc::ptr_eq(&one, &two), "the same layout twice");
+        saw(match old.upgrade() {
+            Some(_) => "found",
+            None => "made anew",
+        });
+        assert_eq!(interner.len(), 1);
+        drop((one, two));
+        assert!(interner.is_empty());
     });
 }
