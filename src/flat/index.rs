@@ -9,6 +9,7 @@ use std::sync::Arc;
 use super::address::{FlatHandle, FlatKind};
 use crate::error::Error;
 use crate::handle::SetHandle;
+use crate::layout::Layout;
 use crate::names::SetName;
 use crate::plan::PlannedTensor;
 
@@ -33,6 +34,11 @@ pub struct Totals {
     pub lora: Total,
     /// Aliases. They have no bytes of their own.
     pub aliases: usize,
+}
+
+/// The target of an alias: a set without tensors that stands on another one.
+pub(super) fn alias_of(base: Option<SetHandle>, layout: &Layout) -> Option<SetHandle> {
+    base.filter(|_| layout.is_empty())
 }
 
 /// A registered weight or alias.

@@ -52,9 +52,12 @@ impl FlatRegistry {
         let name = name.into();
         name.validate()?;
         let base = source.base();
-        if let Some(revision) = source.declared() {
+        // What its aliases are is part of what it is, and known when it is staged.
+        if let Some(revision) = source.declared()
+            && source.plan().aliases().is_empty()
+        {
             let offer = Offer {
-                identity: &Identity::Declared(revision.into()),
+                identity: &Identity::declared(source.plan(), revision),
                 base,
                 plan: source.plan(),
             };

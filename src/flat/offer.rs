@@ -26,16 +26,18 @@ impl<'o> Offer<'o> {
     }
 
     /// Is it what stands there? A declared revision vouches for contents, not for what they mean, so
-    /// dtypes and shapes are compared too.
+    /// dtypes and shapes are compared too. Those of aliases are their targets', which are in the identity.
     pub(super) fn is(&self, there: &SetView<'_>) -> bool {
         let layout = there.layout();
+        let names = self.plan.tensors().len() + self.plan.aliases().len();
         let found = |tensor: &PlannedTensor| {
             let info = layout.tensor(layout.ordinal(tensor.name())?)?;
             let found = (info.dtype_name(), info.shape());
             Some(found == (tensor.dtype().name(), tensor.shape()))
         };
         (there.identity(), there.base()) == (self.identity, self.base)
-            && layout.len() == self.plan.tensors().len()
+            && layout.len() == names
+            && (self.plan.aliases().iter()).all(|alias| layout.ordinal(alias.name()).is_some())
             && (self.plan.tensors().iter()).all(|tensor| found(tensor) == Some(true))
     }
 

@@ -6,8 +6,8 @@
 use std::sync::Arc;
 
 use super::address::{Address, FlatEntry, FlatHandle, FlatKind};
-use super::index::Totals;
-use super::pinned::Pinned;
+use super::index::{Totals, alias_of};
+use super::pinned::{Pinned, no_weight, only};
 use super::registry::FlatRegistry;
 use crate::error::Error;
 use crate::handle::SetHandle;
@@ -37,7 +37,8 @@ impl FlatRegistry {
     ///
     /// # Errors
     /// [`Error::StaleHandle`] if it was unregistered; [`Error::WrongRegistry`],
-    /// [`Error::OtherNamespace`] if it is not of this registry.
+    /// [`Error::OtherNamespace`] if it is not of this registry; [`Error::NoSuchTensor`] if somebody else
+    /// published it under a name of ours, or replaced it, and it is no weight.
     pub fn get(&self, weight: FlatHandle) -> Result<Pinned, Error> {
         self.pin_by(weight, |set| self.registry().acquire(set))
     }
@@ -58,7 +59,7 @@ impl FlatRegistry {
         let lease = acquire(weight.0)?;
         let set = lease.set(weight.0)?;
         self.ours(set.name())?;
-        match set.base() {
+        match alias_of(set.base(), set.layout()) {
             None => Pinned::new(lease),
             // A target outlives its aliases: it can be gone only if the alias is gone, too.
             Some(target) => Pinned::new(acquire(target).map_err(|error| as_asked(error, weight))?),
@@ -77,7 +78,7 @@ impl FlatRegistry {
         self.registry().scope(|scope| {
             let view = scope.get(weight.0)?;
             self.ours(view.name())?;
-            Ok(match view.base() {
+            Ok(match alias_of(view.base(), view.layout()) {
                 None => view.leases(),
                 Some(target) => scope.get(target)?.leases(),
             })
@@ -86,27 +87,40 @@ impl FlatRegistry {
 
     /// The set that has the bytes.
     pub(super) fn root(&self, weight: FlatHandle) -> Result<SetHandle, Error> {
-        self.registry()
-            .scope(|scope| Ok(scope.get(weight.0)?.base().unwrap_or(weight.0)))
+        self.registry().scope(|scope| {
+            let view = scope.get(weight.0)?;
+            Ok(alias_of(view.base(), view.layout()).unwrap_or(weight.0))
+        })
     }
 
-    /// What is known of a weight, without holding its bytes. O(1); waits at most for a commit.
+    /// What is known of a weight, without holding its bytes.
+    ///
+    /// Progress: O(1); waits at most for a commit.
     ///
     /// # Errors
-    /// [`Error::StaleHandle`], [`Error::WrongRegistry`], [`Error::OtherNamespace`].
+    /// [`Error::StaleHandle`], [`Error::WrongRegistry`], [`Error::OtherNamespace`];
+    /// [`Error::NoSuchTensor`] if somebody replaced it by what is no weight.
     pub fn entry(&self, weight: FlatHandle) -> Result<FlatEntry, Error> {
         let index = self.index().lock(); // E30
         let booked = self.own(&index, weight.0)?;
         let kind = booked.kind();
-        let bytes = match kind {
-            FlatKind::TiedAlias { target } => target,
-            FlatKind::Base | FlatKind::Lora => weight,
+        let (holder, alias) = match kind {
+            FlatKind::TiedAlias { target } => (target, true),
+            FlatKind::Base | FlatKind::Lora => (weight, false),
         };
         self.registry().scope(|scope| {
-            let stale = Error::StaleHandle { handle: weight.0 };
-            let view = scope.get(bytes.0)?;
-            let info = view.layout().tensor(0);
-            let (info, dtype) = info.zip(info.and_then(|info| info.dtype())).ok_or(stale)?;
+            let view = scope.get(holder.0);
+            let view = view.map_err(|error| as_asked(error, weight))?;
+            let Some(info) = only(view.layout()) else {
+                return Err(no_weight(view.name(), view.generation()));
+            };
+            let Some(dtype) = info.dtype() else {
+                return Err(Error::UnreadableTensor {
+                    set: view.name().clone(),
+                    tensor: info.name().to_owned(),
+                    dtype: info.dtype_name().to_owned(),
+                });
+            };
             Ok(FlatEntry {
                 handle: weight,
                 name: booked.name().clone(),
@@ -114,7 +128,7 @@ impl FlatRegistry {
                 kind,
                 dtype,
                 shape: info.shape().into(),
-                bytes: booked.bytes(),
+                bytes: if alias { 0 } else { info.byte_len() },
             })
         })
     }

@@ -126,8 +126,9 @@ impl FlatRegistry {
     /// read and hashed first, unless the source declares its revision.
     ///
     /// # Errors
-    /// [`Error::InvalidTensor`] if the source describes more than one tensor, or one whose dtype is
-    /// not known; whatever is wrong with the source; otherwise as [`register`](Self::register).
+    /// [`Error::InvalidTensor`] if the source describes more than one tensor, one whose dtype is not
+    /// known, or one that is to stay in memory which it brings: a weight is copied; whatever is wrong with
+    /// the source; otherwise as [`register`](Self::register).
     pub fn register_from<'n>(
         &self,
         address: impl Into<Address<'n>>,
@@ -135,7 +136,7 @@ impl FlatRegistry {
     ) -> Result<Registered, Error> {
         let address = address.into();
         let one = One::new(address.name, source)?;
-        let declared = one.declared().map(|it| Identity::Declared(it.into()));
+        let declared = one.declared().map(|it| Identity::declared(one.plan(), it));
         self.register_source(address, one, |_| declared)
     }
 
@@ -162,8 +163,8 @@ impl FlatRegistry {
     ///
     /// # Errors
     /// [`Error::InvalidTensor`] if dtype and shape are not the target's; [`Error::StaleHandle`],
-    /// [`Error::WrongRegistry`], [`Error::OtherNamespace`] for the target; otherwise as
-    /// [`register`](Self::register).
+    /// [`Error::WrongRegistry`], [`Error::OtherNamespace`] for the target, [`Error::NoSuchTensor`] if
+    /// somebody replaced it by what is no weight; otherwise as [`register`](Self::register).
     pub fn alias<'n>(
         &self,
         address: impl Into<Address<'n>>,
