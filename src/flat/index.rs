@@ -8,10 +8,11 @@ use std::sync::Arc;
 
 use super::address::{FlatHandle, FlatKind};
 use crate::error::Error;
-use crate::handle::SetHandle;
+use crate::handle::{Generation, SetHandle};
 use crate::layout::Layout;
 use crate::names::SetName;
-use crate::plan::PlannedTensor;
+use crate::registry::SetView;
+use crate::tensor::WeightKind;
 
 /// Weights of one kind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -36,6 +37,28 @@ pub struct Totals {
     pub aliases: usize,
 }
 
+/// What is current of a registered weight, as far as the books tell it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Now {
+    pub(super) generation: Generation,
+    /// The weight that it is an alias of.
+    target: Option<SetHandle>,
+    bytes: u64,
+}
+
+impl Now {
+    pub(super) fn of(view: &SetView<'_>) -> Self {
+        let layout = view.layout();
+        // A tie is another tensor's bytes.
+        let own = (layout.tensors()).filter(|(_, info)| info.kind() != WeightKind::TiedAlias);
+        Now {
+            generation: view.generation(),
+            target: alias_of(view.base(), layout),
+            bytes: own.map(|(_, info)| info.byte_len()).sum(),
+        }
+    }
+}
+
 /// The target of an alias: a set without tensors that stands on another one.
 pub(super) fn alias_of(base: Option<SetHandle>, layout: &Layout) -> Option<SetHandle> {
     base.filter(|_| layout.is_empty())
@@ -46,20 +69,17 @@ pub(super) fn alias_of(base: Option<SetHandle>, layout: &Layout) -> Option<SetHa
 pub(super) struct Entry {
     name: SetName,
     adapter: Option<Arc<str>>,
-    target: Option<SetHandle>,
+    now: Now,
     aliases: Vec<SetHandle>,
-    bytes: u64,
 }
 
 impl Entry {
-    pub(super) fn new(name: SetName, target: Option<SetHandle>, tensors: &[PlannedTensor]) -> Self {
-        let bytes = tensors.iter().map(PlannedTensor::byte_len).sum();
+    pub(super) fn new(name: SetName, now: Now) -> Self {
         Entry {
             name,
             adapter: None,
-            target,
+            now,
             aliases: Vec::new(),
-            bytes,
         }
     }
 
@@ -72,7 +92,7 @@ impl Entry {
     }
 
     pub(super) fn kind(&self) -> FlatKind {
-        match (self.target, &self.adapter) {
+        match (self.now.target, &self.adapter) {
             (Some(target), _) => FlatKind::TiedAlias {
                 target: FlatHandle(target),
             },
@@ -81,10 +101,10 @@ impl Entry {
         }
     }
 
-    pub(super) fn bytes(&self) -> u64 {
+    fn bytes(&self) -> u64 {
         #[cfg(all(test, not(weighbridge_loom)))]
         tests::READ.with(|read| read.set(read.get() + 1));
-        self.bytes
+        self.now.bytes
     }
 
     /// The aliases of this weight.
@@ -96,6 +116,9 @@ impl Entry {
 #[derive(Debug, Default)]
 struct Adapter {
     members: BTreeMap<SetName, SetHandle>,
+    /// How many sets are counted: until the books have caught up, one that somebody retired is beside the
+    /// one that has its name now.
+    sets: usize,
     bytes: u64,
 }
 
@@ -143,15 +166,27 @@ impl Index {
 
     /// Books what was just published.
     pub(super) fn insert(&mut self, set: SetHandle, mut entry: Entry, adapter: Option<&str>) {
-        if let Some(adapter) = adapter {
+        entry.adapter = adapter.map(|adapter| {
             let known = self.adapters.get_key_value(adapter);
-            let adapter = known.map_or_else(|| Arc::from(adapter), |(known, _)| Arc::clone(known));
-            let of = self.adapters.entry(Arc::clone(&adapter)).or_default();
+            known.map_or_else(|| Arc::from(adapter), |(known, _)| Arc::clone(known))
+        });
+        self.put(set, entry);
+    }
+
+    /// Strikes out what was retired.
+    pub(super) fn remove(&mut self, set: SetHandle) {
+        self.take(set);
+    }
+
+    fn put(&mut self, set: SetHandle, entry: Entry) {
+        let bytes = entry.bytes();
+        if let Some(adapter) = &entry.adapter {
+            let of = self.adapters.entry(Arc::clone(adapter)).or_default();
             of.members.insert(entry.name.clone(), set);
-            of.bytes += entry.bytes();
-            entry.adapter = Some(adapter);
+            of.sets += 1;
+            of.bytes += bytes;
         }
-        if let Some(target) = entry.target
+        if let Some(target) = entry.now.target
             && let Some(target) = self.entries.get_mut(&target)
         {
             target.aliases.push(set);
@@ -159,26 +194,27 @@ impl Index {
         let total = self.total(entry.kind());
         total.weights += 1;
         // Bytes that are in memory: their sum is less than the address space.
-        total.bytes += entry.bytes();
+        total.bytes += bytes;
         self.entries.insert(set, entry);
     }
 
-    /// Strikes out what was just retired.
-    pub(super) fn remove(&mut self, set: SetHandle) {
-        let Some(entry) = self.entries.remove(&set) else {
-            return;
-        };
+    fn take(&mut self, set: SetHandle) -> Option<Entry> {
+        let entry = self.entries.remove(&set)?;
         let bytes = entry.bytes();
         if let Some(name) = &entry.adapter
             && let Some(adapter) = self.adapters.get_mut(name)
         {
-            adapter.members.remove(&entry.name);
+            // A name that was taken again is another set's.
+            if adapter.members.get(&entry.name) == Some(&set) {
+                adapter.members.remove(&entry.name);
+            }
+            adapter.sets -= 1;
             adapter.bytes -= bytes;
-            if adapter.members.is_empty() {
+            if adapter.sets == 0 {
                 self.adapters.remove(name);
             }
         }
-        if let Some(target) = entry.target
+        if let Some(target) = entry.now.target
             && let Some(target) = self.entries.get_mut(&target)
         {
             target.aliases.retain(|&alias| alias != set);
@@ -186,6 +222,7 @@ impl Index {
         let total = self.total(entry.kind());
         total.weights -= 1;
         total.bytes -= bytes;
+        Some(entry)
     }
 
     /// The refusal if one of `sets` has an alias that is not among them.
@@ -217,7 +254,6 @@ mod tests {
     use std::cell::Cell;
 
     use super::*;
-    use crate::Dtype;
 
     thread_local! {
         /// How often the bytes of an entry were looked at on this thread.
@@ -232,25 +268,28 @@ mod tests {
         }
     }
 
-    fn tensor(bytes: u64) -> PlannedTensor {
-        PlannedTensor::new("weight", Dtype::U8.into(), vec![bytes as usize], bytes)
+    fn now(generation: u64, target: Option<SetHandle>, bytes: u64) -> Now {
+        Now {
+            generation: Generation(generation),
+            target,
+            bytes,
+        }
     }
 
-    fn weight(name: &str, bytes: u64) -> Entry {
-        Entry::new(SetName::from(name), None, &[tensor(bytes)])
+    fn weight(name: impl Into<SetName>, bytes: u64) -> Entry {
+        Entry::new(name.into(), now(1, None, bytes))
     }
 
     /// 1,117 adapters of 448 tensors: totals look at no weight, an adapter's questions at its own.
     #[test]
     fn questions_about_half_a_million_weights_look_at_none_of_them() {
         let mut index = Index::default();
-        let tensors = [tensor(64)];
         let mut slot = 0;
         for adapter in 0..1_117 {
             let adapter = format!("adapter-{adapter:04}");
             for tensor in 0..448 {
                 let name = SetName::from((&*adapter, &*format!("t{tensor:03}")));
-                index.insert(set(slot), Entry::new(name, None, &tensors), Some(&adapter));
+                index.insert(set(slot), weight(name, 64), Some(&adapter));
                 slot += 1;
             }
         }
@@ -276,7 +315,7 @@ mod tests {
     fn the_books_end_where_they_began() {
         let mut index = Index::default();
         index.insert(set(1), weight("embed", 100), None);
-        let head = Entry::new("head".into(), Some(set(1)), &[]);
+        let head = Entry::new("head".into(), now(1, Some(set(1)), 0));
         index.insert(set(2), head, None);
         index.insert(set(3), weight("a", 10), Some("pirate"));
         let totals = index.totals();

@@ -7,10 +7,11 @@
 //! does not: anything about bytes, names or readers, which is the registry's.
 //!
 //! `address` has the words, `registry` and `bulk` what writes, `read` what reads, `pinned` the guard,
-//! `group` LoRA slices on their way to an adapter, `loader` whole files, `index` the books, `one`
-//! sources of one tensor, `offer` both sides of a conflict.
+//! `group` LoRA slices on their way to an adapter, `loader` whole files, `index` the books, `books` how
+//! they are kept, `one` sources of one tensor, `offer` both sides of a conflict.
 
 mod address;
+mod books;
 mod bulk;
 mod group;
 mod index;

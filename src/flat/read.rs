@@ -99,10 +99,11 @@ impl FlatRegistry {
     ///
     /// # Errors
     /// [`Error::StaleHandle`], [`Error::WrongRegistry`], [`Error::OtherNamespace`];
-    /// [`Error::NoSuchTensor`] if somebody replaced it by what is no weight.
+    /// [`Error::NoSuchTensor`] if somebody replaced it by what is no weight; [`Error::Forked`].
     pub fn entry(&self, weight: FlatHandle) -> Result<FlatEntry, Error> {
-        let index = self.index().lock(); // E30
-        let booked = self.own(&index, weight.0)?;
+        self.registry().at_home()?;
+        let books = self.books();
+        let booked = self.own(&books, weight.0)?;
         let kind = booked.kind();
         let (holder, alias) = match kind {
             FlatKind::TiedAlias { target } => (target, true),
@@ -134,45 +135,50 @@ impl FlatRegistry {
     }
 
     /// Bytes of all registered weights, dtype times shape, aliases not counted: they have none.
-    /// O(1); waits at most for a commit.
     ///
     /// What the process spends on them, padding and the bytes of unregistered weights that somebody
     /// still holds included, is in [`WeightRegistry::ledger`](crate::WeightRegistry::ledger).
+    ///
+    /// Progress: O(1); waits at most for a commit.
     pub fn total_bytes(&self) -> u64 {
         let totals = self.totals();
         totals.base.bytes + totals.lora.bytes
     }
 
-    /// Numbers and bytes by kind. O(1); waits at most for a commit.
+    /// Numbers and bytes by kind. Progress: as [`total_bytes`](Self::total_bytes).
     pub fn totals(&self) -> Totals {
-        self.index().lock().totals() // E30
+        self.books().totals()
     }
 
     /// How many weights are registered. Aliases are not weights; [`Totals::aliases`] counts them.
+    /// Progress: as [`total_bytes`](Self::total_bytes).
     pub fn len(&self) -> usize {
         let totals = self.totals();
         totals.base.weights + totals.lora.weights
     }
 
-    /// None at all?
+    /// None at all? Progress: as [`total_bytes`](Self::total_bytes).
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// The adapters that have slices here, by name. O(answer); waits at most for a commit.
+    /// The adapters that have slices here, by name. Progress: O(answer), otherwise as
+    /// [`total_bytes`](Self::total_bytes).
     pub fn adapter_names(&self) -> Vec<Arc<str>> {
-        self.index().lock().adapter_names() // E30
+        self.books().adapter_names()
     }
 
-    /// What is registered for an adapter, by tensor name. O(answer); waits at most for a commit.
+    /// What is registered for an adapter, by tensor name. Progress: O(answer), otherwise as
+    /// [`total_bytes`](Self::total_bytes).
     pub fn adapter_handles(&self, adapter: &str) -> Vec<FlatHandle> {
-        let members = self.index().lock().members(adapter); // E30
+        let members = self.books().members(adapter);
         members.into_iter().map(FlatHandle).collect()
     }
 
-    /// Bytes of what is registered for an adapter. O(log adapters); waits at most for a commit.
+    /// Bytes of what is registered for an adapter. Progress: O(log adapters), otherwise as
+    /// [`total_bytes`](Self::total_bytes).
     pub fn adapter_bytes(&self, adapter: &str) -> u64 {
-        self.index().lock().adapter_bytes(adapter) // E30
+        self.books().adapter_bytes(adapter)
     }
 }
 
