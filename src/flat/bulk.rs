@@ -140,8 +140,8 @@ impl FlatRegistry {
                 return Ok(answers);
             }
             if let Some(all) = all.take() {
-                all.commit()?;
-                books.enter(registry, entries);
+                let done = all.commit()?;
+                books.enter(registry, Some(done.generation), entries);
             }
             Ok(answers)
         });

@@ -200,7 +200,7 @@ impl LoraGroup<'_> {
                 unreachable!("it is committed once")
             };
             let done = transaction.commit()?;
-            books.strike(&going);
+            books.strike(registry, done.generation, &going);
             Ok(done)
         });
         drop(transaction);

@@ -164,6 +164,11 @@ impl Index {
         })
     }
 
+    /// Every set that is in the books.
+    pub(super) fn sets(&self) -> Vec<SetHandle> {
+        self.entries.keys().copied().collect()
+    }
+
     /// Books what was just published.
     pub(super) fn insert(&mut self, set: SetHandle, mut entry: Entry, adapter: Option<&str>) {
         entry.adapter = adapter.map(|adapter| {
@@ -176,6 +181,15 @@ impl Index {
     /// Strikes out what was retired.
     pub(super) fn remove(&mut self, set: SetHandle) {
         self.take(set);
+    }
+
+    /// Books what a set is now.
+    pub(super) fn revise(&mut self, set: SetHandle, now: Now) {
+        if self.get(set).is_some_and(|entry| entry.now != now)
+            && let Some(entry) = self.take(set)
+        {
+            self.put(set, Entry { now, ..entry });
+        }
     }
 
     fn put(&mut self, set: SetHandle, entry: Entry) {
@@ -331,5 +345,52 @@ mod tests {
         }
         assert_eq!(index.totals(), Totals::default());
         assert!(index.adapter_names().is_empty() && index.get(set(1)).is_none());
+    }
+
+    /// One that somebody retired is still there when another one takes its name, and goes after it has
+    /// changed.
+    #[test]
+    fn a_name_that_is_taken_again_counts_twice_until_the_first_is_struck_out() {
+        let mut index = Index::default();
+        index.insert(set(1), weight("a", 5), Some("pirate"));
+        index.insert(set(2), weight("a", 4), Some("pirate"));
+        assert_eq!(index.members("pirate"), [set(2)]);
+        index.revise(set(2), now(2, None, 3));
+        index.remove(set(1));
+        assert_eq!(index.members("pirate"), [set(2)]);
+        assert_eq!(
+            (index.adapter_bytes("pirate"), index.totals().lora.bytes),
+            (3, 3)
+        );
+        index.remove(set(2));
+        assert!(index.adapter_names().is_empty());
+        assert_eq!(index.totals(), Totals::default());
+    }
+
+    /// A target that changes keeps its aliases, an alias that is bound anew changes its target.
+    #[test]
+    fn what_is_revised_keeps_what_hangs_on_it() {
+        let mut index = Index::default();
+        for (slot, name) in [(1, "one"), (2, "two")] {
+            index.insert(set(slot), weight(name, 4), None);
+        }
+        index.insert(
+            set(3),
+            Entry::new("tied".into(), now(1, Some(set(1)), 0)),
+            None,
+        );
+        let aliases =
+            |index: &Index| [1, 2].map(|slot| index.get(set(slot)).unwrap().aliases().to_vec());
+        index.revise(set(1), now(2, None, 7));
+        assert_eq!(aliases(&index), [vec![set(3)], vec![]]);
+        index.revise(set(3), now(3, Some(set(2)), 0));
+        assert_eq!(aliases(&index), [vec![], vec![set(3)]]);
+        index.revise(set(3), now(4, None, 2));
+        assert_eq!(aliases(&index), [vec![], vec![]]);
+        let totals = index.totals();
+        assert_eq!(
+            (totals.base.weights, totals.base.bytes, totals.aliases),
+            (3, 13, 0)
+        );
     }
 }

@@ -76,9 +76,12 @@ impl FlatRegistry {
         let mut left = None;
         let answer = registry.observe_whole(Operation::Publish, name.clone(), itself, || {
             // Two loads of one name: the second one finds the first.
-            let books = self.books();
+            let mut books = self.books();
             let failed = match registry.publish_staged(name.clone(), staged) {
-                Ok(set) => return Ok(Registered::Created(set)),
+                Ok(set) => {
+                    books.beside(registry, set);
+                    return Ok(Registered::Created(set));
+                }
                 Err(failed) => failed,
             };
             let (error, staged) = failed.into_parts();

@@ -8,7 +8,7 @@
 //!
 //! `address` has the words, `registry` and `bulk` what writes, `read` what reads, `pinned` the guard,
 //! `group` LoRA slices on their way to an adapter, `loader` whole files, `index` the books, `books` how
-//! they are kept, `one` sources of one tensor, `offer` both sides of a conflict.
+//! they follow what others do, `one` sources of one tensor, `offer` both sides of a conflict.
 
 mod address;
 mod books;

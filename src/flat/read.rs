@@ -95,7 +95,7 @@ impl FlatRegistry {
 
     /// What is known of a weight, without holding its bytes.
     ///
-    /// Progress: O(1); waits at most for a commit.
+    /// Progress: O(1) after the books have caught up, see [`FlatRegistry`]; waits at most for a commit.
     ///
     /// # Errors
     /// [`Error::StaleHandle`], [`Error::WrongRegistry`], [`Error::OtherNamespace`];
@@ -139,7 +139,8 @@ impl FlatRegistry {
     /// What the process spends on them, padding and the bytes of unregistered weights that somebody
     /// still holds included, is in [`WeightRegistry::ledger`](crate::WeightRegistry::ledger).
     ///
-    /// Progress: O(1); waits at most for a commit.
+    /// Progress: O(1) while nobody commits but this registry. What others committed since the last call
+    /// here is looked at first, see [`FlatRegistry`]. Waits at most for a commit.
     pub fn total_bytes(&self) -> u64 {
         let totals = self.totals();
         totals.base.bytes + totals.lora.bytes

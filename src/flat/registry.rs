@@ -1,7 +1,7 @@
 //! The writing side: registering, tying, unregistering.
 //!
 //! What lives here: [`FlatRegistry`] and everything that changes it. What does not: reading it
-//! (`read`), adapters that are put together from slices (`group`), entering what was done (`books`).
+//! (`read`), adapters that are put together from slices (`group`), what others change (`books`).
 //!
 //! One lock orders the changes and keeps the books equal to what was committed. It is held over a
 //! commit, never over reading, hashing or freeing bytes; lookups and pins never take it (E30). No foreign
@@ -33,9 +33,15 @@ use crate::sync::{Mutex, MutexGuard};
 /// Its weights have names in its own namespace; leave those, and the namespaces of its adapters
 /// (`namespace/adapter`), to it, and make one `FlatRegistry` per namespace.
 ///
+/// What is retired or replaced in the registry underneath is retired or replaced here: nothing is
+/// counted that the registry no longer has, and what was replaced counts with the bytes that it has now.
+///
 /// Progress: looking up and pinning are lock-free. Changes wait for each other, for as long as a
 /// commit takes; never for a reader, never for bytes that are read, hashed or freed, and never for an
-/// observer.
+/// observer. Questions about the books wait for a change, and before both the books catch up with what
+/// others committed in the registry underneath: O(what they changed), each change once; if more happened
+/// than its event stream holds ([`event_capacity`](crate::Builder::event_capacity)), once a look at every
+/// weight.
 ///
 /// In a child process after a `fork`, changes are refused ([`Error::Forked`]); a question about the books
 /// may wait there for a lock that a thread of the parent's holds, for ever.
@@ -87,7 +93,7 @@ impl FlatRegistry {
 
     fn unchecked(registry: Arc<WeightRegistry>, namespace: &str) -> Self {
         FlatRegistry {
-            books: Mutex::new(Books::default()),
+            books: Mutex::new(Books::new(&registry)),
             registry,
             namespace: namespace.into(),
         }
@@ -102,9 +108,11 @@ impl FlatRegistry {
         &self.namespace
     }
 
-    /// The books: whoever has them orders every change that is made here.
+    /// The books, as of now: whoever has them orders every change that is made here.
     pub(super) fn books(&self) -> MutexGuard<'_, Books> {
-        self.books.lock() // E30
+        let mut books = self.books.lock(); // E30
+        books.catch_up(&self.registry);
+        books
     }
 
     /// Registers a weight: its bytes are copied once, into memory that was reserved in the ledger
@@ -218,11 +226,8 @@ impl FlatRegistry {
             self.own(index, weight.0)?;
             let sets = vec![weight.0];
             index.aliased(&sets).map_or(Ok(sets), Err)
-        });
-        if let Err(Error::StaleHandle { .. }) = gone {
-            self.books().remove(weight.0);
-        }
-        let first = gone?.into_iter().next();
+        })?;
+        let first = gone.into_iter().next();
         first.ok_or(Error::StaleHandle { handle: weight.0 })
     }
 
@@ -263,15 +268,24 @@ impl FlatRegistry {
         self.registry
             .observe_whole(operation, subject, offer::itself, || {
                 let mut books = self.books();
-                let sets = which(&books)?;
-                if sets.is_empty() {
-                    return Ok(Vec::new());
+                loop {
+                    let sets = which(&books)?;
+                    if sets.is_empty() {
+                        return Ok(Vec::new());
+                    }
+                    let mut all = self.registry.transaction();
+                    let added = sets.iter().try_for_each(|&set| all.retire(set));
+                    match added.and_then(|()| Ok(all.commit()?)) {
+                        Ok(done) => {
+                            books.strike(&self.registry, done.generation, &sets);
+                            return Ok(done.previous);
+                        }
+                        // Somebody retired one underneath since the books caught up. They do again, and then
+                        // do not have it: this ends.
+                        Err(Error::StaleHandle { .. }) => books.catch_up(&self.registry),
+                        Err(refused) => return Err(refused),
+                    }
                 }
-                let mut all = self.registry.transaction();
-                sets.iter().try_for_each(|&set| all.retire(set))?;
-                let done = all.commit()?;
-                books.strike(&sets);
-                Ok(done.previous)
             })
     }
 
@@ -345,7 +359,7 @@ impl FlatRegistry {
             let mut books = self.books();
             match registry.publish_staged(name.clone(), staged) {
                 Ok(set) => {
-                    books.enter(registry, [Coming { set, name, adapter }]);
+                    books.enter(registry, None, [Coming { set, name, adapter }]);
                     Ok(Registered::Created(FlatHandle(set)))
                 }
                 Err(failed) => {
