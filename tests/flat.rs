@@ -1,6 +1,9 @@
 //! Weights registered one by one.
 
 mod support;
+#[cfg(all(feature = "metrics", feature = "tracing"))]
+#[path = "support/observers.rs"]
+mod watch;
 
 use std::collections::{BTreeMap, HashMap};
 use std::panic::AssertUnwindSafe;
@@ -75,7 +78,7 @@ fn the_same_again_is_the_same_and_anything_else_a_conflict() {
             (Dtype::I8, vec![4], [1; 4]),
         ] {
             let refused = flat.register("w", dtype, &shape, &bytes).unwrap_err();
-            let Error::AlreadyPublished {
+            let Error::AlreadyRegistered {
                 identity, offered, ..
             } = &refused
             else {
@@ -88,7 +91,7 @@ fn the_same_again_is_the_same_and_anything_else_a_conflict() {
             assert!(refused.is_conflict());
         }
         let other = put_alias_target(&flat, w);
-        assert!(matches!(other, Err(Error::AlreadyPublished { .. })));
+        assert!(matches!(other, Err(Error::AlreadyRegistered { .. })));
     });
     assert_eq!(flat.get(w).unwrap().bytes(), [1; 4]);
 }
@@ -154,8 +157,8 @@ fn a_tied_alias_is_its_target() {
     // The alias goes alone; then its target can.
     let refused = flat.unregister(embed).unwrap_err();
     assert!(
-        matches!(&refused, Error::AliasedBy { set, aliases }
-            if set.name() == "embed" && aliases.len() == 1 && aliases[0].name() == "lm_head"),
+        matches!(&refused, Error::WeightTied { weight, aliases }
+            if weight.name() == "embed" && aliases.len() == 1 && aliases[0].name() == "lm_head"),
         "{refused}"
     );
     flat.unregister(head).unwrap();
@@ -283,7 +286,7 @@ fn a_source_of_one_tensor_is_a_weight() {
     for shape in [[2, 2], [1, 4]] {
         let other = InMemory::new().tensor("w", Dtype::U8, shape, [5; 4]);
         let refused = flat.register_from("r", other.unwrap().declared("r1"));
-        assert!(matches!(refused, Err(Error::AlreadyPublished { .. })));
+        assert!(matches!(refused, Err(Error::AlreadyRegistered { .. })));
     }
 }
 
@@ -310,6 +313,77 @@ fn a_name_that_somebody_else_took_is_not_ours() {
     assert!(second.register("w", Dtype::U8, [4], &[1; 4]).is_err());
     assert!(second.unregister(w).is_err());
     assert!(flat.get(w).is_ok());
+}
+
+/// What a refusal says to do can be done here, and does it.
+#[test]
+fn refusals_say_what_to_do_here() {
+    let flat = flat();
+    let core = flat.registry();
+    let w = put(&flat, "w", 1);
+    let refused = flat.register("w", Dtype::U8, [4], &[2; 4]).unwrap_err();
+    let text = refused.to_string();
+    assert!(
+        text.starts_with("flat/w is already registered: generation 1, U8 [4], blake3:")
+            && text.contains("; offered: U8 [4], blake3:")
+            && text.ends_with(". Unregister it first, or register under another name"),
+        "{text}"
+    );
+    let tied = flat.alias("tied", w, Dtype::U8, [4]).unwrap().handle();
+    let text = flat.unregister(w).unwrap_err().to_string();
+    assert_eq!(
+        text,
+        "flat/w has aliases: flat/tied. Unregister those first; unregister_cascade takes a weight and \
+         all its aliases at one instant"
+    );
+    for went in flat.unregister_cascade(w).unwrap() {
+        went.reclaimed(SOON).unwrap();
+    }
+    assert!(flat.is_empty() && matches!(flat.get(tied), Err(Error::StaleHandle { .. })));
+    // What stands on it underneath, one way or the other.
+    let w = put(&flat, "w", 2);
+    let slice = flat.register(("pirate", "a"), Dtype::U8, [4], &[1; 4]);
+    let slice = slice.unwrap().handle();
+    let on_it = core.publish("adapter", bytes(1, 1).on(w.set())).unwrap();
+    let tensor = core.weight_handle(slice.set(), "weight").unwrap();
+    let user = InMemory::new().alias("head", tensor).unwrap();
+    let user = core.publish("user", user).unwrap();
+    untouched(&flat, || {
+        for refused in [
+            flat.unregister(w).unwrap_err(),
+            flat.unregister_cascade(w).unwrap_err(),
+            flat.unregister(slice).unwrap_err(),
+            flat.unregister_adapter("pirate").unwrap_err(),
+        ] {
+            let text = refused.to_string();
+            let both = [
+                "flat/w has dependants in the registry underneath: adapter. ",
+                r"flat\u{2f}pirate/a has dependants in the registry underneath: user. ",
+            ];
+            assert!(both.iter().any(|side| text.starts_with(side)), "{text}");
+            assert!(text.ends_with(". Retire those there first"), "{text}");
+            assert!(matches!(&refused, Error::WeightBound { sets, .. } if sets.len() == 1));
+        }
+    });
+    for set in [on_it, user] {
+        core.retire(set).unwrap();
+    }
+    flat.unregister(w).unwrap();
+    flat.unregister_adapter("pirate").unwrap();
+    assert_eq!(flat.totals(), Totals::default());
+    // A stranger's set is the business of the registry underneath, and of nobody's books here.
+    core.publish(("flat", "w"), weight(4, 1)).unwrap();
+    let refused = flat.register("w", Dtype::U8, [4], &[1; 4]).unwrap_err();
+    let text = refused.to_string();
+    assert!(text.contains(", not registered here; offered: "), "{text}");
+    core.retire(core.lookup(("flat", "w")).unwrap()).unwrap();
+    put(&flat, "w", 1);
+    // A whole file under the name of a weight.
+    let refused = flat.load(("flat", "w"), bytes(4, 1)).unwrap_err();
+    assert!(
+        matches!(refused, Error::AlreadyRegistered { .. }),
+        "{refused}"
+    );
 }
 
 #[test]
@@ -358,7 +432,7 @@ fn of_many_who_register_one_name_one_creates_it() {
         flat.unregister(flat.lookup("w").unwrap()).unwrap();
         let different = race(|thread| thread);
         for refused in different {
-            assert!(matches!(refused, Err(Error::AlreadyPublished { .. })));
+            assert!(matches!(refused, Err(Error::AlreadyRegistered { .. })));
         }
         flat.unregister(flat.lookup("w").unwrap()).unwrap();
     }
@@ -380,7 +454,7 @@ fn many_are_registered_at_one_instant_or_not_at_all() {
     untouched(&flat, || {
         let refused = put_all(&flat, &[("a", 1), ("b", 1), ("w", 2)]).unwrap_err();
         assert!(
-            matches!(refused, Error::AlreadyPublished { .. }),
+            matches!(refused, Error::AlreadyRegistered { .. }),
             "{refused}"
         );
         let refused = put_all(&flat, &[("a", 1), ("b", 1), ("a", 1)]).unwrap_err();
@@ -427,7 +501,7 @@ fn a_batch_looks_again_when_it_is_complete() {
     // Something else came.
     let refused = batch(&|| assert!(register(9).unwrap().is_new())).unwrap_err();
     assert!(
-        matches!(refused, Error::AlreadyPublished { .. }),
+        matches!(refused, Error::AlreadyRegistered { .. }),
         "{refused}"
     );
     assert!(flat.lookup("b").is_none());
@@ -1166,10 +1240,10 @@ fn a_group_that_does_not_fit_is_refused_and_changes_nothing() {
     // Somebody else's alias of a slice.
     let alias = flat.alias("alias", a, Dtype::U8, [1, 3]).unwrap().handle();
     let refused = untouched(&flat, || pair("p", 1).unwrap().seal("x", base));
-    assert!(matches!(refused, Err(Error::AliasedBy { .. })));
+    assert!(matches!(refused, Err(Error::WeightTied { .. })));
     assert!(matches!(
         flat.unregister_adapter("pirate"),
-        Err(Error::AliasedBy { .. })
+        Err(Error::WeightTied { .. })
     ));
     flat.unregister(alias).unwrap();
     // A slice that went meanwhile, although the group still holds its bytes.
@@ -1365,6 +1439,48 @@ fn refusals(flat: &FlatRegistry, act: impl FnOnce()) -> Vec<(Operation, String, 
         _ => None,
     });
     told.collect()
+}
+
+#[test]
+fn a_refusal_is_told_once_in_the_words_of_the_caller() {
+    let flat = flat();
+    let w = put(&flat, "w", 1);
+    flat.alias("tied", w, Dtype::U8, [4]).unwrap();
+    put(&flat, "x", 1);
+    let batch_too_late = || {
+        let second = std::iter::once_with(|| {
+            put(&flat, "late", 9);
+            (Address::from("b"), Dtype::U8, &[1][..], &[2][..])
+        });
+        let first = (Address::from("late"), Dtype::U8, &[1][..], &[1][..]);
+        flat.register_all(std::iter::once(first).chain(second))
+            .unwrap_err()
+    };
+    type Refuses<'r> = (Operation, &'r str, &'r dyn Fn() -> Error);
+    let all: [Refuses<'_>; 5] = [
+        (Operation::Publish, "flat/w", &|| {
+            flat.register("w", Dtype::U8, [4], &[2; 4]).unwrap_err()
+        }),
+        (Operation::Publish, "flat/w", &|| {
+            flat.load(("flat", "w"), bytes(4, 1)).unwrap_err()
+        }),
+        (Operation::Retire, "set ", &|| {
+            flat.unregister(w).unwrap_err()
+        }),
+        (Operation::Publish, "flat/x", &|| {
+            put_all(&flat, &[("a", 1), ("x", 2)]).unwrap_err()
+        }),
+        (Operation::Transaction, "2 weight(s)", &batch_too_late),
+    ];
+    for (operation, subject, act) in all {
+        let mut error = None;
+        let told = refusals(&flat, || error = Some(act()));
+        let [(of, about, reason)] = &told[..] else {
+            panic!("{told:?}")
+        };
+        assert_eq!((*of, reason), (operation, &error.unwrap().to_string()));
+        assert!(about.starts_with(subject), "{about}");
+    }
 }
 
 /// The same came while it was being read: it is used, and nobody was refused anything.
@@ -1694,9 +1810,89 @@ mod watched {
             let (refused, _) = watched(&flat, || {
                 flat.register_from("came first", goes(bytes(4, 2)))
             });
-            assert!(matches!(refused, Err(Error::AlreadyPublished { .. })));
+            assert!(matches!(refused, Err(Error::AlreadyRegistered { .. })));
             assert!(flat.lookup("went").is_some());
         });
+    }
+
+    /// A call is one span, with the time that it took, and one operation, whatever it asks of the registry
+    /// underneath.
+    #[test]
+    #[cfg(all(feature = "metrics", feature = "tracing"))]
+    fn a_call_is_told_as_one() {
+        let (meter, diary) = (watch::Meter::default(), watch::Diary::default());
+        let flat = flat();
+        let base = flat.registry().publish("base", tiny()).unwrap();
+        let w = put(&flat, "w", 1);
+        let told = |act: &dyn Fn()| {
+            metrics::with_local_recorder(&meter, || subscribed(diary.clone(), act));
+            diary.take().join(" ")
+        };
+        // Every callsite has been met.
+        let tied = flat.alias("tied", w, Dtype::U8, [4]).unwrap().handle();
+        flat.unregister(w).unwrap_err();
+        flat.unregister(tied).unwrap();
+        let [y, z] = ["y", "z"].map(|name| put(&flat, name, 1));
+        flat.unregister_cascade(y).unwrap();
+        flat.unregister_cascade(z).unwrap();
+        let warm = flat.registry().stats().commits;
+        let one = |what: &str, number: u64, changes: usize| {
+            format!("> {what} - message=committed commit={number} changes={changes} <")
+        };
+        let register = || {
+            flat.register("x", Dtype::U8, [1], &[1]).unwrap();
+        };
+        let story = told(&register);
+        assert_eq!(
+            story,
+            format!(
+                "> stage subject=x < {}",
+                one("publish subject=flat/x", warm + 1, 1)
+            )
+        );
+        assert_eq!(told(&register), "", "nothing happened");
+        flat.alias("tied", w, Dtype::U8, [4]).unwrap();
+        let story = told(&|| drop(flat.unregister(w).unwrap_err()));
+        let refused = "- message=refused: flat/w has aliases: flat/tied. Unregister those first;";
+        let retire = format!("> retire subject={} ", w.set());
+        assert!(story.starts_with(&format!("{retire}{refused}")), "{story}");
+        assert!(
+            story.ends_with(r#"operation="retire" cause="conflict" <"#),
+            "{story}"
+        );
+        let story = told(&|| drop(flat.unregister_cascade(w).unwrap()));
+        let both = format!("transaction subject={} and its aliases", w.set());
+        assert_eq!(story, one(&both, warm + 3, 2));
+        let story = told(&|| drop(flat.unregister(flat.lookup("x").unwrap()).unwrap()));
+        assert!(
+            story.starts_with("> retire ") && story.ends_with(" changes=1 <"),
+            "{story}"
+        );
+        let group = slices(&flat, base, "pirate-v1");
+        let slices = flat.adapter_handles("pirate").len();
+        let number = flat.registry().stats().commits + 1;
+        let group = Cell::new(Some(group));
+        let story = told(&|| drop(group.take().unwrap().seal("pirate", base).unwrap()));
+        let seal = one(
+            r"transaction subject=flat\u{2f}pirate/*",
+            number,
+            slices + 1,
+        );
+        assert!(story.ends_with(&seal), "{story}");
+        for (name, value) in [
+            ("weighbridge_operations_total operation=publish", 1.0),
+            ("weighbridge_operations_total operation=retire", 1.0),
+            ("weighbridge_operations_total operation=transaction", 2.0),
+            ("weighbridge_operation_seconds operation=transaction", 2.0),
+            (
+                "weighbridge_refusals_total operation=retire cause=conflict",
+                1.0,
+            ),
+            ("weighbridge_commits_total", 4.0),
+            ("weighbridge_changes_total", 5.0 + slices as f64),
+        ] {
+            assert_eq!(meter.value(name), Some(value), "{name}");
+        }
     }
 
     /// Whoever is slow to listen holds up the call that tells it, and no other.

@@ -96,7 +96,7 @@ fn d04_only_the_same_is_reused_and_the_answer_says_so() {
         flat.register("w", Dtype::I8, [4], &[1; 4]),
         flat.alias("w", other, Dtype::U8, [4]),
     ] {
-        assert!(matches!(refused, Err(Error::AlreadyPublished { .. })));
+        assert!(matches!(refused, Err(Error::AlreadyRegistered { .. })));
     }
     // Another role is another address.
     let lora = flat.register(("pirate", "w"), Dtype::U8, [4], &[1; 4]);
@@ -651,7 +651,7 @@ fn d27_each_refusal_has_its_own_name() {
     let beside = FlatRegistry::within(Arc::clone(flat.registry()), "beside").unwrap();
     assert!(matches!(is(beside.get(w)), Error::OtherNamespace { .. }));
     let aliased = flat.unregister(w).unwrap_err();
-    assert!(matches!(aliased, Error::AliasedBy { .. }));
+    assert!(matches!(aliased, Error::WeightTied { .. }));
     flat.unregister_cascade(w).unwrap();
     assert!(is(flat.get(w)).is_not_found());
     assert!(stale(flat.unregister(w)), "twice");

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use super::address::FlatHandle;
 use super::offer::Refused;
 use super::pinned::Pinned;
-use super::registry::FlatRegistry;
+use super::registry::{FlatRegistry, bound};
 use crate::error::Error;
 use crate::handle::{Generation, SetHandle};
 use crate::layout::ModuleScale;
@@ -125,7 +125,8 @@ impl LoraGroup<'_> {
     /// [`Error::AdapterMismatch`] if a pair does not agree with its rank or does not fit the base,
     /// if there is no pair, or if a slice of this adapter is in none; [`Error::StaleHandle`] if a
     /// slice or the base was retired meanwhile, [`Error::Conflict`] if a slice was replaced since it was
-    /// paired; [`Error::AliasedBy`] if something else is an alias of a slice; otherwise as
+    /// paired; [`Error::WeightTied`] if something else is an alias of a slice, [`Error::WeightBound`] if
+    /// sets of the registry underneath stand on one; otherwise as
     /// [`WeightRegistry::publish`](crate::WeightRegistry::publish). Nothing is changed then.
     pub fn seal(self, name: impl Into<SetName>, base: SetHandle) -> Result<Sealed, Error> {
         let name = name.into();
@@ -204,7 +205,7 @@ impl LoraGroup<'_> {
             Ok(done)
         });
         drop(transaction);
-        let done = done?;
+        let done = done.map_err(|refused| bound(refused.into()))?;
         Ok(Sealed {
             set,
             generation: done.generation,

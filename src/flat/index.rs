@@ -247,8 +247,8 @@ impl Index {
             let aliases: Vec<SetName> = outside
                 .filter_map(|alias| Some(self.entries.get(alias)?.name.clone()))
                 .collect();
-            (!aliases.is_empty()).then(|| Error::AliasedBy {
-                set: entry.name.clone(),
+            (!aliases.is_empty()).then(|| Error::WeightTied {
+                weight: entry.name.clone(),
                 aliases,
             })
         })
@@ -337,7 +337,7 @@ mod tests {
         assert_eq!((totals.lora.weights, totals.aliases), (1, 1));
         assert!(matches!(
             index.aliased(&[set(1)]),
-            Some(Error::AliasedBy { aliases, .. }) if aliases == [SetName::from("head")]
+            Some(Error::WeightTied { aliases, .. }) if aliases == [SetName::from("head")]
         ));
         assert!(index.aliased(&[set(1), set(2)]).is_none());
         for slot in [2, 1, 3, 3] {

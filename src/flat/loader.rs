@@ -24,8 +24,9 @@ impl FlatRegistry {
     /// a source that declares its revision is compared by that, unread.
     ///
     /// # Errors
-    /// [`Error::AlreadyPublished`] with both sides; [`Error::SourceChanged`] if a file changes while
-    /// it is read; otherwise as [`WeightRegistry::publish`](crate::WeightRegistry::publish).
+    /// [`Error::AlreadyPublished`] with both sides, [`Error::AlreadyRegistered`] if the name is that of a
+    /// weight of this registry; [`Error::SourceChanged`] if a file changes while it is read;
+    /// otherwise as [`WeightRegistry::publish`](crate::WeightRegistry::publish).
     ///
     /// # Examples
     /// ```

@@ -119,8 +119,9 @@ impl FlatRegistry {
     /// before. What was registered already, byte for byte, is not copied, reserved or changed.
     ///
     /// # Errors
-    /// [`Error::InvalidTensor`] if `bytes` is not what dtype and shape demand,
-    /// [`Error::AlreadyPublished`] with both sides if the name means something else,
+    /// [`Error::InvalidTensor`] if `bytes` is not what dtype and shape demand;
+    /// [`Error::AlreadyRegistered`] with both sides if the name means another weight,
+    /// [`Error::AlreadyPublished`] if it means what somebody else published under it;
     /// [`Error::InvalidName`], [`Error::OverLimit`], [`Error::OutOfMemory`], [`Error::Spent`],
     /// [`Error::Forked`]. Nothing is changed then.
     pub fn register<'n>(
@@ -218,9 +219,9 @@ impl FlatRegistry {
     /// for them with [`Retirement::drained`] if you want to.
     ///
     /// # Errors
-    /// [`Error::AliasedBy`] with the names of its aliases; [`Error::StaleHandle`],
-    /// [`Error::WrongRegistry`], [`Error::OtherNamespace`]; [`Error::Dependants`] if an adapter in the
-    /// registry underneath is bound to it; [`Error::Forked`].
+    /// [`Error::WeightTied`] with the names of its aliases; [`Error::WeightBound`] if sets of the registry
+    /// underneath stand on it; [`Error::StaleHandle`], [`Error::WrongRegistry`],
+    /// [`Error::OtherNamespace`], [`Error::Forked`]. Nothing is changed then.
     pub fn unregister(&self, weight: FlatHandle) -> Result<Retirement, Error> {
         let gone = self.retire_all(Operation::Retire, weight.0, |index| {
             self.own(index, weight.0)?;
@@ -249,7 +250,8 @@ impl FlatRegistry {
     /// nothing happens.
     ///
     /// # Errors
-    /// [`Error::AliasedBy`] if something outside of the adapter is an alias of a slice.
+    /// [`Error::WeightTied`] if something outside of the adapter is an alias of a slice;
+    /// [`Error::WeightBound`], [`Error::Forked`]. Nothing is changed then.
     pub fn unregister_adapter(&self, adapter: &str) -> Result<Vec<Retirement>, Error> {
         let subject = self.all_of(adapter);
         self.retire_all(Operation::Transaction, subject, |index| {
@@ -283,7 +285,7 @@ impl FlatRegistry {
                         // Somebody retired one underneath since the books caught up. They do again, and then
                         // do not have it: this ends.
                         Err(Error::StaleHandle { .. }) => books.catch_up(&self.registry),
-                        Err(refused) => return Err(refused),
+                        Err(refused) => return Err(bound(refused)),
                     }
                 }
             })
@@ -427,8 +429,19 @@ impl FlatRegistry {
             }
             let base = |base: Option<SetHandle>| Some(scope.get(base?).ok()?.name().to_string());
             let (name, current) = (name.clone(), there.generation());
-            let identity = offer::standing(&there, base(there.base()));
+            let mut identity = offer::standing(&there, base(there.base()));
             let offered = offer.described(base(offer.base));
+            if ours {
+                return Some(Err(Error::AlreadyRegistered {
+                    name,
+                    current,
+                    identity,
+                    offered,
+                }));
+            }
+            if same {
+                identity.push_str(", not registered here");
+            }
             Some(Err(Error::AlreadyPublished {
                 name,
                 current,
@@ -436,6 +449,22 @@ impl FlatRegistry {
                 offered,
             }))
         })
+    }
+}
+
+/// Who stands on a weight, in the words of this registry: those of the one underneath name calls that it
+/// does not have.
+pub(super) fn bound(refused: Error) -> Error {
+    match refused {
+        Error::Dependants {
+            set: weight,
+            dependants: sets,
+        }
+        | Error::AliasedBy {
+            set: weight,
+            aliases: sets,
+        } => Error::WeightBound { weight, sets },
+        other => other,
     }
 }
 
