@@ -46,6 +46,23 @@ pub enum Error {
         /// What was offered under the same name.
         offered: String,
     },
+    /// A flat registry has another weight of this name.
+    #[error(
+        "{name} is already registered: generation {current}, {}; offered: {}. \
+         Unregister it first, or register under another name",
+        Clean(identity),
+        Clean(offered)
+    )]
+    AlreadyRegistered {
+        /// The name.
+        name: SetName,
+        /// Its current generation.
+        current: Generation,
+        /// What that generation is.
+        identity: String,
+        /// What was offered under the same name.
+        offered: String,
+    },
     /// Another publish or retire of this name is under way, or an open transaction has it.
     #[error(
         "{name} is taken: it is being published or retired, or a transaction that is still open \
@@ -181,6 +198,30 @@ pub enum Error {
         set: SetName,
         /// The living sets that share them, by name.
         aliases: Vec<SetName>,
+    },
+    /// Other weights of a flat registry are aliases of this one.
+    #[error(
+        "{weight} has aliases: {}. Unregister those first; \
+         unregister_cascade takes a weight and all its aliases at one instant",
+        some(aliases)
+    )]
+    WeightTied {
+        /// The weight that has the bytes.
+        weight: SetName,
+        /// Its aliases, by name.
+        aliases: Vec<SetName>,
+    },
+    /// Sets that are no weights of the flat registry stand on one of its weights: adapters that are bound
+    /// to it, sets with aliases of its tensor.
+    #[error(
+        "{weight} has dependants in the registry underneath: {}. Retire those there first",
+        some(sets)
+    )]
+    WeightBound {
+        /// The weight.
+        weight: SetName,
+        /// The living sets that stand on it, by name.
+        sets: Vec<SetName>,
     },
     /// A tensor is not, or no longer, what its alias says it is.
     #[error("alias {alias:?} of {set}, tensor {tensor:?}: {reason}")]
@@ -557,11 +598,14 @@ impl Error {
         matches!(
             self.cause(),
             Error::AlreadyPublished { .. }
+                | Error::AlreadyRegistered { .. }
                 | Error::NameBusy { .. }
                 | Error::TensorBusy { .. }
                 | Error::Conflict { .. }
                 | Error::Dependants { .. }
                 | Error::AliasedBy { .. }
+                | Error::WeightTied { .. }
+                | Error::WeightBound { .. }
                 | Error::AliasMismatch { .. }
                 | Error::Superseded { .. }
                 | Error::NotResident { .. }

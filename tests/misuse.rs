@@ -308,6 +308,27 @@ const CASES: &[Case] = &[
         flat.registry().publish(("flat", "a"), theirs).unwrap();
         flat.unregister(flat.lookup("a").unwrap()).unwrap_err()
     }),
+    (Class::Conflict, || {
+        // AlreadyRegistered
+        let flat = FlatRegistry::new(Arc::new(registry()));
+        flat.register("a", Dtype::U8, [1], &[1]).unwrap();
+        flat.register("a", Dtype::U8, [1], &[2]).unwrap_err()
+    }),
+    (Class::Conflict, || {
+        // WeightTied
+        let flat = FlatRegistry::new(Arc::new(registry()));
+        let weight = flat.register("a", Dtype::U8, [1], &[1]).unwrap().handle();
+        flat.alias("tied", weight, Dtype::U8, [1]).unwrap();
+        flat.unregister(weight).unwrap_err()
+    }),
+    (Class::Conflict, || {
+        // WeightBound
+        let flat = FlatRegistry::new(Arc::new(registry()));
+        let weight = flat.register("a", Dtype::U8, [1], &[1]).unwrap().handle();
+        let on_it = addition(1, 1, weight.set());
+        flat.registry().publish("on it", on_it).unwrap();
+        flat.unregister(weight).unwrap_err()
+    }),
     (Class::OutOfMemory, || {
         // OverAccountLimit
         let registry = registry();

@@ -96,7 +96,7 @@ fn d04_only_the_same_is_reused_and_the_answer_says_so() {
         flat.register("w", Dtype::I8, [4], &[1; 4]),
         flat.alias("w", other, Dtype::U8, [4]),
     ] {
-        assert!(matches!(refused, Err(Error::AlreadyPublished { .. })));
+        assert!(matches!(refused, Err(Error::AlreadyRegistered { .. })));
     }
     // Another role is another address.
     let lora = flat.register(("pirate", "w"), Dtype::U8, [4], &[1; 4]);
@@ -651,7 +651,7 @@ fn d27_each_refusal_has_its_own_name() {
     let beside = FlatRegistry::within(Arc::clone(flat.registry()), "beside").unwrap();
     assert!(matches!(is(beside.get(w)), Error::OtherNamespace { .. }));
     let aliased = flat.unregister(w).unwrap_err();
-    assert!(matches!(aliased, Error::AliasedBy { .. }));
+    assert!(matches!(aliased, Error::WeightTied { .. }));
     flat.unregister_cascade(w).unwrap();
     assert!(is(flat.get(w)).is_not_found());
     assert!(stale(flat.unregister(w)), "twice");
@@ -730,7 +730,7 @@ fn d32_it_can_be_looked_at_and_has_a_limit() {
     for part in ["\"flat\"", "aliases: 1", "weight set", "U8"] {
         assert!(shown.contains(part), "{shown}");
     }
-    // Threads: d13, d14, d18, and `tests/flat.rs`.
+    // Threads: d13, d14, d18, and `tests/flat`.
 }
 
 /// Beside the registry, its scheduler kept a raw pointer to it, and read through that after the

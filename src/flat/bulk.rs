@@ -6,8 +6,8 @@
 use std::collections::HashSet;
 
 use super::address::{Address, FlatHandle, Registered};
-use super::index::Entry;
-use super::offer::Offer;
+use super::books;
+use super::offer::{Offer, Refused};
 use super::one::Slice;
 use super::registry::FlatRegistry;
 use crate::Dtype;
@@ -16,7 +16,7 @@ use crate::handle::SetHandle;
 use crate::identity::content_identity;
 use crate::names::SetName;
 use crate::plan::Plan;
-use crate::registry::Staged;
+use crate::registry::{Operation, Staged};
 use crate::source::Source;
 
 /// One weight of many, on its way.
@@ -80,6 +80,7 @@ impl FlatRegistry {
         shape: &[usize],
         bytes: &[u8],
     ) -> Result<Coming<'n>, Error> {
+        self.registry().at_home()?;
         let name = self.name_of(address)?;
         let slice = Slice::new(address.name, dtype, shape, bytes)?;
         let identity = |plan: &Plan| Some(content_identity(plan, bytes));
@@ -92,51 +93,59 @@ impl FlatRegistry {
     }
 
     fn admit_all(&self, coming: Vec<Coming<'_>>) -> Result<Vec<Registered>, Error> {
-        // All that may hold staged bytes is declared before the lock is taken: what was staged for
-        // nothing is freed when the lock is free again.
+        let registry = &**self.registry();
+        let subject = format!("{} weight(s)", coming.len());
+        // All that may hold staged bytes is out here: what was staged for nothing is freed when the lock is
+        // free again, and whoever watches has been told.
         let mut coming = coming.into_iter();
         let mut left = Vec::new();
-        let mut entries = Vec::new();
-        let mut all = self.registry().transaction();
-        let (answers, done) = {
-            let mut index = self.index().lock(); // E30
+        let mut all = Some(registry.transaction());
+        let operation = Operation::Transaction;
+        let answers = registry.observe_whole(operation, subject, Refused::error, || {
+            let mut books = self.books();
+            let mut entries = Vec::new();
             let mut answers = Vec::with_capacity(coming.len());
             for Coming { name, address, is } in &mut coming {
                 let staged = match is {
-                    Is::There(set) if index.get(set).is_some() => {
+                    Is::There(set) if books.get(set).is_some() => {
                         answers.push(Registered::Reused(FlatHandle(set)));
                         continue;
                     }
                     // It went since we looked.
-                    Is::There(_) => return Err(Error::NameBusy { name }),
+                    Is::There(_) => return Err(Error::NameBusy { name }.into()),
                     Is::New(staged) => staged,
                 };
-                let entry = Entry::new(name.clone(), None, staged.plan().tensors());
+                let Some(all) = &mut all else {
+                    unreachable!("it is committed below")
+                };
                 let (error, staged) = match all.publish(name.clone(), *staged) {
                     Ok(set) => {
-                        entries.push((set, entry, address.adapter));
+                        entries.push(books::Coming {
+                            set,
+                            name,
+                            adapter: address.adapter,
+                        });
                         answers.push(Registered::Created(FlatHandle(set)));
                         continue;
                     }
                     Err(failed) => failed.into_parts(),
                 };
                 // It came since we looked.
-                let known = staged.and_then(|staged| {
-                    let known = self.known(&index, &name, &Offer::of(&staged, None));
-                    left.push(staged);
-                    known
-                });
+                let offer = staged.as_ref().map(|staged| Offer::of(staged, None));
+                let known = offer.and_then(|offer| self.known(&books, &name, &offer));
+                left.extend(staged);
                 answers.push(known.unwrap_or(Err(error))?);
             }
-            let done = all.commit();
-            if done.is_ok() {
-                for (set, entry, adapter) in entries {
-                    index.insert(set, entry, adapter);
-                }
+            if entries.is_empty() {
+                return Ok(answers);
             }
-            (answers, done)
-        };
-        done?;
-        Ok(answers)
+            if let Some(all) = all.take() {
+                let done = all.commit()?;
+                books.enter(registry, Some(done.generation), entries);
+            }
+            Ok(answers)
+        });
+        drop((coming, left, all));
+        Ok(answers?)
     }
 }

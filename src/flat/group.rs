@@ -7,15 +7,15 @@
 use std::collections::BTreeMap;
 
 use super::address::FlatHandle;
+use super::offer::Refused;
 use super::pinned::Pinned;
-use super::registry::{FlatRegistry, settle};
+use super::registry::{FlatRegistry, bound};
 use crate::error::Error;
 use crate::handle::{Generation, SetHandle};
 use crate::layout::ModuleScale;
 use crate::names::SetName;
-use crate::plan::lora_names;
-use crate::plan::{Plan, PlannedTensor};
-use crate::registry::{Retirement, Staged, Transaction};
+use crate::plan::{Plan, PlannedTensor, lora_names};
+use crate::registry::{Operation, Retirement, Staged, Transaction};
 use crate::source::Source;
 use crate::tensor::WeightKind;
 
@@ -64,6 +64,8 @@ struct Module {
 #[derive(Debug)]
 struct Slice {
     handle: FlatHandle,
+    /// The generation that was current when it was paired; of an alias: its own.
+    seen: Generation,
     bytes: Pinned,
 }
 
@@ -122,9 +124,10 @@ impl LoraGroup<'_> {
     /// # Errors
     /// [`Error::AdapterMismatch`] if a pair does not agree with its rank or does not fit the base,
     /// if there is no pair, or if a slice of this adapter is in none; [`Error::StaleHandle`] if a
-    /// slice or the base was retired meanwhile; [`Error::AliasedBy`] if something else is an alias of
-    /// a slice; otherwise as [`WeightRegistry::publish`](crate::WeightRegistry::publish). Nothing is
-    /// changed then.
+    /// slice or the base was retired meanwhile, [`Error::Conflict`] if a slice was replaced since it was
+    /// paired; [`Error::WeightTied`] if something else is an alias of a slice, [`Error::WeightBound`] if
+    /// sets of the registry underneath stand on one; otherwise as
+    /// [`WeightRegistry::publish`](crate::WeightRegistry::publish). Nothing is changed then.
     pub fn seal(self, name: impl Into<SetName>, base: SetHandle) -> Result<Sealed, Error> {
         let name = name.into();
         self.seal_with(base, |transaction, staged| {
@@ -137,19 +140,20 @@ impl LoraGroup<'_> {
     ///
     /// # Errors
     /// As [`seal`](Self::seal), and as
-    /// [`WeightRegistry::replace`](crate::WeightRegistry::replace).
+    /// [`WeightRegistry::replace`](crate::WeightRegistry::replace); [`Error::Conflict`] if `set` gets
+    /// another generation meanwhile: it may then stand on another base.
     pub fn seal_over(self, set: SetHandle) -> Result<Sealed, Error> {
-        let on = self
-            .flat
-            .registry()
-            .scope(|scope| Ok::<_, Error>(scope.get(set)?.base()))?;
+        let (on, seen) = self.flat.registry().scope(|scope| {
+            let there = scope.get(set)?;
+            Ok::<_, Error>((there.base(), there.generation()))
+        })?;
         let Some(base) = on else {
             return Err(Error::AdapterWithoutBase {
                 origin: self.adapter,
             });
         };
         self.seal_with(base, |transaction, staged| {
-            transaction.replace(set, staged)?;
+            transaction.replace_if(set, seen, staged)?;
             Ok(set)
         })
     }
@@ -160,37 +164,48 @@ impl LoraGroup<'_> {
         step: impl FnOnce(&mut Transaction<'_>, Staged) -> Result<SetHandle, Error>,
     ) -> Result<Sealed, Error> {
         let (flat, adapter) = (self.flat, self.adapter.clone());
-        let mut going: Vec<SetHandle> = self
-            .modules
-            .values()
-            .flat_map(|module| module.slices.iter().map(|slice| slice.handle.0))
-            .collect();
-        going.sort_unstable();
-        going.dedup();
-        let staged = flat.registry().stage(self.gathered(base)?)?;
-        let mut transaction = flat.registry().transaction();
+        let registry = &**flat.registry();
+        let slices = self.modules.values().flat_map(|module| &module.slices);
+        let mut paired: Vec<(SetHandle, Generation)> =
+            slices.map(|slice| (slice.handle.0, slice.seen)).collect();
+        // Of a slice that is in two modules, what was paired first.
+        paired.sort_unstable();
+        paired.dedup_by_key(|slice| slice.0);
+        let staged = registry.stage(self.gathered(base)?)?;
+        let mut transaction = registry.transaction();
         let set = step(&mut transaction, staged)?;
-        for &slice in &going {
-            transaction.retire(slice)?;
+        for &(slice, seen) in &paired {
+            transaction.retire_if(slice, seen)?;
         }
+        let going: Vec<SetHandle> = paired.into_iter().map(|(slice, _)| slice).collect();
+        let subject = flat.all_of(&adapter);
         // A transaction that fails is dropped when the lock is free again.
-        let done = {
-            let mut index = flat.index().lock(); // E30
-            if let Some(aliased) = index.aliased(&going) {
-                return Err(aliased);
+        let mut transaction = Some(transaction);
+        let operation = Operation::Transaction;
+        let done = registry.observe_whole(operation, subject, Refused::error, || {
+            let mut books = flat.books();
+            if let Some(tied) = books.aliased(&going) {
+                return Err(tied.into());
             }
-            let members = index.members(&adapter);
+            let members = books.members(&adapter);
             if let Some(left) = members.iter().find(|set| going.binary_search(set).is_err()) {
-                let name = index.get(*left).map(|entry| entry.name().to_string());
-                return Err(Error::AdapterMismatch {
+                let name = books.get(*left).map(|entry| entry.name().to_string());
+                let reason = format!("the slice {} is in no module", name.unwrap_or_default());
+                return Err(Refused::Alone(Error::AdapterMismatch {
                     origin: adapter,
                     module: String::new(),
-                    reason: format!("the slice {} is in no module", name.unwrap_or_default()),
-                });
+                    reason,
+                }));
             }
-            settle(&mut index, transaction, &going)
-        };
-        let done = done?;
+            let Some(transaction) = transaction.take() else {
+                unreachable!("it is committed once")
+            };
+            let done = transaction.commit()?;
+            books.strike(registry, done.generation, &going);
+            Ok(done)
+        });
+        drop(transaction);
+        let done = done.map_err(|refused| bound(refused.into()))?;
         Ok(Sealed {
             set,
             generation: done.generation,
@@ -204,8 +219,12 @@ impl LoraGroup<'_> {
             let name = &entry.name;
             return Err(self.mismatch(module, format!("{name} is not a slice of this adapter")));
         }
+        // Before it is pinned: if it is replaced in between, it is not sealed.
+        let registry = self.flat.registry();
+        let seen = registry.scope(|scope| Ok::<_, Error>(scope.get(handle.0)?.generation()))?;
         Ok(Slice {
             handle,
+            seen,
             bytes: self.flat.get(handle)?,
         })
     }

@@ -8,9 +8,11 @@ use std::sync::Arc;
 
 use super::address::{FlatHandle, FlatKind};
 use crate::error::Error;
-use crate::handle::SetHandle;
+use crate::handle::{Generation, SetHandle};
+use crate::layout::Layout;
 use crate::names::SetName;
-use crate::plan::PlannedTensor;
+use crate::registry::SetView;
+use crate::tensor::WeightKind;
 
 /// Weights of one kind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -35,25 +37,49 @@ pub struct Totals {
     pub aliases: usize,
 }
 
+/// What is current of a registered weight, as far as the books tell it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Now {
+    pub(super) generation: Generation,
+    /// The weight that it is an alias of.
+    target: Option<SetHandle>,
+    bytes: u64,
+}
+
+impl Now {
+    pub(super) fn of(view: &SetView<'_>) -> Self {
+        let layout = view.layout();
+        // A tie is another tensor's bytes.
+        let own = (layout.tensors()).filter(|(_, info)| info.kind() != WeightKind::TiedAlias);
+        Now {
+            generation: view.generation(),
+            target: alias_of(view.base(), layout),
+            bytes: own.map(|(_, info)| info.byte_len()).sum(),
+        }
+    }
+}
+
+/// The target of an alias: a set without tensors that stands on another one.
+pub(super) fn alias_of(base: Option<SetHandle>, layout: &Layout) -> Option<SetHandle> {
+    base.filter(|_| layout.is_empty())
+}
+
 /// A registered weight or alias.
 #[derive(Debug)]
 pub(super) struct Entry {
     name: SetName,
     adapter: Option<Arc<str>>,
-    target: Option<SetHandle>,
+    now: Now,
     aliases: Vec<SetHandle>,
-    bytes: u64,
 }
 
 impl Entry {
-    pub(super) fn new(name: SetName, target: Option<SetHandle>, tensors: &[PlannedTensor]) -> Self {
-        let bytes = tensors.iter().map(PlannedTensor::byte_len).sum();
+    pub(super) fn new(name: SetName, now: Now) -> Self {
         Entry {
             name,
             adapter: None,
-            target,
+            now,
             aliases: Vec::new(),
-            bytes,
         }
     }
 
@@ -66,7 +92,7 @@ impl Entry {
     }
 
     pub(super) fn kind(&self) -> FlatKind {
-        match (self.target, &self.adapter) {
+        match (self.now.target, &self.adapter) {
             (Some(target), _) => FlatKind::TiedAlias {
                 target: FlatHandle(target),
             },
@@ -75,10 +101,10 @@ impl Entry {
         }
     }
 
-    pub(super) fn bytes(&self) -> u64 {
+    fn bytes(&self) -> u64 {
         #[cfg(all(test, not(weighbridge_loom)))]
         tests::READ.with(|read| read.set(read.get() + 1));
-        self.bytes
+        self.now.bytes
     }
 
     /// The aliases of this weight.
@@ -90,6 +116,9 @@ impl Entry {
 #[derive(Debug, Default)]
 struct Adapter {
     members: BTreeMap<SetName, SetHandle>,
+    /// How many sets are counted: until the books have caught up, one that somebody retired is beside the
+    /// one that has its name now.
+    sets: usize,
     bytes: u64,
 }
 
@@ -135,17 +164,43 @@ impl Index {
         })
     }
 
+    /// Every set that is in the books.
+    pub(super) fn sets(&self) -> Vec<SetHandle> {
+        self.entries.keys().copied().collect()
+    }
+
     /// Books what was just published.
     pub(super) fn insert(&mut self, set: SetHandle, mut entry: Entry, adapter: Option<&str>) {
-        if let Some(adapter) = adapter {
+        entry.adapter = adapter.map(|adapter| {
             let known = self.adapters.get_key_value(adapter);
-            let adapter = known.map_or_else(|| Arc::from(adapter), |(known, _)| Arc::clone(known));
-            let of = self.adapters.entry(Arc::clone(&adapter)).or_default();
-            of.members.insert(entry.name.clone(), set);
-            of.bytes += entry.bytes();
-            entry.adapter = Some(adapter);
+            known.map_or_else(|| Arc::from(adapter), |(known, _)| Arc::clone(known))
+        });
+        self.put(set, entry);
+    }
+
+    /// Strikes out what was retired.
+    pub(super) fn remove(&mut self, set: SetHandle) {
+        self.take(set);
+    }
+
+    /// Books what a set is now.
+    pub(super) fn revise(&mut self, set: SetHandle, now: Now) {
+        if self.get(set).is_some_and(|entry| entry.now != now)
+            && let Some(entry) = self.take(set)
+        {
+            self.put(set, Entry { now, ..entry });
         }
-        if let Some(target) = entry.target
+    }
+
+    fn put(&mut self, set: SetHandle, entry: Entry) {
+        let bytes = entry.bytes();
+        if let Some(adapter) = &entry.adapter {
+            let of = self.adapters.entry(Arc::clone(adapter)).or_default();
+            of.members.insert(entry.name.clone(), set);
+            of.sets += 1;
+            of.bytes += bytes;
+        }
+        if let Some(target) = entry.now.target
             && let Some(target) = self.entries.get_mut(&target)
         {
             target.aliases.push(set);
@@ -153,26 +208,27 @@ impl Index {
         let total = self.total(entry.kind());
         total.weights += 1;
         // Bytes that are in memory: their sum is less than the address space.
-        total.bytes += entry.bytes();
+        total.bytes += bytes;
         self.entries.insert(set, entry);
     }
 
-    /// Strikes out what was just retired.
-    pub(super) fn remove(&mut self, set: SetHandle) {
-        let Some(entry) = self.entries.remove(&set) else {
-            return;
-        };
+    fn take(&mut self, set: SetHandle) -> Option<Entry> {
+        let entry = self.entries.remove(&set)?;
         let bytes = entry.bytes();
         if let Some(name) = &entry.adapter
             && let Some(adapter) = self.adapters.get_mut(name)
         {
-            adapter.members.remove(&entry.name);
+            // A name that was taken again is another set's.
+            if adapter.members.get(&entry.name) == Some(&set) {
+                adapter.members.remove(&entry.name);
+            }
+            adapter.sets -= 1;
             adapter.bytes -= bytes;
-            if adapter.members.is_empty() {
+            if adapter.sets == 0 {
                 self.adapters.remove(name);
             }
         }
-        if let Some(target) = entry.target
+        if let Some(target) = entry.now.target
             && let Some(target) = self.entries.get_mut(&target)
         {
             target.aliases.retain(|&alias| alias != set);
@@ -180,6 +236,7 @@ impl Index {
         let total = self.total(entry.kind());
         total.weights -= 1;
         total.bytes -= bytes;
+        Some(entry)
     }
 
     /// The refusal if one of `sets` has an alias that is not among them.
@@ -190,8 +247,8 @@ impl Index {
             let aliases: Vec<SetName> = outside
                 .filter_map(|alias| Some(self.entries.get(alias)?.name.clone()))
                 .collect();
-            (!aliases.is_empty()).then(|| Error::AliasedBy {
-                set: entry.name.clone(),
+            (!aliases.is_empty()).then(|| Error::WeightTied {
+                weight: entry.name.clone(),
                 aliases,
             })
         })
@@ -211,7 +268,6 @@ mod tests {
     use std::cell::Cell;
 
     use super::*;
-    use crate::Dtype;
 
     thread_local! {
         /// How often the bytes of an entry were looked at on this thread.
@@ -226,25 +282,28 @@ mod tests {
         }
     }
 
-    fn tensor(bytes: u64) -> PlannedTensor {
-        PlannedTensor::new("weight", Dtype::U8.into(), vec![bytes as usize], bytes)
+    fn now(generation: u64, target: Option<SetHandle>, bytes: u64) -> Now {
+        Now {
+            generation: Generation(generation),
+            target,
+            bytes,
+        }
     }
 
-    fn weight(name: &str, bytes: u64) -> Entry {
-        Entry::new(SetName::from(name), None, &[tensor(bytes)])
+    fn weight(name: impl Into<SetName>, bytes: u64) -> Entry {
+        Entry::new(name.into(), now(1, None, bytes))
     }
 
     /// 1,117 adapters of 448 tensors: totals look at no weight, an adapter's questions at its own.
     #[test]
     fn questions_about_half_a_million_weights_look_at_none_of_them() {
         let mut index = Index::default();
-        let tensors = [tensor(64)];
         let mut slot = 0;
         for adapter in 0..1_117 {
             let adapter = format!("adapter-{adapter:04}");
             for tensor in 0..448 {
                 let name = SetName::from((&*adapter, &*format!("t{tensor:03}")));
-                index.insert(set(slot), Entry::new(name, None, &tensors), Some(&adapter));
+                index.insert(set(slot), weight(name, 64), Some(&adapter));
                 slot += 1;
             }
         }
@@ -270,7 +329,7 @@ mod tests {
     fn the_books_end_where_they_began() {
         let mut index = Index::default();
         index.insert(set(1), weight("embed", 100), None);
-        let head = Entry::new("head".into(), Some(set(1)), &[]);
+        let head = Entry::new("head".into(), now(1, Some(set(1)), 0));
         index.insert(set(2), head, None);
         index.insert(set(3), weight("a", 10), Some("pirate"));
         let totals = index.totals();
@@ -278,7 +337,7 @@ mod tests {
         assert_eq!((totals.lora.weights, totals.aliases), (1, 1));
         assert!(matches!(
             index.aliased(&[set(1)]),
-            Some(Error::AliasedBy { aliases, .. }) if aliases == [SetName::from("head")]
+            Some(Error::WeightTied { aliases, .. }) if aliases == [SetName::from("head")]
         ));
         assert!(index.aliased(&[set(1), set(2)]).is_none());
         for slot in [2, 1, 3, 3] {
@@ -286,5 +345,52 @@ mod tests {
         }
         assert_eq!(index.totals(), Totals::default());
         assert!(index.adapter_names().is_empty() && index.get(set(1)).is_none());
+    }
+
+    /// One that somebody retired is still there when another one takes its name, and goes after it has
+    /// changed.
+    #[test]
+    fn a_name_that_is_taken_again_counts_twice_until_the_first_is_struck_out() {
+        let mut index = Index::default();
+        index.insert(set(1), weight("a", 5), Some("pirate"));
+        index.insert(set(2), weight("a", 4), Some("pirate"));
+        assert_eq!(index.members("pirate"), [set(2)]);
+        index.revise(set(2), now(2, None, 3));
+        index.remove(set(1));
+        assert_eq!(index.members("pirate"), [set(2)]);
+        assert_eq!(
+            (index.adapter_bytes("pirate"), index.totals().lora.bytes),
+            (3, 3)
+        );
+        index.remove(set(2));
+        assert!(index.adapter_names().is_empty());
+        assert_eq!(index.totals(), Totals::default());
+    }
+
+    /// A target that changes keeps its aliases, an alias that is bound anew changes its target.
+    #[test]
+    fn what_is_revised_keeps_what_hangs_on_it() {
+        let mut index = Index::default();
+        for (slot, name) in [(1, "one"), (2, "two")] {
+            index.insert(set(slot), weight(name, 4), None);
+        }
+        index.insert(
+            set(3),
+            Entry::new("tied".into(), now(1, Some(set(1)), 0)),
+            None,
+        );
+        let aliases =
+            |index: &Index| [1, 2].map(|slot| index.get(set(slot)).unwrap().aliases().to_vec());
+        index.revise(set(1), now(2, None, 7));
+        assert_eq!(aliases(&index), [vec![set(3)], vec![]]);
+        index.revise(set(3), now(3, Some(set(2)), 0));
+        assert_eq!(aliases(&index), [vec![], vec![set(3)]]);
+        index.revise(set(3), now(4, None, 2));
+        assert_eq!(aliases(&index), [vec![], vec![]]);
+        let totals = index.totals();
+        assert_eq!(
+            (totals.base.weights, totals.base.bytes, totals.aliases),
+            (3, 13, 0)
+        );
     }
 }

@@ -6,13 +6,13 @@
 use safetensors::SafeTensors;
 
 use super::address::Registered;
-use super::offer::Offer;
+use super::offer::{Offer, itself};
 use super::registry::FlatRegistry;
 use crate::error::Error;
 use crate::handle::SetHandle;
 use crate::identity::Identity;
 use crate::names::SetName;
-use crate::registry::{Lease, LeasedSet};
+use crate::registry::{Lease, LeasedSet, Operation};
 use crate::source::Source;
 
 impl FlatRegistry {
@@ -24,8 +24,9 @@ impl FlatRegistry {
     /// a source that declares its revision is compared by that, unread.
     ///
     /// # Errors
-    /// [`Error::AlreadyPublished`] with both sides; [`Error::SourceChanged`] if a file changes while
-    /// it is read; otherwise as [`WeightRegistry::publish`](crate::WeightRegistry::publish).
+    /// [`Error::AlreadyPublished`] with both sides, [`Error::AlreadyRegistered`] if the name is that of a
+    /// weight of this registry; [`Error::SourceChanged`] if a file changes while it is read;
+    /// otherwise as [`WeightRegistry::publish`](crate::WeightRegistry::publish).
     ///
     /// # Examples
     /// ```
@@ -51,31 +52,47 @@ impl FlatRegistry {
     ) -> Result<Registered<SetHandle>, Error> {
         let name = name.into();
         name.validate()?;
+        let registry = &**self.registry();
+        registry.at_home()?;
         let base = source.base();
-        if let Some(revision) = source.declared() {
+        // What its aliases are is part of what it is, and known when it is staged.
+        if let Some(revision) = source.declared()
+            && source.plan().aliases().is_empty()
+        {
             let offer = Offer {
-                identity: &Identity::Declared(revision.into()),
+                identity: &Identity::declared(source.plan(), revision),
                 base,
                 plan: source.plan(),
             };
-            if let Some(known) = self.compare(&name, &offer, |_| true) {
-                return known.map(Registered::Reused);
+            let known = self.compare(&self.books(), &name, &offer, true);
+            if let Some(known) = known {
+                // The lock is free.
+                let refused =
+                    |error: &Error| registry.note_refusal(Operation::Publish, &name, error);
+                return known.map(Registered::Reused).inspect_err(refused);
             }
         }
-        let staged = self.registry().stage(source)?;
-        let published = {
+        let staged = registry.stage(source)?;
+        // What was staged for nothing is freed when the lock is free again.
+        let mut left = None;
+        let answer = registry.observe_whole(Operation::Publish, name.clone(), itself, || {
             // Two loads of one name: the second one finds the first.
-            let _order = self.index().lock(); // E30
-            self.registry().publish_staged(name.clone(), staged)
-        };
-        let failed = match published {
-            Ok(set) => return Ok(Registered::Created(set)),
-            Err(failed) => failed,
-        };
-        let (error, staged) = failed.into_parts();
-        let known =
-            staged.and_then(|staged| self.compare(&name, &Offer::of(&staged, base), |_| true));
-        known.map_or(Err(error), |known| known.map(Registered::Reused))
+            let mut books = self.books();
+            let failed = match registry.publish_staged(name.clone(), staged) {
+                Ok(set) => {
+                    books.beside(registry, set);
+                    return Ok(Registered::Created(set));
+                }
+                Err(failed) => failed,
+            };
+            let (error, staged) = failed.into_parts();
+            let offer = staged.as_ref().map(|staged| Offer::of(staged, base));
+            let known = offer.and_then(|offer| self.compare(&books, &name, &offer, true));
+            left = staged;
+            known.map_or(Err(error), |known| known.map(Registered::Reused))
+        });
+        drop(left);
+        answer
     }
 }
 

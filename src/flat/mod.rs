@@ -35,9 +35,10 @@
 //! For callers of rlx's registry there is a page, [coming from rlx](crate::_documentation::coming_from_rlx).
 
 // `address` has the words, `registry` and `bulk` what writes, `read` what reads, `pinned` the guard,
-// `group` LoRA slices on their way to an adapter, `loader` whole files, `index` the books, `one`
-// sources of one tensor, `offer` both sides of a conflict.
+// `group` LoRA slices on their way to an adapter, `loader` whole files, `index` the books,
+// `books` how they follow what others do, `one` sources of one tensor, `offer` both sides of a conflict.
 mod address;
+mod books;
 mod bulk;
 mod group;
 mod index;

@@ -1,12 +1,55 @@
-//! Both sides of a conflict.
+//! Both sides of a conflict, and a refusal on its way out.
 //!
 //! What lives here: what is offered under a name, whether that is what stands there, and how both are
-//! described. What does not: looking it up (`registry`).
+//! described; [`Refused`]. What does not: looking it up (`registry`).
 
+use crate::error::Error;
 use crate::handle::SetHandle;
 use crate::identity::Identity;
 use crate::plan::{Plan, PlannedTensor};
-use crate::registry::{SetView, Staged};
+use crate::registry::{SetView, Staged, TransactionError};
+
+/// The blame of what fails with an [`Error`].
+pub(super) fn itself(error: &Error) -> &Error {
+    error
+}
+
+/// A refusal that may have staged bytes with it: they are freed by whoever turns it into an [`Error`], not
+/// where the lock is held and nobody is told anything.
+pub(super) enum Refused {
+    Alone(Error),
+    Commit(TransactionError),
+}
+
+impl Refused {
+    pub(super) fn error(&self) -> &Error {
+        match self {
+            Refused::Alone(error) => error,
+            Refused::Commit(failed) => failed.error(),
+        }
+    }
+}
+
+impl From<Error> for Refused {
+    fn from(error: Error) -> Self {
+        Refused::Alone(error)
+    }
+}
+
+impl From<TransactionError> for Refused {
+    fn from(failed: TransactionError) -> Self {
+        Refused::Commit(failed)
+    }
+}
+
+impl From<Refused> for Error {
+    fn from(refused: Refused) -> Self {
+        match refused {
+            Refused::Alone(error) => error,
+            Refused::Commit(failed) => failed.into(),
+        }
+    }
+}
 
 /// What is offered under a name, to be compared with what stands there.
 pub(super) struct Offer<'o> {
@@ -26,16 +69,18 @@ impl<'o> Offer<'o> {
     }
 
     /// Is it what stands there? A declared revision vouches for contents, not for what they mean, so
-    /// dtypes and shapes are compared too.
+    /// dtypes and shapes are compared too. Those of aliases are their targets', which are in the identity.
     pub(super) fn is(&self, there: &SetView<'_>) -> bool {
         let layout = there.layout();
+        let names = self.plan.tensors().len() + self.plan.aliases().len();
         let found = |tensor: &PlannedTensor| {
             let info = layout.tensor(layout.ordinal(tensor.name())?)?;
             let found = (info.dtype_name(), info.shape());
             Some(found == (tensor.dtype().name(), tensor.shape()))
         };
         (there.identity(), there.base()) == (self.identity, self.base)
-            && layout.len() == self.plan.tensors().len()
+            && layout.len() == names
+            && (self.plan.aliases().iter()).all(|alias| layout.ordinal(alias.name()).is_some())
             && (self.plan.tensors().iter()).all(|tensor| found(tensor) == Some(true))
     }
 

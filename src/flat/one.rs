@@ -57,13 +57,27 @@ impl<S: Source> One<S> {
             reason,
         };
         let planned = source.plan();
-        let ([only], None, None) = (planned.tensors(), planned.adapter(), source.base()) else {
+        let (aliases, bound) = (planned.aliases().len(), source.base().is_some());
+        let ([only], 0, None, false) = (planned.tensors(), aliases, planned.adapter(), bound)
+        else {
             return Err(wrong(format!(
-                "{} describes {} tensors; a weight is one tensor",
+                "{} describes {}{}{}; a weight is one tensor that stands on its own",
                 planned.origin(),
-                planned.tensors().len()
+                some(planned.tensors().len(), "tensor", "tensors"),
+                match aliases {
+                    0 => String::new(),
+                    some_of => format!(" and {}", some(some_of, "alias", "aliases")),
+                },
+                if bound { ", bound to a base" } else { "" },
             )));
         };
+        if planned.is_placed() {
+            return Err(wrong(format!(
+                "{} brings its memory, and a weight is copied into memory of the registry; publish it \
+                 as a set, or register its bytes",
+                planned.origin()
+            )));
+        }
         let Some(dtype) = only.dtype().dtype() else {
             return Err(wrong(format!(
                 "has the unknown dtype {:?}",
@@ -71,8 +85,14 @@ impl<S: Source> One<S> {
             )));
         };
         let plan = Plan::of(planned.origin(), [(TENSOR, dtype, only.shape().to_vec())])?;
+        // A part of a tensor is not another part, though their bytes are the same.
+        let plan = plan.shards(|_| only.shard())?;
         Ok(One { plan, source })
     }
+}
+
+fn some(count: usize, one: &str, many: &str) -> String {
+    format!("{count} {}", if count == 1 { one } else { many })
 }
 
 impl<S: Source> Source for One<S> {

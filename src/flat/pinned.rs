@@ -9,12 +9,28 @@ use crate::Dtype;
 use crate::error::Error;
 use crate::handle::Generation;
 use crate::identity::{CacheKey, Identity};
-use crate::layout::TensorInfo;
+use crate::layout::{Layout, TensorInfo};
+use crate::names::SetName;
 use crate::registry::{Lease, LeasedSet, Weight};
 
 /// What the one tensor of a flat weight's set is called. Its name is that of the set; so all weights
 /// of one dtype and shape share one layout.
 pub(super) const TENSOR: &str = "weight";
+
+/// The one tensor of a flat weight's set; `None` if it is none.
+pub(super) fn only(layout: &Layout) -> Option<&TensorInfo> {
+    let tensor = layout.tensor(0)?;
+    (layout.len() == 1 && tensor.name() == TENSOR).then_some(tensor)
+}
+
+/// What was asked for is not there: this is no flat weight's set.
+pub(super) fn no_weight(set: &SetName, generation: Generation) -> Error {
+    Error::NoSuchTensor {
+        set: set.clone(),
+        generation,
+        tensor: TENSOR.to_owned(),
+    }
+}
 
 /// One weight, held: while this lives its bytes stay where they are and what they are, also if the
 /// weight is unregistered meanwhile.
@@ -55,17 +71,10 @@ impl Pinned {
         let Some(set) = lease.sets().next() else {
             unreachable!("a lease of one set")
         };
-        let only = set.layout().tensor(0);
-        match (only.map(TensorInfo::name), set.iter().next()) {
-            (Some(TENSOR), Some(read)) => read.map(drop)?,
+        match (only(set.layout()), set.iter().next()) {
+            (Some(_), Some(read)) => read.map(drop)?,
             // A stranger's set, published under a name of ours.
-            _ => {
-                return Err(Error::NoSuchTensor {
-                    set: set.name().clone(),
-                    generation: set.generation(),
-                    tensor: TENSOR.to_owned(),
-                });
-            }
+            _ => return Err(no_weight(set.name(), set.generation())),
         }
         Ok(Pinned { lease })
     }

@@ -6,8 +6,8 @@
 use std::sync::Arc;
 
 use super::address::{Address, FlatEntry, FlatHandle, FlatKind};
-use super::index::Totals;
-use super::pinned::Pinned;
+use super::index::{Totals, alias_of};
+use super::pinned::{Pinned, no_weight, only};
 use super::registry::FlatRegistry;
 use crate::error::Error;
 use crate::handle::SetHandle;
@@ -37,7 +37,8 @@ impl FlatRegistry {
     ///
     /// # Errors
     /// [`Error::StaleHandle`] if it was unregistered; [`Error::WrongRegistry`],
-    /// [`Error::OtherNamespace`] if it is not of this registry.
+    /// [`Error::OtherNamespace`] if it is not of this registry; [`Error::NoSuchTensor`] if somebody else
+    /// published it under a name of ours, or replaced it, and it is no weight.
     pub fn get(&self, weight: FlatHandle) -> Result<Pinned, Error> {
         self.pin_by(weight, |set| self.registry().acquire(set))
     }
@@ -58,7 +59,7 @@ impl FlatRegistry {
         let lease = acquire(weight.0)?;
         let set = lease.set(weight.0)?;
         self.ours(set.name())?;
-        match set.base() {
+        match alias_of(set.base(), set.layout()) {
             None => Pinned::new(lease),
             // A target outlives its aliases: it can be gone only if the alias is gone, too.
             Some(target) => Pinned::new(acquire(target).map_err(|error| as_asked(error, weight))?),
@@ -77,7 +78,7 @@ impl FlatRegistry {
         self.registry().scope(|scope| {
             let view = scope.get(weight.0)?;
             self.ours(view.name())?;
-            Ok(match view.base() {
+            Ok(match alias_of(view.base(), view.layout()) {
                 None => view.leases(),
                 Some(target) => scope.get(target)?.leases(),
             })
@@ -86,27 +87,41 @@ impl FlatRegistry {
 
     /// The set that has the bytes.
     pub(super) fn root(&self, weight: FlatHandle) -> Result<SetHandle, Error> {
-        self.registry()
-            .scope(|scope| Ok(scope.get(weight.0)?.base().unwrap_or(weight.0)))
+        self.registry().scope(|scope| {
+            let view = scope.get(weight.0)?;
+            Ok(alias_of(view.base(), view.layout()).unwrap_or(weight.0))
+        })
     }
 
-    /// What is known of a weight, without holding its bytes. O(1); waits at most for a commit.
+    /// What is known of a weight, without holding its bytes.
+    ///
+    /// Progress: O(1) after the books have caught up, see [`FlatRegistry`]; waits at most for a commit.
     ///
     /// # Errors
-    /// [`Error::StaleHandle`], [`Error::WrongRegistry`], [`Error::OtherNamespace`].
+    /// [`Error::StaleHandle`], [`Error::WrongRegistry`], [`Error::OtherNamespace`];
+    /// [`Error::NoSuchTensor`] if somebody replaced it by what is no weight; [`Error::Forked`].
     pub fn entry(&self, weight: FlatHandle) -> Result<FlatEntry, Error> {
-        let index = self.index().lock(); // E30
-        let booked = self.own(&index, weight.0)?;
+        self.registry().at_home()?;
+        let books = self.books();
+        let booked = self.own(&books, weight.0)?;
         let kind = booked.kind();
-        let bytes = match kind {
-            FlatKind::TiedAlias { target } => target,
-            FlatKind::Base | FlatKind::Lora => weight,
+        let (holder, alias) = match kind {
+            FlatKind::TiedAlias { target } => (target, true),
+            FlatKind::Base | FlatKind::Lora => (weight, false),
         };
         self.registry().scope(|scope| {
-            let stale = Error::StaleHandle { handle: weight.0 };
-            let view = scope.get(bytes.0)?;
-            let info = view.layout().tensor(0);
-            let (info, dtype) = info.zip(info.and_then(|info| info.dtype())).ok_or(stale)?;
+            let view = scope.get(holder.0);
+            let view = view.map_err(|error| as_asked(error, weight))?;
+            let Some(info) = only(view.layout()) else {
+                return Err(no_weight(view.name(), view.generation()));
+            };
+            let Some(dtype) = info.dtype() else {
+                return Err(Error::UnreadableTensor {
+                    set: view.name().clone(),
+                    tensor: info.name().to_owned(),
+                    dtype: info.dtype_name().to_owned(),
+                });
+            };
             Ok(FlatEntry {
                 handle: weight,
                 name: booked.name().clone(),
@@ -114,51 +129,57 @@ impl FlatRegistry {
                 kind,
                 dtype,
                 shape: info.shape().into(),
-                bytes: booked.bytes(),
+                bytes: if alias { 0 } else { info.byte_len() },
             })
         })
     }
 
     /// Bytes of all registered weights, dtype times shape, aliases not counted: they have none.
-    /// O(1); waits at most for a commit.
     ///
     /// What the process spends on them, padding and the bytes of unregistered weights that somebody
     /// still holds included, is in [`WeightRegistry::ledger`](crate::WeightRegistry::ledger).
+    ///
+    /// Progress: O(1) while nobody commits but this registry. What others committed since the last call
+    /// here is looked at first, see [`FlatRegistry`]. Waits at most for a commit.
     pub fn total_bytes(&self) -> u64 {
         let totals = self.totals();
         totals.base.bytes + totals.lora.bytes
     }
 
-    /// Numbers and bytes by kind. O(1); waits at most for a commit.
+    /// Numbers and bytes by kind. Progress: as [`total_bytes`](Self::total_bytes).
     pub fn totals(&self) -> Totals {
-        self.index().lock().totals() // E30
+        self.books().totals()
     }
 
     /// How many weights are registered. Aliases are not weights; [`Totals::aliases`] counts them.
+    /// Progress: as [`total_bytes`](Self::total_bytes).
     pub fn len(&self) -> usize {
         let totals = self.totals();
         totals.base.weights + totals.lora.weights
     }
 
-    /// None at all?
+    /// None at all? Progress: as [`total_bytes`](Self::total_bytes).
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// The adapters that have slices here, by name. O(answer); waits at most for a commit.
+    /// The adapters that have slices here, by name. Progress: O(answer), otherwise as
+    /// [`total_bytes`](Self::total_bytes).
     pub fn adapter_names(&self) -> Vec<Arc<str>> {
-        self.index().lock().adapter_names() // E30
+        self.books().adapter_names()
     }
 
-    /// What is registered for an adapter, by tensor name. O(answer); waits at most for a commit.
+    /// What is registered for an adapter, by tensor name. Progress: O(answer), otherwise as
+    /// [`total_bytes`](Self::total_bytes).
     pub fn adapter_handles(&self, adapter: &str) -> Vec<FlatHandle> {
-        let members = self.index().lock().members(adapter); // E30
+        let members = self.books().members(adapter);
         members.into_iter().map(FlatHandle).collect()
     }
 
-    /// Bytes of what is registered for an adapter. O(log adapters); waits at most for a commit.
+    /// Bytes of what is registered for an adapter. Progress: O(log adapters), otherwise as
+    /// [`total_bytes`](Self::total_bytes).
     pub fn adapter_bytes(&self, adapter: &str) -> u64 {
-        self.index().lock().adapter_bytes(adapter) // E30
+        self.books().adapter_bytes(adapter)
     }
 }
 

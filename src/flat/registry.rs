@@ -1,15 +1,18 @@
 //! The writing side: registering, tying, unregistering.
 //!
 //! What lives here: [`FlatRegistry`] and everything that changes it. What does not: reading it
-//! (`read`), adapters that are put together from slices (`group`).
+//! (`read`), adapters that are put together from slices (`group`), what others change (`books`).
 //!
-//! One lock orders the changes and keeps the books (`index`) equal to what was committed. It is held
-//! over a commit, never over reading, hashing or freeing bytes; lookups and pins never take it (E30).
+//! One lock orders the changes and keeps the books equal to what was committed. It is held over a
+//! commit, never over reading, hashing or freeing bytes; lookups and pins never take it (E30). No foreign
+//! code runs under it: whoever watches is told when it is free again
+//! ([`observe_whole`](WeightRegistry::observe_whole)), and what was staged for nothing is freed after that.
 
 use std::fmt;
 use std::sync::Arc;
 
 use super::address::{Address, FlatHandle, Registered};
+use super::books::{Books, Coming};
 use super::index::{Entry, Index};
 use super::offer::{self, Offer};
 use super::one::{One, Slice};
@@ -19,11 +22,9 @@ use crate::handle::SetHandle;
 use crate::identity::{Identity, content_identity};
 use crate::names::SetName;
 use crate::plan::Plan;
-use crate::registry::{
-    Committed, Retirement, Staged, Transaction, TransactionError, WeightRegistry,
-};
+use crate::registry::{Operation, Retirement, Staged, WeightRegistry};
 use crate::source::{InMemory, Source};
-use crate::sync::Mutex;
+use crate::sync::{Mutex, MutexGuard};
 
 /// A registry of single weights: register by name, look up, pin, unregister.
 ///
@@ -32,8 +33,18 @@ use crate::sync::Mutex;
 /// Its weights have names in its own namespace; leave those, and the namespaces of its adapters
 /// (`namespace/adapter`), to it, and make one `FlatRegistry` per namespace.
 ///
+/// What is retired or replaced in the registry underneath is retired or replaced here: nothing is
+/// counted that the registry no longer has, and what was replaced counts with the bytes that it has now.
+///
 /// Progress: looking up and pinning are lock-free. Changes wait for each other, for as long as a
-/// commit takes; never for a reader, and never for bytes that are read, hashed or freed.
+/// commit takes; never for a reader, never for bytes that are read, hashed or freed, and never for an
+/// observer. Questions about the books wait for a change, and before both the books catch up with what
+/// others committed in the registry underneath: O(what they changed), each change once; if more happened
+/// than its event stream holds ([`event_capacity`](crate::Builder::event_capacity)), once a look at every
+/// weight.
+///
+/// In a child process after a `fork`, changes are refused ([`Error::Forked`]); a question about the books
+/// may wait there for a lock that a thread of the parent's holds, for ever.
 ///
 /// # Examples
 /// ```
@@ -61,7 +72,7 @@ use crate::sync::Mutex;
 pub struct FlatRegistry {
     registry: Arc<WeightRegistry>,
     namespace: Box<str>,
-    index: Mutex<Index>,
+    books: Mutex<Books>,
 }
 
 impl FlatRegistry {
@@ -82,9 +93,9 @@ impl FlatRegistry {
 
     fn unchecked(registry: Arc<WeightRegistry>, namespace: &str) -> Self {
         FlatRegistry {
+            books: Mutex::new(Books::new(&registry)),
             registry,
             namespace: namespace.into(),
-            index: Mutex::new(Index::default()),
         }
     }
 
@@ -97,16 +108,20 @@ impl FlatRegistry {
         &self.namespace
     }
 
-    pub(super) fn index(&self) -> &Mutex<Index> {
-        &self.index
+    /// The books, as of now: whoever has them orders every change that is made here.
+    pub(super) fn books(&self) -> MutexGuard<'_, Books> {
+        let mut books = self.books.lock(); // E30
+        books.catch_up(&self.registry);
+        books
     }
 
     /// Registers a weight: its bytes are copied once, into memory that was reserved in the ledger
     /// before. What was registered already, byte for byte, is not copied, reserved or changed.
     ///
     /// # Errors
-    /// [`Error::InvalidTensor`] if `bytes` is not what dtype and shape demand,
-    /// [`Error::AlreadyPublished`] with both sides if the name means something else,
+    /// [`Error::InvalidTensor`] if `bytes` is not what dtype and shape demand;
+    /// [`Error::AlreadyRegistered`] with both sides if the name means another weight,
+    /// [`Error::AlreadyPublished`] if it means what somebody else published under it;
     /// [`Error::InvalidName`], [`Error::OverLimit`], [`Error::OutOfMemory`], [`Error::Spent`],
     /// [`Error::Forked`]. Nothing is changed then.
     pub fn register<'n>(
@@ -126,8 +141,9 @@ impl FlatRegistry {
     /// read and hashed first, unless the source declares its revision.
     ///
     /// # Errors
-    /// [`Error::InvalidTensor`] if the source describes more than one tensor, or one whose dtype is
-    /// not known; whatever is wrong with the source; otherwise as [`register`](Self::register).
+    /// [`Error::InvalidTensor`] if the source describes more than one tensor, one whose dtype is not
+    /// known, or one that is to stay in memory which it brings: a weight is copied; whatever is wrong with
+    /// the source; otherwise as [`register`](Self::register).
     pub fn register_from<'n>(
         &self,
         address: impl Into<Address<'n>>,
@@ -135,7 +151,7 @@ impl FlatRegistry {
     ) -> Result<Registered, Error> {
         let address = address.into();
         let one = One::new(address.name, source)?;
-        let declared = one.declared().map(|it| Identity::Declared(it.into()));
+        let declared = one.declared().map(|it| Identity::declared(one.plan(), it));
         self.register_source(address, one, |_| declared)
     }
 
@@ -146,6 +162,7 @@ impl FlatRegistry {
         source: impl Source,
         identity: impl FnOnce(&Plan) -> Option<Identity>,
     ) -> Result<Registered, Error> {
+        self.registry.at_home()?;
         let name = self.name_of(address)?;
         if let Some(there) = self.there(&name, source.plan(), identity) {
             return there;
@@ -162,8 +179,8 @@ impl FlatRegistry {
     ///
     /// # Errors
     /// [`Error::InvalidTensor`] if dtype and shape are not the target's; [`Error::StaleHandle`],
-    /// [`Error::WrongRegistry`], [`Error::OtherNamespace`] for the target; otherwise as
-    /// [`register`](Self::register).
+    /// [`Error::WrongRegistry`], [`Error::OtherNamespace`] for the target, [`Error::NoSuchTensor`] if
+    /// somebody replaced it by what is no weight; otherwise as [`register`](Self::register).
     pub fn alias<'n>(
         &self,
         address: impl Into<Address<'n>>,
@@ -202,21 +219,17 @@ impl FlatRegistry {
     /// for them with [`Retirement::drained`] if you want to.
     ///
     /// # Errors
-    /// [`Error::AliasedBy`] with the names of its aliases; [`Error::StaleHandle`],
-    /// [`Error::WrongRegistry`], [`Error::OtherNamespace`]; [`Error::Dependants`] if an adapter in the
-    /// registry underneath is bound to it.
+    /// [`Error::WeightTied`] with the names of its aliases; [`Error::WeightBound`] if sets of the registry
+    /// underneath stand on it; [`Error::StaleHandle`], [`Error::WrongRegistry`],
+    /// [`Error::OtherNamespace`], [`Error::Forked`]. Nothing is changed then.
     pub fn unregister(&self, weight: FlatHandle) -> Result<Retirement, Error> {
-        let set = weight.0;
-        let mut index = self.index.lock(); // E30
-        self.own(&index, set)?;
-        if let Some(aliased) = index.aliased(&[set]) {
-            return Err(aliased);
-        }
-        let retired = self.registry.retire(set);
-        if matches!(retired, Ok(_) | Err(Error::StaleHandle { .. })) {
-            index.remove(set);
-        }
-        retired
+        let gone = self.retire_all(Operation::Retire, weight.0, |index| {
+            self.own(index, weight.0)?;
+            let sets = vec![weight.0];
+            index.aliased(&sets).map_or(Ok(sets), Err)
+        })?;
+        let first = gone.into_iter().next();
+        first.ok_or(Error::StaleHandle { handle: weight.0 })
     }
 
     /// Unregisters a weight and all its aliases at one instant. The weight comes first in the
@@ -225,28 +238,57 @@ impl FlatRegistry {
     /// # Errors
     /// As [`unregister`](Self::unregister), but for its aliases.
     pub fn unregister_cascade(&self, weight: FlatHandle) -> Result<Vec<Retirement>, Error> {
-        let mut index = self.index.lock(); // E30
-        let mut sets = vec![weight.0];
-        sets.extend_from_slice(self.own(&index, weight.0)?.aliases());
-        let mut all = self.registry.transaction();
-        sets.iter().try_for_each(|&set| all.retire(set))?;
-        Ok(settle(&mut index, all, &sets)?.previous)
+        let subject = format!("{} and its aliases", weight.0);
+        self.retire_all(Operation::Transaction, subject, |index| {
+            let mut sets = vec![weight.0];
+            sets.extend_from_slice(self.own(index, weight.0)?.aliases());
+            Ok(sets)
+        })
     }
 
     /// Unregisters everything that is registered for an adapter at one instant. Nothing is there:
     /// nothing happens.
     ///
     /// # Errors
-    /// [`Error::AliasedBy`] if something outside of the adapter is an alias of a slice.
+    /// [`Error::WeightTied`] if something outside of the adapter is an alias of a slice;
+    /// [`Error::WeightBound`], [`Error::Forked`]. Nothing is changed then.
     pub fn unregister_adapter(&self, adapter: &str) -> Result<Vec<Retirement>, Error> {
-        let mut index = self.index.lock(); // E30
-        let sets = index.members(adapter);
-        if let Some(aliased) = index.aliased(&sets) {
-            return Err(aliased);
-        }
-        let mut all = self.registry.transaction();
-        sets.iter().try_for_each(|&set| all.retire(set))?;
-        Ok(settle(&mut index, all, &sets)?.previous)
+        let subject = self.all_of(adapter);
+        self.retire_all(Operation::Transaction, subject, |index| {
+            let sets = index.members(adapter);
+            index.aliased(&sets).map_or(Ok(sets), Err)
+        })
+    }
+
+    /// Retires all that `which` says, at one instant, and strikes it out.
+    fn retire_all(
+        &self,
+        operation: Operation,
+        subject: impl fmt::Display,
+        which: impl Fn(&Index) -> Result<Vec<SetHandle>, Error>,
+    ) -> Result<Vec<Retirement>, Error> {
+        self.registry
+            .observe_whole(operation, subject, offer::itself, || {
+                let mut books = self.books();
+                loop {
+                    let sets = which(&books)?;
+                    if sets.is_empty() {
+                        return Ok(Vec::new());
+                    }
+                    let mut all = self.registry.transaction();
+                    let added = sets.iter().try_for_each(|&set| all.retire(set));
+                    match added.and_then(|()| Ok(all.commit()?)) {
+                        Ok(done) => {
+                            books.strike(&self.registry, done.generation, &sets);
+                            return Ok(done.previous);
+                        }
+                        // Somebody retired one underneath since the books caught up. They do again, and then
+                        // do not have it: this ends.
+                        Err(Error::StaleHandle { .. }) => books.catch_up(&self.registry),
+                        Err(refused) => return Err(bound(refused)),
+                    }
+                }
+            })
     }
 
     /// The full name of an address.
@@ -270,6 +312,11 @@ impl FlatRegistry {
 
     pub(super) fn adapter_namespace(&self, adapter: &str) -> String {
         format!("{}/{adapter}", self.namespace)
+    }
+
+    /// Everything that is registered for an adapter, to whoever watches.
+    pub(super) fn all_of(&self, adapter: &str) -> SetName {
+        SetName::from((&*self.adapter_namespace(adapter), "*"))
     }
 
     /// The books' entry of a set; if there is none, why.
@@ -307,24 +354,26 @@ impl FlatRegistry {
         staged: Staged,
         target: Option<SetHandle>,
     ) -> Result<Registered, Error> {
-        let entry = Entry::new(name.clone(), target, staged.plan().tensors());
         // What was staged for nothing is freed when the lock is free again.
-        let (answer, _left) = {
-            let mut index = self.index.lock(); // E30
-            match self.registry.publish_staged(name.clone(), staged) {
+        let mut left = None;
+        let (registry, subject) = (&*self.registry, name.clone());
+        let answer = registry.observe_whole(Operation::Publish, subject, offer::itself, || {
+            let mut books = self.books();
+            match registry.publish_staged(name.clone(), staged) {
                 Ok(set) => {
-                    index.insert(set, entry, adapter);
-                    (Ok(Registered::Created(FlatHandle(set))), None)
+                    books.enter(registry, None, [Coming { set, name, adapter }]);
+                    Ok(Registered::Created(FlatHandle(set)))
                 }
                 Err(failed) => {
-                    let (error, left) = failed.into_parts();
-                    let known = left
-                        .as_ref()
-                        .and_then(|staged| self.known(&index, &name, &Offer::of(staged, target)));
-                    (known.unwrap_or(Err(error)), left)
+                    let (error, staged) = failed.into_parts();
+                    let offer = staged.as_ref().map(|staged| Offer::of(staged, target));
+                    let known = offer.and_then(|offer| self.known(&books, &name, &offer));
+                    left = staged;
+                    known.unwrap_or(Err(error))
                 }
             }
-        };
+        });
+        drop(left);
         answer
     }
 
@@ -342,7 +391,12 @@ impl FlatRegistry {
             base: None,
             plan,
         };
-        self.known(&self.index.lock(), name, &offer) // E30
+        let known = self.known(&self.books(), name, &offer)?;
+        // The lock is free.
+        Some(known.inspect_err(|refused| {
+            self.registry
+                .note_refusal(Operation::Publish, name, refused);
+        }))
     }
 
     /// What stands under `name`, compared with what is offered. `None`: nothing.
@@ -352,44 +406,66 @@ impl FlatRegistry {
         name: &SetName,
         offer: &Offer<'_>,
     ) -> Option<Result<Registered, Error>> {
-        let answer = self.compare(name, offer, |set| index.get(set).is_some())?;
+        let answer = self.compare(index, name, offer, false)?;
         Some(answer.map(|set| Registered::Reused(FlatHandle(set))))
     }
 
-    /// The set that `name` means, if it is what is offered and may be reused; else the conflict with
-    /// both sides. `None`: the name means nothing.
+    /// The set that `name` means, if it is what is offered, and a weight of ours or else `any` will do;
+    /// otherwise the conflict with both sides. `None`: the name means nothing.
     pub(super) fn compare(
         &self,
+        index: &Index,
         name: &SetName,
         offer: &Offer<'_>,
-        reusable: impl FnOnce(SetHandle) -> bool,
+        any: bool,
     ) -> Option<Result<SetHandle, Error>> {
         let set = self.registry.lookup(name)?;
+        let ours = index.get(set).is_some();
         self.registry.scope(|scope| {
             let there = scope.get(set).ok()?;
-            if offer.is(&there) && reusable(set) {
+            let same = offer.is(&there);
+            if same && (ours || any) {
                 return Some(Ok(set));
             }
             let base = |base: Option<SetHandle>| Some(scope.get(base?).ok()?.name().to_string());
+            let (name, current) = (name.clone(), there.generation());
+            let mut identity = offer::standing(&there, base(there.base()));
+            let offered = offer.described(base(offer.base));
+            if ours {
+                return Some(Err(Error::AlreadyRegistered {
+                    name,
+                    current,
+                    identity,
+                    offered,
+                }));
+            }
+            if same {
+                identity.push_str(", not registered here");
+            }
             Some(Err(Error::AlreadyPublished {
-                name: name.clone(),
-                current: there.generation(),
-                identity: offer::standing(&there, base(there.base())),
-                offered: offer.described(base(offer.base)),
+                name,
+                current,
+                identity,
+                offered,
             }))
         })
     }
 }
 
-/// Commits, and strikes out of the books what went.
-pub(super) fn settle(
-    index: &mut Index,
-    transaction: Transaction<'_>,
-    going: &[SetHandle],
-) -> Result<Committed, TransactionError> {
-    let done = transaction.commit()?;
-    going.iter().for_each(|&set| index.remove(set));
-    Ok(done)
+/// Who stands on a weight, in the words of this registry: those of the one underneath name calls that it
+/// does not have.
+pub(super) fn bound(refused: Error) -> Error {
+    match refused {
+        Error::Dependants {
+            set: weight,
+            dependants: sets,
+        }
+        | Error::AliasedBy {
+            set: weight,
+            aliases: sets,
+        } => Error::WeightBound { weight, sets },
+        other => other,
+    }
 }
 
 impl fmt::Debug for FlatRegistry {
@@ -398,5 +474,48 @@ impl fmt::Debug for FlatRegistry {
             .field("namespace", &self.namespace)
             .field("totals", &self.totals())
             .finish_non_exhaustive()
+    }
+}
+
+#[cfg(all(test, unix, not(weighbridge_loom)))]
+mod tests {
+    use super::*;
+    use crate::error::Error;
+
+    /// A child that was forked while somebody had the books.
+    #[test]
+    fn a_child_is_refused_before_it_waits_for_the_lock() {
+        let flat = FlatRegistry::new(Arc::new(WeightRegistry::builder().build().unwrap()));
+        let w = flat.register("w", Dtype::U8, [1], &[1]).unwrap().handle();
+        let held = flat.books.lock();
+        let forked = |refused: Result<(), Error>| matches!(refused, Err(Error::Forked { .. }));
+        // SAFETY: the child uses what `fork` keeps whole: its own thread, and the allocator, which the C
+        // library makes safe. It never returns into the parent's code.
+        let pid = unsafe { libc::fork() };
+        if pid == 0 {
+            // SAFETY: no memory is involved. A child that hangs is ended by the signal.
+            unsafe { libc::alarm(30) };
+            let batch = [(Address::from("w"), Dtype::U8, &[1][..], &[1][..])];
+            let refused = [
+                flat.register("w", Dtype::U8, [1], &[1]).map(drop),
+                flat.register_all(batch).map(drop),
+                flat.alias("tied", w, Dtype::U8, [1]).map(drop),
+                flat.unregister(w).map(drop),
+                flat.unregister_cascade(w).map(drop),
+                flat.unregister_adapter("pirate").map(drop),
+                flat.load("w", InMemory::new().declared("r")).map(drop),
+                flat.entry(w).map(drop),
+            ]
+            .map(forked);
+            let reads = flat.get(w).is_ok() && flat.lookup("w") == Some(w);
+            let right = reads && refused.iter().all(|&refused| refused);
+            // SAFETY: ends this process; nothing of the parent's is run.
+            unsafe { libc::_exit(i32::from(!right)) }
+        }
+        drop(held);
+        let mut status = 0;
+        // SAFETY: our own child, and a place for its status.
+        let waited = unsafe { libc::waitpid(pid, &raw mut status, 0) };
+        assert_eq!((waited, status), (pid, 0), "it hung, or was not refused");
     }
 }
