@@ -66,6 +66,8 @@ fn every_history_has_an_explanation() {
         "Born",
         "Named",
         "Gone",
+        "Cascade",
+        "Blocked",
         "Unnamed",
         "Taken",
         "Busy",

@@ -11,7 +11,8 @@ use weighbridge::{Error, Generation, Lease, SetHandle, WeightRegistry};
 
 use super::checker::Span;
 use super::model::{Fill, NAMES, Op};
-use crate::support::bytes;
+use crate::support::{addition, bytes};
+use weighbridge::source::InMemory;
 
 pub const THREADS: usize = 4;
 pub const OPERATIONS: usize = 12;
@@ -47,6 +48,15 @@ impl Random {
 /// An operation that has ended, and the names that it had a hold on meanwhile.
 type Ended = (Vec<Op>, [bool; NAMES]);
 
+/// A set that was met: its name, a generation that it had, and what it stands on.
+#[derive(Clone, Copy)]
+struct Known {
+    set: SetHandle,
+    name: usize,
+    generation: u64,
+    base: Option<SetHandle>,
+}
+
 struct Actor<'s> {
     registry: &'s WeightRegistry,
     clock: &'s AtomicU64,
@@ -54,8 +64,8 @@ struct Actor<'s> {
     random: Random,
     planted: Planted,
     fill: Fill,
-    /// Sets that were met, the name of each, and a generation that it had.
-    known: Vec<(SetHandle, usize, u64)>,
+    /// Sets that were met.
+    known: Vec<Known>,
     remembered: [Option<Option<SetHandle>>; NAMES],
 }
 
@@ -64,7 +74,8 @@ fn name(index: usize) -> String {
 }
 
 fn first_byte(lease: &Lease, set: SetHandle) -> Fill {
-    let bytes = lease.set(set).unwrap().get("w").unwrap().bytes();
+    let only = lease.set(set).unwrap().iter().next().unwrap().unwrap();
+    let bytes = only.bytes();
     assert!(bytes.iter().all(|&byte| byte == bytes[0]), "mixed");
     bytes[0]
 }
@@ -175,7 +186,7 @@ impl Actor<'_> {
 
     fn anything(&mut self) -> Ended {
         let name = self.random.below(NAMES);
-        match self.random.below(17) {
+        match self.random.below(21) {
             0 | 1 => self.publish(name),
             2..4 => self.replace(),
             4 => self.replace_if(),
@@ -187,6 +198,9 @@ impl Actor<'_> {
             13 => self.list(),
             14 => free(vec![Op::Commits(self.registry.stats().commits)]),
             15 => self.kept(),
+            16 | 17 => self.publish_adapter(name),
+            18 => self.retire_cascade(),
+            19 => self.replace_with_adapters(),
             _ => self.look_up(name),
         }
     }
@@ -196,79 +210,109 @@ impl Actor<'_> {
         self.fill
     }
 
-    fn any_set(&mut self) -> (SetHandle, usize, u64) {
+    fn any_set(&mut self) -> Known {
         self.known[self.random.below(self.known.len())]
     }
 
-    fn met(&mut self, set: SetHandle, name: usize, generation: u64) {
-        match self.known.iter_mut().find(|known| known.0 == set) {
-            Some(known) => known.2 = known.2.max(generation),
-            None => self.known.push((set, name, generation)),
+    fn met(&mut self, one: Known) {
+        match self.known.iter_mut().find(|known| known.set == one.set) {
+            Some(known) => known.generation = known.generation.max(one.generation),
+            None => self.known.push(one),
+        }
+    }
+
+    /// Something that may follow it.
+    fn source(&self, one: Known, fill: Fill) -> InMemory {
+        match one.base {
+            Some(base) => addition(8, fill, base),
+            None => bytes(8, fill),
         }
     }
 
     fn publish(&mut self, index: usize) -> Ended {
+        self.publish_on(index, None)
+    }
+
+    /// An adapter.
+    fn publish_adapter(&mut self, index: usize) -> Ended {
+        let base = self.any_set();
+        let base = base.base.unwrap_or(base.set);
+        self.publish_on(index, Some(base))
+    }
+
+    fn publish_on(&mut self, name: usize, base: Option<SetHandle>) -> Ended {
         let fill = self.next_fill();
-        let ops = match self.registry.publish(name(index), bytes(8, fill)) {
-            Ok(set) => {
-                self.met(set, index, 0);
-                vec![Op::Born(set, index, fill), Op::Named(set, index)]
-            }
-            Err(failed) => vec![refused_name(failed.error(), index)],
+        let source = match base {
+            Some(base) => addition(8, fill, base),
+            None => bytes(8, fill),
         };
-        (ops, holding([index]))
+        let ops = match self.registry.publish(self::name(name), source) {
+            Ok(set) => {
+                let generation = 0;
+                self.met(Known {
+                    set,
+                    name,
+                    generation,
+                    base,
+                });
+                vec![Op::Born(set, name, fill, base), Op::Named(set, name)]
+            }
+            Err(failed) => vec![refused_name(failed.error(), name)],
+        };
+        (ops, holding([name]))
     }
 
     fn replace(&mut self) -> Ended {
-        let (set, index, _) = self.any_set();
+        let one = self.any_set();
         let fill = self.next_fill();
-        free(vec![match self.registry.replace(set, bytes(8, fill)) {
-            Ok(done) => {
-                let generation = done.generation.number();
-                self.met(set, index, generation);
-                Op::Replaced(
-                    set,
-                    None,
-                    fill,
-                    generation,
-                    done.previous.generation().number(),
-                )
-            }
-            Err(failed) => refused(failed.error(), set),
-        }])
+        free(vec![
+            match self.registry.replace(one.set, self.source(one, fill)) {
+                Ok(done) => {
+                    let generation = done.generation.number();
+                    self.met(Known { generation, ..one });
+                    let previous = done.previous.generation().number();
+                    Op::Replaced(one.set, None, fill, generation, previous)
+                }
+                Err(failed) => refused(failed.error(), one.set),
+            },
+        ])
     }
 
     fn replace_if(&mut self) -> Ended {
-        let (set, index, known) = self.any_set();
+        let one = self.any_set();
         let fill = self.next_fill();
-        let staged = self.registry.stage(bytes(8, fill)).unwrap();
-        let expected = self.generation(set, known);
+        let staged = match self.registry.stage(self.source(one, fill)) {
+            Ok(staged) => staged,
+            Err(error) => return free(vec![refused(&error, one.set)]),
+        };
+        let expected = self.generation(one.set, one.generation);
         let done = if self.planted == Planted::LookThenReplace {
             let now = self
                 .registry
-                .scope(|scope| scope.get(set).map(|set| set.generation()));
+                .scope(|scope| scope.get(one.set).map(|set| set.generation()));
             match now {
                 Ok(now) if now != expected => {
                     let (expected, now) = (expected.number(), now.number());
-                    return free(vec![Op::Conflict(set, expected, now)]);
+                    return free(vec![Op::Conflict(one.set, expected, now)]);
                 }
                 Ok(_) => {
                     thread::yield_now();
-                    self.registry.replace_staged(set, staged)
+                    self.registry.replace_staged(one.set, staged)
                 }
-                Err(error) => return free(vec![refused(&error, set)]),
+                Err(error) => return free(vec![refused(&error, one.set)]),
             }
         } else {
-            self.registry.replace_staged_if(set, expected, staged)
+            self.registry.replace_staged_if(one.set, expected, staged)
         };
         free(vec![match done {
             Ok(done) => {
                 let generation = done.generation.number();
-                self.met(set, index, generation);
+                self.met(Known { generation, ..one });
                 let previous = done.previous.generation().number();
-                Op::Replaced(set, Some(expected.number()), fill, generation, previous)
+                let expected = Some(expected.number());
+                Op::Replaced(one.set, expected, fill, generation, previous)
             }
-            Err(failed) => refused(failed.error(), set),
+            Err(failed) => refused(failed.error(), one.set),
         }])
     }
 
@@ -292,31 +336,99 @@ impl Actor<'_> {
     }
 
     fn retire(&mut self) -> Ended {
-        let (set, index, _) = self.any_set();
-        match self.registry.retire(set) {
+        let one = self.any_set();
+        match self.registry.retire(one.set) {
             Ok(gone) => {
                 let gone = gone.generation().number();
-                let ops = vec![Op::Gone(set, gone), Op::Unnamed(set, index)];
-                (ops, holding([index]))
+                let ops = vec![Op::Gone(one.set, gone), Op::Unnamed(one.set, one.name)];
+                (ops, holding([one.name]))
             }
-            Err(error) => free(vec![refused(&error, set)]),
+            Err(error) => free(vec![refused(&error, one.set)]),
+        }
+    }
+
+    fn retire_cascade(&mut self) -> Ended {
+        let one = self.any_set();
+        match self.registry.retire_cascade(one.set) {
+            Ok(all) => {
+                let of = |name: &str| name[1..].parse::<usize>().unwrap();
+                let gone: Vec<_> = all
+                    .iter()
+                    .map(|gone| {
+                        (
+                            gone.set(),
+                            of(gone.name().name()),
+                            gone.generation().number(),
+                        )
+                    })
+                    .collect();
+                let mut holds = [false; NAMES];
+                let sets = gone.iter().map(|&(set, _, generation)| (set, generation));
+                let mut ops = vec![Op::Cascade(sets.collect())];
+                for &(set, name, _) in &gone {
+                    holds[name] = true;
+                    ops.push(Op::Unnamed(set, name));
+                }
+                (ops, holds)
+            }
+            Err(error) => free(vec![refused(&error, one.set)]),
         }
     }
 
     fn roll_back(&mut self) -> Ended {
-        let (set, index, _) = self.any_set();
-        free(vec![match self.registry.rollback(set) {
+        let one = self.any_set();
+        free(vec![match self.registry.rollback(one.set) {
             Ok(done) => {
                 let generation = done.generation.number();
-                self.met(set, index, generation);
-                Op::RolledBack(set, generation)
+                self.met(Known { generation, ..one });
+                Op::RolledBack(one.set, generation)
             }
-            Err(error) => refused(&error, set),
+            Err(error) => refused(&error, one.set),
+        }])
+    }
+
+    /// A base is replaced, and the adapters on it come along.
+    fn replace_with_adapters(&mut self) -> Ended {
+        let one = self.any_set();
+        if one.base.is_some() {
+            return free(Vec::new());
+        }
+        let fill = self.next_fill();
+        let mut transaction = self.registry.transaction();
+        let staged = self.registry.stage(bytes(8, fill)).unwrap();
+        if let Err(failed) = transaction.replace(one.set, staged) {
+            return free(vec![refused(failed.error(), one.set)]);
+        }
+        let rebound = match self.registry.dependants_of(one.set) {
+            Ok(rebound) => rebound,
+            Err(error) => return free(vec![refused(&error, one.set)]),
+        };
+        for &adapter in &rebound {
+            if let Err(error) = transaction.rebind(adapter, one.set) {
+                return free(vec![refused(&error, adapter)]);
+            }
+        }
+        free(vec![match transaction.commit() {
+            Ok(done) => {
+                let number = done.generation.number();
+                self.met(Known {
+                    generation: number,
+                    ..one
+                });
+                Op::Together {
+                    number,
+                    replaced: vec![(one.set, fill)],
+                    rebound,
+                    retired: Vec::new(),
+                    born: Vec::new(),
+                }
+            }
+            Err(failed) => refused(failed.error(), one.set),
         }])
     }
 
     fn kept(&mut self) -> Ended {
-        let (set, ..) = self.any_set();
+        let set = self.any_set().set;
         free(vec![match self.registry.kept(set) {
             Ok(kept) => Op::Keeps(set, !kept.is_empty()),
             Err(error) => refused(&error, set),
@@ -329,18 +441,23 @@ impl Actor<'_> {
         let index = self.random.below(NAMES);
         let mut transaction = self.registry.transaction();
         let fill = self.next_fill();
-        let staged = self.registry.stage(bytes(8, fill)).unwrap();
-        if let Err(failed) = transaction.replace(first.0, staged) {
-            return free(vec![refused(failed.error(), first.0)]);
+        let staged = match self.registry.stage(self.source(first, fill)) {
+            Ok(staged) => staged,
+            Err(error) => return free(vec![refused(&error, first.set)]),
+        };
+        if let Err(failed) = transaction.replace(first.set, staged) {
+            return free(vec![refused(failed.error(), first.set)]);
         }
-        let replaced = vec![(first.0, fill)];
+        let replaced = vec![(first.set, fill)];
         let mut holds = [false; NAMES];
-        let retired = if second.0 != first.0 && self.random.below(2) == 0 {
-            if let Err(error) = transaction.retire(second.0) {
-                return free(vec![refused(&error, second.0)]);
+        // Not its own base: an adapter cannot stay on one that goes.
+        let other = second.set != first.set && first.base != Some(second.set);
+        let retired = if other && self.random.below(2) == 0 {
+            if let Err(error) = transaction.retire(second.set) {
+                return free(vec![refused(&error, second.set)]);
             }
-            holds[second.1] = true;
-            vec![second.0]
+            holds[second.name] = true;
+            vec![second.set]
         } else {
             Vec::new()
         };
@@ -361,16 +478,25 @@ impl Actor<'_> {
         match transaction.commit() {
             Ok(done) => {
                 let number = done.generation.number();
-                self.met(first.0, first.1, number);
+                self.met(Known {
+                    generation: number,
+                    ..first
+                });
                 let named = born.iter().map(|&(set, index, _)| Op::Named(set, index));
-                let unnamed = retired.iter().map(|&set| Op::Unnamed(set, second.1));
+                let unnamed = retired.iter().map(|&set| Op::Unnamed(set, second.name));
                 let names: Vec<_> = named.chain(unnamed).collect();
-                for &(set, index, _) in &born {
-                    self.met(set, index, number);
+                for &(set, name, _) in &born {
+                    self.met(Known {
+                        set,
+                        name,
+                        generation: number,
+                        base: None,
+                    });
                 }
                 let together = Op::Together {
                     number,
                     replaced,
+                    rebound: Vec::new(),
                     retired,
                     born,
                 };
@@ -378,7 +504,7 @@ impl Actor<'_> {
                 (ops, holds)
             }
             Err(failed) => {
-                let blamed = [first.0, second.0][failed.step().min(1)];
+                let blamed = [first.set, second.set][failed.step().min(1)];
                 (vec![refused(failed.error(), blamed)], holds)
             }
         }
@@ -387,9 +513,12 @@ impl Actor<'_> {
     fn lease(&mut self) -> Ended {
         let mut sets: Vec<SetHandle> = Vec::new();
         for _ in 0..=self.random.below(3) {
-            let (set, ..) = self.any_set();
-            if !sets.contains(&set) {
-                sets.push(set);
+            let one = self.any_set();
+            // An adapter goes with its own base.
+            for set in [Some(one.set), one.base].into_iter().flatten() {
+                if !sets.contains(&set) {
+                    sets.push(set);
+                }
             }
         }
         let leased = |lease: &Lease, set| {
@@ -420,7 +549,7 @@ impl Actor<'_> {
     }
 
     fn scope(&mut self) -> Ended {
-        let sets = [self.any_set().0, self.any_set().0];
+        let sets = [self.any_set().set, self.any_set().set];
         let seen = self.registry.scope(|scope| {
             let all = sets.map(|set| {
                 let generation = scope.get(set).map(|set| set.generation().number());
@@ -449,7 +578,18 @@ impl Actor<'_> {
         };
         self.remembered[index] = Some(found);
         if let Some(set) = found {
-            self.met(set, index, 0);
+            // What it stands on does not change. If it is gone already, it is not needed.
+            let base = self
+                .registry
+                .scope(|scope| scope.get(set).map(|view| view.base()));
+            if let Ok(base) = base {
+                self.met(Known {
+                    set,
+                    name: index,
+                    generation: 0,
+                    base,
+                });
+            }
         }
         free(vec![Op::Found(index, found)])
     }
@@ -470,6 +610,8 @@ fn refused_name(error: &Error, name: usize) -> Op {
             contended: false,
         },
         Error::NameBusy { .. } => Op::Busy { contended: false },
+        Error::StaleHandle { handle } => Op::Stale(*handle),
+        Error::BaseNotCurrent { base } => Op::Stale(*base),
         other => panic!("{other}"),
     }
 }
@@ -481,6 +623,8 @@ fn refused(error: &Error, set: SetHandle) -> Op {
             expected, current, ..
         } => Op::Conflict(set, expected.number(), current.number()),
         Error::NotKept { .. } => Op::NothingKept(set),
+        Error::BaseNotCurrent { base } => Op::Stale(*base),
+        Error::Dependants { .. } => Op::Blocked(set),
         other => panic!("{other}"),
     }
 }

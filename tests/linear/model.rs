@@ -18,12 +18,16 @@ pub type Fill = u8;
 /// What was done and what it answered.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Op {
-    /// A set becomes current.
-    Born(SetHandle, usize, Fill),
+    /// A set becomes current, an adapter on its base.
+    Born(SetHandle, usize, Fill, Option<SetHandle>),
     /// Its name is found.
     Named(SetHandle, usize),
     /// A set is retired; it had this generation.
     Gone(SetHandle, u64),
+    /// Sets are retired together, each with the generation that it had.
+    Cascade(Vec<(SetHandle, u64)>),
+    /// Adapters on it stand in the way.
+    Blocked(SetHandle),
     /// Its name is free.
     Unnamed(SetHandle, usize),
     /// A publish of a name that means something already, or (`contended`) may just have, or be about to.
@@ -55,10 +59,11 @@ pub enum Op {
     Listed(u64, Vec<(usize, SetHandle, u64)>),
     /// How many commits there were.
     Commits(u64),
-    /// Everything at one instant: the new generation; what was replaced, retired, and born.
+    /// Everything at one instant: the new generation; what was replaced, bound anew, retired, born.
     Together {
         number: u64,
         replaced: Vec<(SetHandle, Fill)>,
+        rebound: Vec<SetHandle>,
         retired: Vec<SetHandle>,
         born: Vec<(SetHandle, usize, Fill)>,
     },
@@ -73,6 +78,8 @@ struct Set {
     fill: Fill,
     /// The generation before, which a rollback brings back.
     kept: Option<Fill>,
+    /// What an adapter stands on.
+    base: Option<SetHandle>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
@@ -89,7 +96,23 @@ impl State {
         set.alive.then_some(set)
     }
 
-    fn born(&mut self, handle: SetHandle, name: usize, fill: Fill) -> Option<()> {
+    /// Do only these stand on it?
+    fn stands_only(&self, handle: SetHandle, along: &[SetHandle]) -> bool {
+        let on_it = |set: &&Set| set.alive && set.base == Some(handle);
+        let mut standing = self.sets.iter().filter(on_it);
+        standing.all(|set| along.contains(&set.handle))
+    }
+
+    fn born(
+        &mut self,
+        handle: SetHandle,
+        name: usize,
+        fill: Fill,
+        base: Option<SetHandle>,
+    ) -> Option<()> {
+        if let Some(base) = base {
+            self.alive(base)?;
+        }
         let free = |set: &Set| set.handle != handle && !(set.alive && set.name == name);
         self.sets.iter().all(free).then_some(())?;
         self.sets.push(Set {
@@ -99,6 +122,7 @@ impl State {
             generation: self.commits,
             fill,
             kept: None,
+            base,
         });
         Some(())
     }
@@ -123,9 +147,9 @@ impl Model for Registry {
         let mut next = state.clone();
         let now = state.commits + 1;
         match op {
-            Op::Born(handle, name, fill) => {
+            Op::Born(handle, name, fill, base) => {
                 next.commits = now;
-                next.born(*handle, *name, *fill)?;
+                next.born(*handle, *name, *fill, *base)?;
             }
             Op::Named(handle, name) => {
                 (state.names[*name].is_none() && state.alive(*handle).is_some()).then_some(())?;
@@ -133,8 +157,22 @@ impl Model for Registry {
             }
             Op::Gone(handle, generation) => {
                 (state.alive(*handle)?.generation == *generation).then_some(())?;
+                state.stands_only(*handle, &[]).then_some(())?;
                 next.commits = now;
                 next.change(*handle, |set| set.alive = false)?;
+            }
+            Op::Cascade(gone) => {
+                next.commits = now;
+                let along: Vec<SetHandle> = gone.iter().map(|one| one.0).collect();
+                for &(handle, generation) in gone {
+                    (state.alive(handle)?.generation == generation).then_some(())?;
+                    state.stands_only(handle, &along).then_some(())?;
+                    next.change(handle, |set| set.alive = false)?;
+                }
+            }
+            Op::Blocked(handle) => {
+                state.alive(*handle)?;
+                (!state.stands_only(*handle, &[])).then_some(())?;
             }
             Op::Unnamed(handle, name) => {
                 let ours = state.names[*name] == Some(*handle) && state.alive(*handle).is_none();
@@ -149,7 +187,7 @@ impl Model for Registry {
                 let was = state.alive(*handle)?;
                 let as_demanded = expected.is_none_or(|expected| expected == was.generation);
                 let fits = as_demanded && *generation == now && *previous == was.generation;
-                fits.then_some(())?;
+                (fits && state.stands_only(*handle, &[])).then_some(())?;
                 next.commits = now;
                 next.change(*handle, |set| {
                     set.kept = Some(set.fill);
@@ -158,7 +196,7 @@ impl Model for Registry {
             }
             Op::RolledBack(handle, generation) => {
                 let back = state.alive(*handle)?.kept?;
-                (*generation == now).then_some(())?;
+                (*generation == now && state.stands_only(*handle, &[])).then_some(())?;
                 next.commits = now;
                 next.change(*handle, |set| {
                     set.kept = Some(set.fill);
@@ -203,11 +241,20 @@ impl Model for Registry {
             Op::Together {
                 number,
                 replaced,
+                rebound,
                 retired,
                 born,
             } => {
                 (*number == now).then_some(())?;
                 next.commits = now;
+                let changed = replaced.iter().map(|one| one.0);
+                let along: Vec<SetHandle> = changed.chain(retired.iter().copied()).collect();
+                let follow = [along.as_slice(), rebound.as_slice()].concat();
+                let stands = |&handle: &SetHandle| state.stands_only(handle, &follow);
+                along.iter().all(stands).then_some(())?;
+                for &handle in rebound {
+                    next.change(handle, |set| set.generation = now)?;
+                }
                 for &(handle, fill) in replaced {
                     next.change(handle, |set| {
                         set.kept = Some(set.fill);
@@ -218,7 +265,7 @@ impl Model for Registry {
                     next.change(handle, |set| set.alive = false)?;
                 }
                 for &(handle, name, fill) in born {
-                    next.born(handle, name, fill)?;
+                    next.born(handle, name, fill, None)?;
                 }
             }
         }
