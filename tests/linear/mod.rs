@@ -1,5 +1,6 @@
 //! The parts of the linearizability test.
 
+pub mod acts;
 pub mod checker;
 pub mod drive;
 pub mod model;
