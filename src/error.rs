@@ -139,7 +139,7 @@ pub enum Error {
     /// [`replace_drained`](crate::WeightRegistry::replace_drained) is under way, or its source failed.
     #[error(
         "{handle} is not resident: its next generation is being read, or could not be. \
-         Try again, or replace it"
+         Try again, or give it one with replace_drained"
     )]
     NotResident {
         /// The handle.

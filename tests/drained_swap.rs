@@ -372,16 +372,6 @@ fn an_empty_place_that_somebody_else_fills() {
 /// fit it any more, and the set stays without bytes, which the error says. What was staged comes back.
 #[test]
 fn an_adapter_that_comes_meanwhile_may_leave_it_empty() {
-    struct Meanwhile<S, F>(S, F);
-    impl<S: Source, F: Fn()> Source for Meanwhile<S, F> {
-        fn plan(&self) -> &Plan {
-            self.0.plan()
-        }
-        fn read_into(&self, arena: &mut [u8]) -> Result<(), Error> {
-            (self.1)();
-            self.0.read_into(arena)
-        }
-    }
     let base = |n: usize| {
         let up = InMemory::new().tensor("up.weight", Dtype::F32, [n, n], vec![0; 4 * n * n]);
         up.unwrap()

@@ -65,6 +65,43 @@ impl Rig {
     }
 }
 
+/// Its collector would not hold back what this spine frees.
+#[test]
+#[should_panic(expected = "a guard of another registry")]
+fn a_view_takes_no_guard_of_another_registry() {
+    let (one, other) = (Rig::new(), Rig::new());
+    let _ = one.spine.view(&other.spine.register());
+}
+
+/// However many sets there are, and whichever of them is missing.
+#[test]
+fn an_acquire_that_fails_gives_back_what_it_took() {
+    let rig = Rig::new();
+    let keys: Vec<Key> = (0..4).map(|meta| rig.publish(meta)).collect();
+    let leased = |count: usize| {
+        let me = rig.spine.register();
+        let view = rig.spine.view(&me);
+        let each = keys[..count].iter();
+        let each = each.map(|&key| view.resolve(key).unwrap().vitals().state().holds());
+        each.collect::<Vec<u64>>()
+    };
+    for count in 0..keys.len() {
+        let mut asked = keys[..count].to_vec();
+        let held = rig.acquire(&asked).unwrap();
+        assert_eq!((held.len(), leased(count)), (count, vec![1; count]));
+        let twice = held.clone();
+        assert_eq!((twice.len(), leased(count)), (count, vec![2; count]));
+        drop((held, twice));
+        asked.push(Key {
+            tag: 99,
+            ..keys[count]
+        });
+        let failed = rig.acquire(&asked).err();
+        assert_eq!(failed, Some(Miss::Absent { index: count }));
+        assert_eq!(leased(count), vec![0; count], "a lease was lost");
+    }
+}
+
 #[test]
 fn a_lease_keeps_its_generation_and_new_ones_get_the_next() {
     let rig = Rig::new();

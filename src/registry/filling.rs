@@ -257,9 +257,9 @@ impl TensorWriter<'_> {
         );
         // SAFETY: `start..start + bytes.len()` lies in this tensor's place, hence in the arena; places
         // of different tensors do not overlap (`Plan::new`; ties have no writer), and our turn makes us
-        // the only writer of this one (E18, model `filling`). Nobody reads the arena before `seal`, which consumes the
-        // filling that we borrow. `bytes` is a shared slice, so it is not this memory. Guarded by
-        // `tests/filling.rs`, also under AddressSanitizer.
+        // the only writer of this one (E18, model `filling`). Nobody reads the arena before `seal`,
+        // which consumes the filling that we borrow. `bytes` is a shared slice, so it is not this
+        // memory. Guarded by `tests/filling.rs`, also under AddressSanitizer.
         unsafe {
             let to = arena.as_ptr().add(start);
             ptr::copy_nonoverlapping(bytes.as_ptr(), to.as_ptr(), bytes.len());

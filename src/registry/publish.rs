@@ -44,7 +44,7 @@ impl WeightRegistry {
     /// [`Error::OverLimit`], [`Error::OutOfMemory`], anything that is wrong with the source
     /// ([`Error::InvalidMemory`] for what it [brings](Source::bring)), and,
     /// for an adapter, [`Error::StaleHandle`], or [`Error::NotABase`] or [`Error::AdapterMismatch`]
-    /// if it does not fit its base.
+    /// if it does not fit its base, or [`Error::AdapterWithoutEffect`] if it changes nothing of it.
     pub fn stage(&self, source: impl Source) -> Result<Staged, Error> {
         self.stage_on(Terms::default(), source)
     }

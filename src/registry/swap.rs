@@ -39,9 +39,8 @@ impl WeightRegistry {
     /// number. [`Error::Emptied`], with the cause: what failed after that (reading the source; an adapter
     /// that was published meanwhile, on what the set was, and does not fit what it becomes), leaves the
     /// set without bytes. Fill it by this call, which takes the adapters along, or retire it.
-    /// [`Error::Conflict`] if somebody else gave it a
-    /// generation meanwhile: before it was vacated nothing is changed, afterwards the error returns what
-    /// was staged.
+    /// [`Error::Conflict`] if somebody else gave it a generation meanwhile: before it was vacated nothing
+    /// is changed, afterwards the error returns what was staged.
     pub fn replace_drained(
         &self,
         set: SetHandle,
@@ -118,12 +117,7 @@ impl WeightRegistry {
     /// Makes `staged` current: a replace like any other, or, if a drained swap failed and left the set
     /// empty, together with the adapters on it, which cannot be leased with it before.
     fn follow_or_fill(&self, set: SetHandle, staged: Staged) -> Result<Replaced, PublishError> {
-        let before = {
-            let view = self.view();
-            let node = view.resolve(self.key(set)?);
-            node.filter(|node| node.is_hollow()).map(generation)
-        };
-        let Some(before) = before else {
+        let Some(before) = self.empty_place(set) else {
             return self.follow(set, Expect::Tenant(set.tag), staged);
         };
         let record = match self.check_replace(set, &staged) {
@@ -138,16 +132,17 @@ impl WeightRegistry {
         })
     }
 
+    /// The generation that says that a set has no bytes, if that is current.
+    fn empty_place(&self, set: SetHandle) -> Option<Generation> {
+        let view = self.view();
+        let node = view.resolve(self.key(set).ok()?)?;
+        node.is_hollow().then(|| generation(node))
+    }
+
     /// There is no next generation. If nobody else has made one either, the set has no bytes now.
     #[cold]
     fn emptied(&self, record: &SetRecord, failed: PublishError) -> PublishError {
-        let empty = {
-            let view = self.view();
-            let node = self.key(record.handle).ok();
-            let node = node.and_then(|key| view.resolve(key));
-            node.is_some_and(Node::is_hollow)
-        };
-        if !empty {
+        if self.empty_place(record.handle).is_none() {
             return failed;
         }
         let (cause, staged) = failed.into_parts();
@@ -202,13 +197,7 @@ impl WeightRegistry {
         mut staged: Staged,
     ) -> Result<(u64, Retirement), PublishError> {
         loop {
-            let empty = {
-                let view = self.view();
-                let node = self.key(record.handle).ok();
-                let node = node.and_then(|key| view.resolve(key));
-                node.filter(|node| node.is_hollow()).map(Node::birth)
-            };
-            let Some(birth) = empty else {
+            let Some(Generation(birth)) = self.empty_place(record.handle) else {
                 let error = self.moved_on(record, before);
                 return Err(PublishError::new(error, Some(staged)));
             };
