@@ -297,7 +297,7 @@ impl FlatRegistry {
             None => SetName::from((&*self.namespace, address.name)),
             Some("") => {
                 return Err(Error::InvalidName {
-                    name: address.name.to_owned(),
+                    name: format!("{:?}", address.name.chars().take(80).collect::<String>()),
                     reason: "its adapter has no name",
                 });
             }

@@ -396,3 +396,15 @@ fn an_alias_gives_its_target_or_nothing() {
     });
     assert_eq!(flat.totals(), Totals::default());
 }
+
+/// A refused name is shown quoted and on one line, whoever gave it.
+#[test]
+fn names_that_are_refused_are_shown_escaped() {
+    let flat = flat();
+    for address in [("", "a\nb"), ("pirate", "a\nb"), ("a\nb", "w")] {
+        let refused = flat.register(address, Dtype::U8, [1], &[1]).unwrap_err();
+        assert!(matches!(refused, Error::InvalidName { .. }), "{refused}");
+        assert!(!refused.to_string().contains(char::is_control), "{refused}");
+    }
+    assert!(flat.is_empty());
+}
