@@ -185,7 +185,7 @@ pub mod __loom {
     }
     pub mod sync {
         pub use crate::sync::{
-            Condvar, Mutex, atomic, cell, contract, epoch, map, share, swap, thread,
+            Condvar, Mutex, atomic, cell, contract, epoch, map, share, stop, swap, thread,
         };
     }
 }

@@ -14,4 +14,4 @@ mod stage;
 
 pub use harness::{model, old_or_new, saw};
 pub use rig::{Load, Meta, Rig, Send2, Tally, value};
-pub use stage::{Act, act, play};
+pub use stage::{Act, Gate, act, play};

@@ -1,10 +1,12 @@
-//! The stage: sets to play with, actors on threads of their own, a look at what is left.
+//! The stage: sets to play with, actors on threads of their own, a gate where one may stand still, a look at
+//! what is left.
 
 use std::sync::Arc;
 
 use loom::thread;
 use weighbridge::__loom::Key;
 use weighbridge::__loom::sync::epoch::Participant;
+use weighbridge::__loom::sync::{Condvar, Mutex};
 
 use crate::rig::{Rig, Send2};
 
@@ -55,4 +57,27 @@ pub fn play<const N: usize>(
     Arc::into_inner(rig)
         .expect("all threads are done")
         .finish(members);
+}
+
+/// Where one thread stands until another lets it pass.
+#[derive(Default)]
+pub struct Gate {
+    open: Mutex<bool>,
+    opened: Condvar,
+}
+
+impl Gate {
+    /// Waits until the gate is open.
+    pub fn pass(&self) {
+        let mut open = self.open.lock();
+        while !*open {
+            open = self.opened.wait_deadline(open, None).0;
+        }
+    }
+
+    /// Opens it.
+    pub fn open(&self) {
+        *self.open.lock() = true;
+        self.opened.notify_all();
+    }
 }

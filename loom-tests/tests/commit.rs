@@ -4,8 +4,9 @@
 use std::sync::Arc;
 
 use weighbridge::__loom::sync::epoch::Participant;
+use weighbridge::__loom::sync::stop::before_write;
 use weighbridge::__loom::{Change, Expect, Key, Miss, Refusal};
-use weighbridge_loom_tests::{Rig, act, model, old_or_new, play, saw};
+use weighbridge_loom_tests::{Gate, Rig, act, model, old_or_new, play, saw};
 
 #[test]
 fn txn2_acq() {
@@ -159,6 +160,90 @@ fn txn_txn_any() {
                 assert_eq!(values[0], values[1]);
                 saw(values[0].to_string());
             },
+        );
+    });
+}
+
+/// A writer stands still before one of its writes until a reader has finished. Who waited for the writer would
+/// wait for ever, and the checker says so.
+fn stalled_before(name: &'static str, writes: usize) {
+    model(name, &["old", "new"], move || {
+        let gate = Arc::new(Gate::default());
+        play(
+            2,
+            |_, keys| {
+                let (a, b) = (keys[0], keys[1]);
+                let (closed, open) = (Arc::clone(&gate), gate);
+                [
+                    act(move |rig, me| {
+                        before_write(writes, move || closed.pass());
+                        rig.commit(me, &mut [rig.swap(a, 1), rig.swap(b, 1)])
+                            .unwrap();
+                    }),
+                    act(move |rig, me| {
+                        let view = rig.spine.view(me);
+                        let seen = Rig::peek(&view, a);
+                        drop(view);
+                        assert_eq!(seen, Some(0), "seen before the clock moved");
+                        assert_eq!(rig.read(me, &[b, a]), Ok(vec![0, 0]));
+                        drop(rig.lease(me, &[a]).unwrap().clone());
+                        saw("old");
+                        open.open();
+                    }),
+                ]
+            },
+            |rig, me, keys| old_or_new(&rig.read(me, keys).unwrap()),
+        );
+    });
+}
+
+/// Between the slots of one commit.
+#[test]
+fn stalled_half() {
+    stalled_before("stalled_half", 1);
+}
+
+/// Between the last slot and the clock, W4 and W5.
+#[test]
+fn stalled() {
+    stalled_before("stalled", 2);
+}
+
+/// Two sets retired at once, and a wait for both: drained is final for both.
+#[test]
+fn retire_both_drain() {
+    model("retire_both_drain", &["both", "none"], || {
+        play(
+            2,
+            |_, keys| {
+                let (a, b) = (keys[0], keys[1]);
+                [
+                    act(move |rig, me| {
+                        let mut ends = Vec::new();
+                        let view = rig.spine.view(me);
+                        view.commit(
+                            &mut [rig.bury(a), rig.bury(b)],
+                            |_| (),
+                            |_, node, _| ends.push(Arc::clone(node.vitals())),
+                        )
+                        .unwrap();
+                        drop(view);
+                        for vitals in &ends {
+                            vitals.wait_drained(None).unwrap();
+                        }
+                        assert_eq!(ends.len(), 2);
+                        assert!(ends.iter().all(|vitals| vitals.state().is_drained()));
+                    }),
+                    act(move |rig, me| match rig.lease(me, &[a, b]) {
+                        Ok(_) => saw("both"),
+                        Err(miss) => {
+                            assert_eq!(miss, Miss::Absent { index: 0 }, "one of two retired");
+                            saw("none");
+                        }
+                    }),
+                ]
+            },
+            |rig, _, _| assert_eq!(rig.freed(), 2),
         );
     });
 }
@@ -457,6 +542,72 @@ fn txn_pub_acq() {
             },
             |_, _, _| {},
         );
+    });
+}
+
+/// Three threads: two transactions and a snapshot.
+#[test]
+fn txn_txn_acq() {
+    model("txn_txn_acq", &["0", "1", "2"], || {
+        play(
+            2,
+            |_, keys| {
+                let (a, b) = (keys[0], keys[1]);
+                let put = move |value| {
+                    act(move |rig: &Rig, me: &Participant| {
+                        rig.commit(me, &mut [rig.swap(a, value), rig.swap(b, value)])
+                            .unwrap();
+                    })
+                };
+                let look = act(move |rig, me| {
+                    let values = rig.read(me, &[b, a]).unwrap();
+                    assert_eq!(values[0], values[1], "mixed");
+                    saw(values[0].to_string());
+                });
+                [put(1), put(2), look]
+            },
+            |_, _, _| {},
+        );
+    });
+}
+
+/// Four threads: two commits of different sets, and two that look at both in either order. They never contradict
+/// each other on which came first.
+#[test]
+fn iriw() {
+    model("iriw", &["00", "10", "01", "11"], || {
+        let seen = Arc::new(std::sync::Mutex::new(Vec::new()));
+        let notes = Arc::clone(&seen);
+        play(
+            2,
+            move |_, keys| {
+                let (a, b) = (keys[0], keys[1]);
+                let put = |key| {
+                    act(move |rig: &Rig, me: &Participant| {
+                        rig.commit(me, &mut [rig.swap(key, 1)]).unwrap();
+                    })
+                };
+                let look = |first, second| {
+                    let notes = Arc::clone(&notes);
+                    act(move |rig: &Rig, me: &Participant| {
+                        let view = rig.spine.view(me);
+                        let one = Rig::peek(&view, first).unwrap();
+                        let two = Rig::peek(&view, second).unwrap();
+                        notes.lock().unwrap().push(if first == a { (one, two) } else { (two, one) });
+                    })
+                };
+                [put(a), put(b), look(a, b), look(b, a)]
+            },
+            |_, _, _| {},
+        );
+        let seen = seen.lock().unwrap();
+        assert!(
+            !(seen.contains(&(1, 0)) && seen.contains(&(0, 1))),
+            "two orders of two commits"
+        );
+        for (a, b) in &*seen {
+            saw(format!("{a}{b}"));
+        }
     });
 }
 

@@ -297,6 +297,53 @@ fn drain_acq() {
     });
 }
 
+/// As `drain_acq`, with the last lease of somebody else going at the same time.
+#[test]
+fn drain_undo() {
+    model("drain_undo", &["leased", "absent"], || {
+        let rig = Arc::new(Rig::new());
+        let main = rig.member();
+        let key = rig.publish(&main.0);
+        let hold = rig.hold(&main.0, key).unwrap();
+        let release = thread::spawn(move || drop(hold));
+        let acquire = {
+            let (rig, member) = (Arc::clone(&rig), rig.member());
+            thread::spawn(move || {
+                let member = member;
+                match rig.hold(&member.0, key) {
+                    Ok(hold) => {
+                        assert_eq!(value(&hold), 0);
+                        saw("leased");
+                    }
+                    Err(miss) => {
+                        assert_eq!(miss, Miss::Absent { index: 0 });
+                        saw("absent");
+                    }
+                }
+                drop(rig);
+                member
+            })
+        };
+        let mut vitals = None;
+        let view = rig.spine.view(&main.0);
+        view.commit(
+            &mut [rig.bury(key)],
+            |_| (),
+            |_, node, _| vitals = Some(Arc::clone(node.vitals())),
+        )
+        .unwrap();
+        drop(view);
+        let vitals = vitals.unwrap();
+        vitals.wait_drained(None).unwrap();
+        vitals.wait_reclaimed(None).unwrap();
+        assert_eq!(rig.freed(), 1);
+        release.join().unwrap();
+        let member = acquire.join().unwrap();
+        assert!(vitals.state().is_drained(), "leased after it was drained");
+        Arc::into_inner(rig).unwrap().finish(vec![main, member]);
+    });
+}
+
 /// A guard is open all the time: the bytes come back, the node waits.
 #[test]
 fn idle_guard() {

@@ -31,6 +31,7 @@ mod checked {
     use loom::sync::atomic::{self, AtomicUsize, Ordering};
 
     use super::WithMut;
+    use crate::sync::stop::about_to_write;
 
     macro_rules! touched {
         ($name:ident $(<$param:ident>)?, $inner:ty, $value:ty) => {
@@ -59,11 +60,13 @@ mod checked {
 
                 #[doc = "As std's."]
                 pub fn store(&self, value: $value, order: Ordering) {
+                    about_to_write();
                     self.touch().store(value, order);
                 }
 
                 #[doc = "As std's."]
                 pub fn swap(&self, value: $value, order: Ordering) -> $value {
+                    about_to_write();
                     self.touch().swap(value, order)
                 }
 

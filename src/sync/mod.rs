@@ -14,6 +14,8 @@ pub mod map;
 #[cfg(all(weighbridge_loom, weighbridge_mini))]
 mod mini;
 pub mod share;
+#[cfg(weighbridge_loom)]
+pub mod stop;
 pub mod swap;
 pub mod thread;
 
