@@ -1,0 +1,117 @@
+//! The whole registry against its model.
+//!
+//! What lives here: one case from an empty registry to an empty registry, the cases that once failed, and
+//! which kinds of answers must have been seen.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::Ordering;
+
+use weighbridge::WeightRegistry;
+
+use super::look::PATIENCE;
+use super::model::Model;
+use super::ops::{LEASES, Op, STAGED, case};
+use super::run::{cases, is_fixed};
+use super::world::{SEEN, World};
+use crate::support::bytes;
+
+/// Room for a few sets, so that it is often too little.
+const LIMIT: u64 = 1_600;
+
+/// From an empty registry to an empty registry.
+fn run(ops: &[Op]) {
+    let build = || WeightRegistry::builder().limit_bytes(LIMIT).keep_previous(1).build().unwrap();
+    let (registry, elsewhere) = (build(), build());
+    let reader = registry.reader();
+    let mut world = World {
+        registry: &registry,
+        reader: &reader,
+        elsewhere: &elsewhere,
+        stranger: elsewhere.publish("stranger", bytes(8, 1)).unwrap(),
+        model: Model {
+            keep: 1,
+            limit: LIMIT,
+            ..Model::default()
+        },
+        now: [None; _],
+        former: [None; _],
+        leases: BTreeMap::new(),
+        places: [None; LEASES],
+        next_lease: 0,
+        staged: [const { None }; STAGED],
+        halves: [const { None }; STAGED],
+        transaction: None,
+        scope: None,
+        signals: Vec::new(),
+        charges: Vec::new(),
+        going: Vec::new(),
+        generations: BTreeMap::new(),
+        events: registry.events(),
+        sequence: 1,
+        keys: HashMap::new(),
+        refused: None,
+        told: [0; 2],
+    };
+    for op in ops {
+        world.act(op);
+        world.look();
+    }
+    end(&mut world);
+}
+
+/// Everything is let go of: nothing is left, and the events say what became of it.
+fn end(world: &mut World<'_>) {
+    if let Some((transaction, open)) = world.transaction.take() {
+        drop(transaction);
+        open.forget(&mut world.model);
+    }
+    world.scope = None;
+    while world.unreserve().is_some() {}
+    for place in 0..STAGED {
+        world.drop_staged(place);
+        world.drop_half(place);
+    }
+    let living = world.model.sets.clone();
+    for set in living {
+        if world.model.there(set.handle).is_ok() {
+            world.cascade(set.handle);
+        }
+        world.look();
+    }
+    (0..LEASES).for_each(|place| world.drop_lease(place));
+    while world.signal(true).is_some() {}
+    world.look();
+    let ledger = world.registry.ledger();
+    assert_eq!(ledger.total(), 0, "{ledger:?}");
+    for going in &world.going {
+        let patience = std::time::Duration::from_millis(PATIENCE.load(Ordering::Relaxed));
+        going.retirement.reclaimed(patience).unwrap();
+        assert!(going.retirement.is_drained());
+    }
+    assert_eq!(world.told[0], world.told[1], "superseded and reclaimed generations");
+    assert!(world.registry.retired().is_empty());
+}
+
+/// As it can be pasted into [`regressions`].
+fn show(ops: &Vec<Op>) -> String {
+    let one = |op: &Op| format!("    {},\n", format!("{op:?}").replace('[', "vec!["));
+    format!("run(&[\n{}]);", ops.iter().map(one).collect::<String>())
+}
+
+#[test]
+fn the_registry_is_its_model() {
+    cases(400, &case(), show, |ops| {
+        if let Err(why) = super::run::attempt(|| run(ops)) {
+            // Shrinking waits often for what never comes.
+            PATIENCE.store(300, Ordering::Relaxed);
+            panic!("{why}");
+        }
+    });
+    let seen = SEEN.lock().unwrap();
+    if std::env::var_os("WEIGHBRIDGE_PROPERTIES_SEEN").is_some() {
+        for (what, times) in seen.iter() {
+            println!("{times:>8} {what}");
+        }
+    }
+    assert!(!is_fixed() || seen.len() > 1);
+}
