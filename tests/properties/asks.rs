@@ -28,10 +28,18 @@ pub const OPERATOR: Terms<'_> = Terms {
 
 impl Model {
     /// Tells of a refusal, if it is one.
-    pub fn tell<T>(&mut self, operation: &str, subject: impl ToString, answer: Answer<T>) -> Answer<T> {
+    pub fn tell<T>(
+        &mut self,
+        operation: &str,
+        subject: impl ToString,
+        answer: Answer<T>,
+    ) -> Answer<T> {
         if let Err(why) = &answer {
             let subject = subject.to_string();
-            self.told.push(Told::Refused(format!("{operation} {subject}: {}", cause(why))));
+            self.told.push(Told::Refused(format!(
+                "{operation} {subject}: {}",
+                cause(why)
+            )));
         }
         answer
     }
@@ -52,7 +60,9 @@ impl Model {
     }
 
     fn confined(&self, terms: Terms<'_>, handle: SetHandle, reads: bool) -> Answer {
-        let Some(tenant) = terms.tenant else { return Ok(()) };
+        let Some(tenant) = terms.tenant else {
+            return Ok(());
+        };
         if terms.coming.contains(&handle) {
             return Ok(());
         }
@@ -64,24 +74,34 @@ impl Model {
     }
 
     fn generation(&self, set: usize) -> u64 {
-        self.sets[set].current.map_or(0, |node| self.nodes[node].generation)
+        self.sets[set]
+            .current
+            .map_or(0, |node| self.nodes[node].generation)
     }
 
     pub fn taken(&self, name: (&str, &str)) -> Option<usize> {
-        self.sets.iter().position(|set| set.named && set.name == name)
+        self.sets
+            .iter()
+            .position(|set| set.named && set.name == name)
     }
 
     fn already(&self, set: usize, offered: &str) -> Option<String> {
         let node = &self.nodes[self.sets[set].current?];
         let (name, now, identity) = (self.name(set), node.generation, &node.identity);
-        Some(format!("AlreadyPublished {name} {now} {identity} {offered}"))
+        Some(format!(
+            "AlreadyPublished {name} {now} {identity} {offered}"
+        ))
     }
 
     fn seat(&self, name: (&str, &str)) -> Answer {
         let in_use = self.seats_taken(name.0);
         match self.seats.get(name.0) {
             Some(&limit) if in_use >= limit => {
-                let full = if name.0.is_empty() { name.1.to_owned() } else { format!("{}/{}", name.0, name.1) };
+                let full = if name.0.is_empty() {
+                    name.1.to_owned()
+                } else {
+                    format!("{}/{}", name.0, name.1)
+                };
                 Err(format!("TooManySets {full} {in_use} {limit}"))
             }
             _ => Ok(()),
@@ -89,7 +109,10 @@ impl Model {
     }
 
     pub fn seats_taken(&self, namespace: &str) -> usize {
-        let taken = self.sets.iter().filter(|set| set.named && set.name.0 == namespace);
+        let taken = self
+            .sets
+            .iter()
+            .filter(|set| set.named && set.name.0 == namespace);
         taken.count()
     }
 
@@ -122,7 +145,10 @@ impl Model {
         for set in content.targets() {
             self.lender(set)?;
         }
-        content.aliases.iter().try_for_each(|alias| self.look(alias, None))
+        content
+            .aliases
+            .iter()
+            .try_for_each(|alias| self.look(alias, None))
     }
 
     pub fn fits_under(&self, adapter: &Content, base: usize, under: Option<&Content>) -> Answer {
@@ -170,13 +196,19 @@ impl Model {
     }
 
     /// `new`: the set, should it come to be.
-    pub fn publish(&mut self, terms: Terms<'_>, new: &super::model::Set, content: &Content) -> Answer {
+    pub fn publish(
+        &mut self,
+        terms: Terms<'_>,
+        new: &super::model::Set,
+        content: &Content,
+    ) -> Answer {
         let name = new.name;
         let free = self.check_free(name);
         self.tell("publish", name_of(name), free)?;
         let account = Account::namespace(name.0);
         let staged = self.stage(terms, Some(&account), content, None)?;
-        self.publish_staged(OPERATOR, new, &staged).inspect_err(|_| self.let_go(&staged))
+        self.publish_staged(OPERATOR, new, &staged)
+            .inspect_err(|_| self.let_go(&staged))
     }
 
     /// The name is taken; or whose it is.
@@ -225,7 +257,9 @@ impl Model {
     }
 
     fn kinds(&self, set: usize, offered: &Content) -> Answer {
-        let now = self.sets[set].current.map(|node| self.nodes[node].content.is_adapter());
+        let now = self.sets[set]
+            .current
+            .map(|node| self.nodes[node].content.is_adapter());
         let kind = |adapter| if adapter { "adapter" } else { "checkpoint" };
         if now == Some(offered.is_adapter()) {
             return Ok(());
@@ -298,19 +332,30 @@ impl Model {
         Ok(previous[0].expect("it had one before"))
     }
 
-    pub fn retire(&mut self, terms: Terms<'_>, handle: SetHandle, expect: Expect) -> Answer<NodeId> {
+    pub fn retire(
+        &mut self,
+        terms: Terms<'_>,
+        handle: SetHandle,
+        expect: Expect,
+    ) -> Answer<NodeId> {
         self.own(terms, handle)?;
-        let answer = self.there(handle).and_then(|set| self.one(step(set, expect, Act::Retire)));
+        let answer = self
+            .there(handle)
+            .and_then(|set| self.one(step(set, expect, Act::Retire)));
         self.tell("retire", handle, answer)
     }
 
-    pub fn rebind(&mut self, terms: Terms<'_>, adapter: SetHandle, base: SetHandle) -> Answer<NodeId> {
+    pub fn rebind(
+        &mut self,
+        terms: Terms<'_>,
+        adapter: SetHandle,
+        base: SetHandle,
+    ) -> Answer<NodeId> {
         self.own(terms, adapter)?;
         self.readable(terms, base)?;
         let answer = self.check_rebind(adapter);
-        let answer = answer.and_then(|set| {
-            self.one(step(set, Expect::Tenant, Act::Rebind(Some(base))))
-        });
+        let answer =
+            answer.and_then(|set| self.one(step(set, Expect::Tenant, Act::Rebind(Some(base)))));
         self.tell("rebind", adapter, answer)
     }
 
@@ -319,11 +364,19 @@ impl Model {
         let node = self.sets[set].current.map(|node| &self.nodes[node].content);
         match node.is_some_and(Content::is_adapter) {
             true => Ok(set),
-            false => Err(format!("KindMismatch {} checkpoint adapter", self.name(set))),
+            false => Err(format!(
+                "KindMismatch {} checkpoint adapter",
+                self.name(set)
+            )),
         }
     }
 
-    pub fn rollback(&mut self, terms: Terms<'_>, handle: SetHandle, to: Option<u64>) -> Answer<NodeId> {
+    pub fn rollback(
+        &mut self,
+        terms: Terms<'_>,
+        handle: SetHandle,
+        to: Option<u64>,
+    ) -> Answer<NodeId> {
         self.own(terms, handle)?;
         let answer = self.there(handle);
         let answer = answer.and_then(|set| self.one(step(set, Expect::Tenant, Act::Restore(to))));
@@ -345,19 +398,33 @@ impl Model {
     fn with_adapters(&mut self, set: usize, expect: Expect, act: Act) -> Answer<NodeId> {
         let mut steps = vec![step(set, expect, act)];
         let standing = self.standing(set);
-        steps.extend(standing.iter().map(|one| step(one.0, Expect::Tenant, Act::Rebind(None))));
+        steps.extend(
+            standing
+                .iter()
+                .map(|one| step(one.0, Expect::Tenant, Act::Rebind(None))),
+        );
         let previous = self.commit(steps).map_err(|(_, why)| why)?;
         Ok(previous[0].expect("it had one before"))
     }
 
-    pub fn replace_drained(&mut self, terms: Terms<'_>, handle: SetHandle, content: &Content) -> Answer<NodeId> {
+    pub fn replace_drained(
+        &mut self,
+        terms: Terms<'_>,
+        handle: SetHandle,
+        content: &Content,
+    ) -> Answer<NodeId> {
         self.own(terms, handle)?;
         let set = self.there(handle)?;
         let answer = self.drain_and_swap(terms, set, content);
         self.tell("replace", handle, answer)
     }
 
-    fn drain_and_swap(&mut self, terms: Terms<'_>, set: usize, content: &Content) -> Answer<NodeId> {
+    fn drain_and_swap(
+        &mut self,
+        terms: Terms<'_>,
+        set: usize,
+        content: &Content,
+    ) -> Answer<NodeId> {
         let handle = self.sets[set].handle;
         let account = Account::namespace(self.sets[set].name.0);
         self.room(terms, content, None)?;
@@ -371,7 +438,9 @@ impl Model {
             Err(_) => self.can_follow(set, content)?,
         }
         let old = self.sets[set].current.expect("it is there");
-        let has = self.nodes[old].body.map_or(0, |body| self.bodies[body].bytes);
+        let has = self.nodes[old]
+            .body
+            .map_or(0, |body| self.bodies[body].bytes);
         let more = self.take(Some(&account), needed.saturating_sub(has));
         let more = more.map_err(|why| instead_of(has, needed, &why))?;
         let answer = self.swap(set, old, more, content, account);
@@ -387,7 +456,9 @@ impl Model {
         }
         let (all, _) = self.resolve(content);
         for one in standing {
-            let adapter = self.sets[one.0].current.map(|node| &self.nodes[node].content);
+            let adapter = self.sets[one.0]
+                .current
+                .map(|node| &self.nodes[node].content);
             adapter.map_or(Ok(()), |adapter| Self::fits(adapter, &all))?;
         }
         Ok(())
@@ -400,15 +471,27 @@ impl Model {
             return self.follow(handle, Expect::Tenant, staged);
         }
         self.check_follow(handle, &staged.content)?;
-        self.with_adapters(set, Expect::Exactly(self.generation(set)), Act::Become(staged.clone()))
+        self.with_adapters(
+            set,
+            Expect::Exactly(self.generation(set)),
+            Act::Become(staged.clone()),
+        )
     }
 
-    fn swap(&mut self, set: usize, old: NodeId, more: usize, content: &Content, account: Account) -> Answer<NodeId> {
+    fn swap(
+        &mut self,
+        set: usize,
+        old: NodeId,
+        more: usize,
+        content: &Content,
+        account: Account,
+    ) -> Answer<NodeId> {
         let expect = Expect::Exactly(self.nodes[old].generation);
         self.with_adapters(set, expect, Act::Vacate)?;
         if let Err(why) = self.drained(set, old) {
             let back = Act::Restore(Some(self.nodes[old].generation));
-            self.with_adapters(set, Expect::Tenant, back).expect("nobody is in the way");
+            self.with_adapters(set, Expect::Tenant, back)
+                .expect("nobody is in the way");
             return Err(why);
         }
         self.bodies[more].in_hand = false;
@@ -421,9 +504,9 @@ impl Model {
         });
         let body = self.bodies.len() - 1;
         let expect = Expect::Exactly(self.generation(set));
-        let filled = self.read(content, body).and_then(|staged| {
-            self.with_adapters(set, expect, Act::Become(staged))
-        });
+        let filled = self
+            .read(content, body)
+            .and_then(|staged| self.with_adapters(set, expect, Act::Become(staged)));
         match filled {
             Ok(_) => Ok(old),
             Err(why) => {
@@ -436,7 +519,10 @@ impl Model {
     /// Does nobody have the memory of a set that was vacated?
     fn drained(&self, set: usize, old: NodeId) -> Answer {
         let going = (0..self.nodes.len()).filter(|&node| self.nodes[node].set == set);
-        let leases: u64 = going.filter(|&node| self.nodes[node].dead).map(|node| self.holds(node)).sum();
+        let leases: u64 = going
+            .filter(|&node| self.nodes[node].dead)
+            .map(|node| self.holds(node))
+            .sum();
         if leases > 0 {
             return Err(format!("NotDrained {} {leases}", self.name(set)));
         }

@@ -30,7 +30,12 @@ impl Model {
                 stands[kept.body] = Some(2);
             }
         }
-        for body in self.nodes.iter().filter(|node| !node.dead).filter_map(|node| node.body) {
+        for body in self
+            .nodes
+            .iter()
+            .filter(|node| !node.dead)
+            .filter_map(|node| node.body)
+        {
             stands[body] = Some(1);
         }
         stands
@@ -56,7 +61,8 @@ impl Model {
     }
 
     pub fn total(&self) -> Sums {
-        self.sums(|account| !matches!(account, Some(Account::Foreign(_)))).0
+        self.sums(|account| !matches!(account, Some(Account::Foreign(_))))
+            .0
     }
 
     pub fn account(&self, account: &Account) -> (Sums, usize) {
@@ -70,14 +76,18 @@ impl Model {
             was[body] = true;
         }
         let all = self.bodies.iter().zip(self.stands()).zip(was);
-        all.filter(|((_, stands), was)| stands.is_none() && *was).map(|((body, _), _)| body.bytes).sum()
+        all.filter(|((_, stands), was)| stands.is_none() && *was)
+            .map(|((body, _), _)| body.bytes)
+            .sum()
     }
 
     pub fn fits_account(&self, account: &Account, bytes: u64) -> Result<(), String> {
         let limit = self.limits.get(account).copied().unwrap_or(u64::MAX);
         let in_use: u64 = self.account(account).0.iter().sum();
         if bytes > limit.saturating_sub(in_use) {
-            return Err(format!("OverAccountLimit {account} {bytes} {in_use} {limit}"));
+            return Err(format!(
+                "OverAccountLimit {account} {bytes} {in_use} {limit}"
+            ));
         }
         Ok(())
     }
@@ -156,7 +166,11 @@ impl Model {
             "{} {} {} g{} {} {} tensors {bytes} B resident {} on {:?}",
             self.name(node.set),
             set.handle,
-            if content.is_adapter() { "adapter" } else { "checkpoint" },
+            if content.is_adapter() {
+                "adapter"
+            } else {
+                "checkpoint"
+            },
             node.generation,
             node.identity,
             node.tensors.len(),
@@ -169,7 +183,11 @@ impl Model {
         let node = &self.nodes[node];
         let bytes = node.body.map_or(0, |body| self.bodies[body].bytes);
         let handle = self.sets[node.set].handle;
-        format!("{} {handle} g{} {bytes} B", self.name(node.set), node.generation)
+        format!(
+            "{} {handle} g{} {bytes} B",
+            self.name(node.set),
+            node.generation
+        )
     }
 
     pub fn commit_in_words(&self, set: usize, old: Option<NodeId>, more: usize) -> String {
@@ -231,9 +249,12 @@ fn former(former: &weighbridge::Former) -> String {
 /// An event in words, and the message of a refusal.
 pub fn event_in_words(event: &Event) -> (Told, Option<String>) {
     let told = match &event.kind {
-        EventKind::Published { commit, more, now, .. } => {
-            Told::Commit(format!("#{commit} +{more} published {}", entry_in_words(now)))
-        }
+        EventKind::Published {
+            commit, more, now, ..
+        } => Told::Commit(format!(
+            "#{commit} +{more} published {}",
+            entry_in_words(now)
+        )),
         EventKind::Replaced {
             commit,
             more,

@@ -83,7 +83,10 @@ impl Content {
         content.own = match offer {
             Offer::Plain(len, fill) => vec![tensor("w", &[len], fill)],
             Offer::Base(outs, fill) => {
-                vec![tensor("m.weight", &[outs, 2], fill), tensor("w", &[64], fill)]
+                vec![
+                    tensor("m.weight", &[outs, 2], fill),
+                    tensor("w", &[64], fill),
+                ]
             }
             Offer::Tied(_, fill) => vec![tensor("own", &[8], fill)],
             Offer::Patch(_, len, fill) => vec![tensor(&format!("{PREFIX}w"), &[len], fill)],
@@ -102,7 +105,10 @@ impl Content {
 
     /// What an arena for it takes: whole lines of 64 bytes for each tensor.
     pub fn bytes(&self) -> u64 {
-        let lines = self.own.iter().map(|(_, _, bytes)| bytes.len().div_ceil(64));
+        let lines = self
+            .own
+            .iter()
+            .map(|(_, _, bytes)| bytes.len().div_ceil(64));
         64 * lines.sum::<usize>() as u64
     }
 
@@ -139,7 +145,9 @@ pub fn source(offer: Offer, named: &Named) -> Either {
         && let Some((module, _, factor)) = content.lora
     {
         let two = |tensor: &Tensor| ([tensor.1[0], tensor.1[1]], tensor.2.clone());
-        set = set.lora(module, dtype(&a.0).0, two(a), two(b), factor).unwrap();
+        set = set
+            .lora(module, dtype(&a.0).0, two(a), two(b), factor)
+            .unwrap();
     } else {
         set = content.own.iter().fold(set, add);
     }

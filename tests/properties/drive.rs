@@ -66,7 +66,11 @@ impl World<'_> {
         let (source, content) = self.offered(offer)?;
         let answer = match Self::tenant(by) {
             None => self.registry.publish(NAMES[name], source),
-            Some(tenant) => self.registry.namespace(tenant).unwrap().publish(local, source),
+            Some(tenant) => self
+                .registry
+                .namespace(tenant)
+                .unwrap()
+                .publish(local, source),
         };
         let new = self.coming(name, answer.as_ref().ok().copied());
         let expected = self.model.publish(Self::terms(by), &new, &content);
@@ -80,7 +84,9 @@ impl World<'_> {
     fn publish_bad_name(&mut self) -> Option<()> {
         let answer = self.registry.publish("\n", crate::support::bytes(8, 1));
         let expected: Answer = Err("InvalidName".to_owned());
-        let expected = self.model.tell("publish", "\"\\n\"".replace('"', ""), expected);
+        let expected = self
+            .model
+            .tell("publish", "\"\\n\"".replace('"', ""), expected);
         self.compare("publish", &answer, &expected);
         Some(())
     }
@@ -169,7 +175,10 @@ impl World<'_> {
             Ok(())
         });
         let kept: Vec<bool> = {
-            let sets = open.steps.iter().map(|step| self.model.sets[step.set].handle);
+            let sets = open
+                .steps
+                .iter()
+                .map(|step| self.model.sets[step.set].handle);
             sets.map(|set| self.keeps(set)).collect()
         };
         let expected = expected.and_then(|()| open.commit(&mut self.model).map_err(|(_, why)| why));
@@ -212,7 +221,9 @@ impl World<'_> {
             }
             Ok(lease) => {
                 let expected = self.model.retire(OPERATOR, set, Expect::Tenant);
-                self.fence(lease, |fence| answer = Some(registry.retire_after(set, fence)));
+                self.fence(lease, |fence| {
+                    answer = Some(registry.retire_after(set, fence))
+                });
                 expected
             }
         };
@@ -227,7 +238,10 @@ impl World<'_> {
     }
 
     fn forget_fence(&mut self, set: SetHandle) {
-        if self.model.acquire(OPERATOR, &self.model.view(), &[set]).is_ok()
+        if self
+            .model
+            .acquire(OPERATOR, &self.model.view(), &[set])
+            .is_ok()
             && let Some((_, id)) = self.signals.pop()
         {
             self.model.leases.remove(&id);
@@ -238,7 +252,11 @@ impl World<'_> {
         let (adapter, base) = (self.handle(adapter)?, self.handle(base)?);
         let answer = match Self::tenant(by) {
             None => self.registry.rebind(adapter, base),
-            Some(tenant) => self.registry.namespace(tenant).unwrap().rebind(adapter, base),
+            Some(tenant) => self
+                .registry
+                .namespace(tenant)
+                .unwrap()
+                .rebind(adapter, base),
         };
         let expected = self.model.rebind(Self::terms(by), adapter, base);
         self.replaced("rebind", answer, expected)
@@ -248,7 +266,11 @@ impl World<'_> {
         let set = self.handle(who)?;
         let answer = match Self::tenant(by) {
             None => self.registry.keep_previous(set, n),
-            Some(tenant) => self.registry.namespace(tenant).unwrap().keep_previous(set, n),
+            Some(tenant) => self
+                .registry
+                .namespace(tenant)
+                .unwrap()
+                .keep_previous(set, n),
         };
         let expected = self.model.keep(Self::terms(by), set, n);
         self.compare("keep", &answer, &expected);
@@ -257,7 +279,10 @@ impl World<'_> {
 
     fn rollback(&mut self, by: By, who: Who, when: When) -> Option<()> {
         let set = self.handle(who)?;
-        let kept = self.model.set(set).and_then(|set| self.model.sets[set].kept.front().cloned());
+        let kept = self
+            .model
+            .set(set)
+            .and_then(|set| self.model.sets[set].kept.front().cloned());
         // The oldest that is kept, where the current one is asked for: that is never kept.
         let demanded = match (when, kept) {
             (When::Current, Some(kept)) => self.demanded(who, When::Number(kept.generation)),
@@ -294,11 +319,18 @@ impl World<'_> {
             }
             Way::AsTenant(tenant) => {
                 terms.tenant = Some(TENANTS[tenant]);
-                self.registry.namespace(TENANTS[tenant]).unwrap().acquire(&sets)
+                self.registry
+                    .namespace(TENANTS[tenant])
+                    .unwrap()
+                    .acquire(&sets)
             }
         };
         let expected = self.model.acquire(terms, &view, &sets);
-        let operation = if way == Way::InScope { "acquire in a scope" } else { "acquire" };
+        let operation = if way == Way::InScope {
+            "acquire in a scope"
+        } else {
+            "acquire"
+        };
         self.compare(operation, &answer, &expected);
         if let (Ok(lease), Ok(mirror)) = (answer, expected) {
             self.put(place, lease, super::model::Lease { label, ..mirror });
@@ -356,7 +388,9 @@ impl World<'_> {
         self.registry.set_namespace_limits(name, limits).unwrap();
         self.model.limits.remove(&Account::namespace(name));
         self.model.seats.remove(name);
-        self.model.limits.extend(bytes.map(|bytes| (Account::namespace(name), bytes)));
+        self.model
+            .limits
+            .extend(bytes.map(|bytes| (Account::namespace(name), bytes)));
         self.model.seats.extend(sets.map(|sets| (name, sets)));
         see("limits".to_owned());
         Some(())

@@ -62,7 +62,9 @@ impl<'r> World<'r> {
             None => self.registry.stage(source),
             Some(tenant) => self.registry.namespace(tenant).unwrap().stage(source),
         };
-        let expected = self.model.stage(Self::terms(by), account.as_ref(), &content, None);
+        let expected = self
+            .model
+            .stage(Self::terms(by), account.as_ref(), &content, None);
         self.compare("stage", &answer, &expected);
         if let (Ok(staged), Ok(mirror)) = (answer, expected) {
             self.put_staged(place, staged, mirror);
@@ -109,9 +111,15 @@ impl<'r> World<'r> {
             (Some(_), Some((now, _))) => view().replace_staged_if(set, now, staged),
         };
         let expect = demanded.map_or(Expect::Tenant, |demanded| demanded.1);
-        let expected = self.model.replace_staged(Self::terms(by), set, expect, &mirror);
+        let expected = self
+            .model
+            .replace_staged(Self::terms(by), set, expect, &mirror);
         match answer {
-            Ok(done) => self.replaced("replace_staged", Ok::<_, weighbridge::Error>(done), expected),
+            Ok(done) => self.replaced(
+                "replace_staged",
+                Ok::<_, weighbridge::Error>(done),
+                expected,
+            ),
             Err(failed) => {
                 let (error, staged) = failed.into_parts();
                 self.put_staged(place, staged.expect("it comes back"), mirror);
@@ -131,7 +139,9 @@ impl<'r> World<'r> {
     }
 
     fn fill(&mut self, by: By, place: usize) -> Option<()> {
-        let Offer::Plain(len, _) = HALF else { unreachable!() };
+        let Offer::Plain(len, _) = HALF else {
+            unreachable!()
+        };
         let plan = Plan::of("memory", [("w", Dtype::U8, vec![len])]).unwrap();
         let none = Named {
             base: None,
@@ -325,9 +335,16 @@ impl<'r> World<'r> {
         let answer = transaction.commit();
         let expected = open.commit(&mut self.model);
         let blamed = answer.as_ref().err().map(|failed| failed.step());
-        self.compare("commit", &answer, &expected.as_ref().map_err(|(_, why)| why.clone()));
+        self.compare(
+            "commit",
+            &answer,
+            &expected.as_ref().map_err(|(_, why)| why.clone()),
+        );
         let to_blame = expected.as_ref().err().map(|refused| refused.0);
-        assert_eq!(blamed, to_blame, "the step to blame (left), and the model's");
+        assert_eq!(
+            blamed, to_blame,
+            "the step to blame (left), and the model's"
+        );
         see(format!("commit of {}", steps.len().min(4)));
         match (answer, expected) {
             (Ok(done), Ok(previous)) => {
@@ -336,7 +353,9 @@ impl<'r> World<'r> {
                 let new: Vec<_> = new.map(|step| self.model.sets[step.set].handle).collect();
                 assert_eq!(done.published, new);
                 let before = previous.into_iter().zip(going);
-                let before: Vec<_> = before.filter_map(|(node, how)| Some((node?, how))).collect();
+                let before: Vec<_> = before
+                    .filter_map(|(node, how)| Some((node?, how)))
+                    .collect();
                 assert_eq!(done.previous.len(), before.len());
                 for (retirement, (node, (whole, kept))) in done.previous.into_iter().zip(before) {
                     self.goes(retirement, node, whole, kept);

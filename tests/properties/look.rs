@@ -41,14 +41,23 @@ impl World<'_> {
         let deadline = Instant::now() + Duration::from_millis(PATIENCE.load(Ordering::Relaxed));
         let left = || deadline.saturating_duration_since(Instant::now());
         for going in &self.going {
-            if going.nodes.iter().all(|&node| self.model.is_reclaimed(node)) {
+            if going
+                .nodes
+                .iter()
+                .all(|&node| self.model.is_reclaimed(node))
+            {
                 // An error shows below, as what is not back.
                 let _ = going.retirement.reclaimed(left());
             }
         }
         let nodes = 0..self.model.nodes.len();
         let reclaimed = nodes.filter(|&node| self.model.is_reclaimed(node)).count() as u64;
-        let fences = self.model.leases.values().filter(|lease| lease.fence.is_some()).count();
+        let fences = self
+            .model
+            .leases
+            .values()
+            .filter(|lease| lease.fence.is_some())
+            .count();
         let total: u64 = self.model.total().iter().sum();
         let done = || {
             let now = self.registry.stats();
@@ -60,14 +69,20 @@ impl World<'_> {
             std::thread::yield_now();
         }
         let now = self.registry.stats();
-        assert_eq!(now.reclaimed_generations, reclaimed, "generations that are back");
+        assert_eq!(
+            now.reclaimed_generations, reclaimed,
+            "generations that are back"
+        );
         assert_eq!(now.pending_fences, fences as u64, "pending fences");
     }
 
     fn books(&mut self) {
         let (sums, limit, peak) = (self.model.total(), self.model.limit, self.model.peak);
         let expected = sums_in_words("total", sums, limit, peak);
-        assert_eq!(snapshot_in_words("total", &self.registry.ledger()), expected);
+        assert_eq!(
+            snapshot_in_words("total", &self.registry.ledger()),
+            expected
+        );
         let accounts = self.registry.accounts();
         let accounts: Vec<String> = accounts
             .iter()
@@ -78,7 +93,11 @@ impl World<'_> {
         assert_eq!(back, self.model.reclaimed_bytes(), "bytes that came back");
         for namespace in ["", "t", "u"] {
             let now = self.registry.namespace_stats(namespace);
-            assert_eq!(now.sets, self.model.seats_taken(namespace), "seats of {namespace:?}");
+            assert_eq!(
+                now.sets,
+                self.model.seats_taken(namespace),
+                "seats of {namespace:?}"
+            );
             assert_eq!(now.limits.sets, self.model.seats.get(namespace).copied());
             let limit = self.model.limits.get(&Account::namespace(namespace));
             assert_eq!(now.limits.bytes, limit.copied());
@@ -94,7 +113,9 @@ impl World<'_> {
             .collect();
         current.sort_unstable();
         let words = |namespace: Option<&str>| -> Vec<String> {
-            let some = current.iter().filter(|one| namespace.is_none_or(|name| name == one.0.0));
+            let some = current
+                .iter()
+                .filter(|one| namespace.is_none_or(|name| name == one.0.0));
             some.map(|one| self.model.node_in_words(one.1)).collect()
         };
         let catalog = self.registry.catalog();
@@ -105,7 +126,11 @@ impl World<'_> {
         assert_eq!(catalog.number().number(), self.model.commits);
         for tenant in super::ops::TENANTS {
             let view = self.registry.namespace(tenant).unwrap();
-            assert_eq!(is(&view.catalog()), words(Some(tenant)), "the catalog of {tenant}");
+            assert_eq!(
+                is(&view.catalog()),
+                words(Some(tenant)),
+                "the catalog of {tenant}"
+            );
         }
         for name in NAMES {
             let node = current.iter().find(|one| one.0 == name).map(|one| one.1);
@@ -119,9 +144,14 @@ impl World<'_> {
     fn statistics(&self) {
         let now = self.registry.stats();
         let named = self.model.sets.iter().filter(|set| set.named).count();
-        assert_eq!((now.sets, now.commits), (named, self.model.commits), "sets, commits");
+        assert_eq!(
+            (now.sets, now.commits),
+            (named, self.model.commits),
+            "sets, commits"
+        );
         let nodes = 0..self.model.nodes.len();
-        let held = nodes.filter(|&node| self.model.nodes[node].dead && !self.model.is_reclaimed(node));
+        let held =
+            nodes.filter(|&node| self.model.nodes[node].dead && !self.model.is_reclaimed(node));
         let mut held: Vec<String> = held.map(|node| self.model.former_in_words(node)).collect();
         let retired = self.registry.retired();
         let mut retired: Vec<String> = retired
@@ -141,7 +171,12 @@ impl World<'_> {
             now.observer_panics,
         ];
         assert_eq!(trouble, [0; 4]);
-        let labels = || self.model.leases.values().filter(|lease| lease.fence.is_none());
+        let labels = || {
+            self.model
+                .leases
+                .values()
+                .filter(|lease| lease.fence.is_none())
+        };
         let labels: Vec<&String> = labels().filter_map(|lease| lease.label.as_ref()).collect();
         let oldest = now.oldest_lease.map(|holder| holder.label);
         assert_eq!(oldest.is_some(), !labels.is_empty(), "somebody's label");
@@ -150,10 +185,15 @@ impl World<'_> {
         for lease in self.model.leases.values() {
             let name = lease.fence.iter();
             let each = name.flat_map(|name| lease.nodes.iter().map(move |&node| (name, node)));
-            fences.extend(each.map(|(name, node)| format!("{name} g{}", self.model.nodes[node].generation)));
+            fences.extend(
+                each.map(|(name, node)| format!("{name} g{}", self.model.nodes[node].generation)),
+            );
         }
         let now = self.registry.fences();
-        let mut now: Vec<String> = now.iter().map(|one| format!("{} g{}", one.name, one.generation)).collect();
+        let mut now: Vec<String> = now
+            .iter()
+            .map(|one| format!("{} g{}", one.name, one.generation))
+            .collect();
         (fences.sort(), now.sort());
         assert_eq!(now, fences, "what waits for fences");
     }
@@ -171,7 +211,10 @@ impl World<'_> {
             let (words, holds) = (self.model.node_in_words(node), self.model.holds(node));
             self.registry.scope(|scope| {
                 let view = scope.get(set.handle).unwrap();
-                assert_eq!(view.generation().number(), self.model.nodes[node].generation);
+                assert_eq!(
+                    view.generation().number(),
+                    self.model.nodes[node].generation
+                );
                 assert_eq!(view.leases(), holds, "leases of {words}");
                 assert_eq!(view.is_resident(), self.model.nodes[node].body.is_some());
                 assert_eq!(view.layout().len(), self.model.nodes[node].tensors.len());
@@ -179,7 +222,13 @@ impl World<'_> {
             let kept = self.registry.kept(set.handle).unwrap();
             let kept: Vec<_> = kept
                 .iter()
-                .map(|kept| (kept.generation.number(), kept.identity.to_string(), kept.bytes))
+                .map(|kept| {
+                    (
+                        kept.generation.number(),
+                        kept.identity.to_string(),
+                        kept.bytes,
+                    )
+                })
                 .collect();
             let bytes = |kept: &model::Kept| self.model.bodies[kept.body].bytes;
             let expected: Vec<_> = set
@@ -189,7 +238,8 @@ impl World<'_> {
                 .collect();
             assert_eq!(kept, expected, "what {words} keeps");
             let standing = self.model.standing(index).into_iter();
-            let standing: Vec<SetHandle> = standing.map(|one| self.model.sets[one.0].handle).collect();
+            let standing: Vec<SetHandle> =
+                standing.map(|one| self.model.sets[one.0].handle).collect();
             assert_eq!(self.registry.dependants_of(set.handle).unwrap(), standing);
             self.ordinals(index, node);
         }
@@ -219,7 +269,11 @@ impl World<'_> {
             assert_eq!(same, 1, "two contents, one key: {identities:?}");
         }
         for (staged, mirror) in self.staged.iter().flatten() {
-            assert_eq!(staged.identity().to_string(), mirror.identity, "what was staged");
+            assert_eq!(
+                staged.identity().to_string(),
+                mirror.identity,
+                "what was staged"
+            );
             assert_eq!(staged.bytes(), mirror.content.bytes());
         }
     }
@@ -227,7 +281,11 @@ impl World<'_> {
     /// Is it what it was, to the last byte? Returns what its sets are.
     fn lease(&self, lease: &Lease, mirror: &model::Lease) -> Vec<String> {
         assert_eq!(lease.number().number(), mirror.number);
-        let nodes: Vec<_> = mirror.nodes.iter().map(|&node| &self.model.nodes[node]).collect();
+        let nodes: Vec<_> = mirror
+            .nodes
+            .iter()
+            .map(|&node| &self.model.nodes[node])
+            .collect();
         assert_eq!(lease.is_superseded(), nodes.iter().any(|node| node.dead));
         assert_eq!(lease.is_revoked(), nodes.iter().any(|node| node.revoked));
         assert_eq!(lease.sets().len(), nodes.len());
@@ -236,32 +294,54 @@ impl World<'_> {
             let own = &self.model.sets[node.set];
             assert_eq!((set.handle(), said.handle), (own.handle, own.handle));
             assert_eq!(said.name.to_string(), self.model.name(node.set));
-            assert_eq!(set.generation().number(), node.generation, "the leased generation");
+            assert_eq!(
+                set.generation().number(),
+                node.generation,
+                "the leased generation"
+            );
             assert_eq!(said.generation.number(), node.generation, "provenance");
             assert_eq!(set.identity().to_string(), node.identity);
             assert_eq!(said.identity.to_string(), node.identity, "provenance");
-            let under = said.base.as_ref().map(|base| (base.handle, base.generation.number()));
+            let under = said
+                .base
+                .as_ref()
+                .map(|base| (base.handle, base.generation.number()));
             let expected = node.content.base.zip(node.base_generation);
             assert_eq!(under, expected, "provenance: what an adapter stands on");
             for (name, shape, bytes) in &node.tensors {
                 let weight = set.get(name).unwrap();
-                assert_eq!((weight.bytes(), weight.shape()), (&bytes[..], &shape[..]), "{name}");
+                assert_eq!(
+                    (weight.bytes(), weight.shape()),
+                    (&bytes[..], &shape[..]),
+                    "{name}"
+                );
                 assert_eq!(weight.bytes().as_ptr().addr() % 64, 0);
-                if lease.sets().filter(|other| other.handle() == own.handle).count() == 1
+                if lease
+                    .sets()
+                    .filter(|other| other.handle() == own.handle)
+                    .count()
+                    == 1
                     && let Some(&ordinal) = own.ordinals.get(name)
                     && own.current.is_some()
                 {
                     let handle = self.registry.weight_handle(own.handle, name);
                     if let Ok(handle) = handle {
                         assert_eq!(handle.ordinal(), ordinal);
-                        assert_eq!(lease.weight(handle).unwrap().bytes(), bytes, "{name} by handle");
+                        assert_eq!(
+                            lease.weight(handle).unwrap().bytes(),
+                            bytes,
+                            "{name} by handle"
+                        );
                     }
                 }
             }
             let scale = set.adapter().and_then(|adapter| adapter.scale(0));
             let factor = node.content.lora.map(|(_, rank, factor)| (rank, factor));
             assert_eq!(scale.map(|scale| (scale.rank, scale.scaling)), factor);
-            assert_eq!(set.iter().filter(|one| one.is_ok()).count(), node.tensors.len());
+            assert_eq!(
+                set.iter().filter(|one| one.is_ok()).count(),
+                node.tensors.len()
+            );
         }
         assert!(lease.set(self.stranger).unwrap_err().is_misuse());
         nodes.iter().map(|node| node.identity.clone()).collect()
@@ -284,28 +364,55 @@ impl World<'_> {
             }
             if !going.with_kept {
                 let body = |&node: &NodeId| self.model.nodes[node].body;
-                let bytes = nodes.iter().filter_map(body).map(|body| self.model.bodies[body].bytes);
+                let bytes = nodes
+                    .iter()
+                    .filter_map(body)
+                    .map(|body| self.model.bodies[body].bytes);
                 assert_eq!(retirement.bytes(), bytes.sum::<u64>(), "bytes of {words}");
             }
             let mut labels: Vec<String> = Vec::new();
-            for lease in self.model.leases.values().filter(|lease| lease.fence.is_none()) {
-                let held = lease.nodes.iter().filter(|node| nodes.contains(node)).count();
-                labels.extend(lease.label.iter().flat_map(|label| vec![label.clone(); held]));
+            for lease in self
+                .model
+                .leases
+                .values()
+                .filter(|lease| lease.fence.is_none())
+            {
+                let held = lease
+                    .nodes
+                    .iter()
+                    .filter(|node| nodes.contains(node))
+                    .count();
+                labels.extend(
+                    lease
+                        .label
+                        .iter()
+                        .flat_map(|label| vec![label.clone(); held]),
+                );
             }
-            let mut now: Vec<String> = retirement.holders().into_iter().map(|one| one.label).collect();
+            let mut now: Vec<String> = retirement
+                .holders()
+                .into_iter()
+                .map(|one| one.label)
+                .collect();
             (labels.sort(), now.sort());
             assert_eq!(now, labels, "who holds {words}");
         }
     }
 
     fn in_scope(&self) {
-        let Some((scope, view)) = &self.scope else { return };
+        let Some((scope, view)) = &self.scope else {
+            return;
+        };
         assert_eq!(scope.number().number(), view.number);
         for (index, set) in self.model.sets.iter().enumerate() {
             match (scope.get(set.handle), view.node(index)) {
                 (Ok(seen), Some(node)) => {
                     let node = &self.model.nodes[node];
-                    assert_eq!(seen.generation().number(), node.generation, "through the scope");
+                    assert_eq!(
+                        seen.generation().number(),
+                        node.generation,
+                        "through the scope"
+                    );
                     assert_eq!(seen.identity().to_string(), node.identity);
                 }
                 (seen, node) => assert_eq!(seen.is_ok(), node.is_some(), "through the scope"),
@@ -338,8 +445,9 @@ impl World<'_> {
             }
         }
         let split = |all: Vec<Told>| -> (Vec<Told>, Vec<Told>) {
-            let (mut back, rest): (Vec<_>, Vec<_>) =
-                all.into_iter().partition(|one| matches!(one, Told::Reclaimed(_)));
+            let (mut back, rest): (Vec<_>, Vec<_>) = all
+                .into_iter()
+                .partition(|one| matches!(one, Told::Reclaimed(_)));
             back.sort();
             (rest, back)
         };

@@ -14,6 +14,8 @@ mod books;
 mod content;
 mod drive;
 mod drive_tx;
+mod flat;
+mod formulas;
 mod look;
 mod model;
 mod ops;

@@ -183,8 +183,10 @@ impl Model {
         for (index, other) in self.sets.iter().enumerate() {
             let Some(node) = other.current else { continue };
             let content = &self.nodes[node].content;
-            let (adapter, alias) =
-                (content.base == Some(handle), content.targets().contains(&handle));
+            let (adapter, alias) = (
+                content.base == Some(handle),
+                content.targets().contains(&handle),
+            );
             if adapter || alias {
                 found.push((index, adapter, alias));
             }
@@ -254,7 +256,9 @@ impl Model {
     fn assign(&mut self, steps: &[Step]) -> Result<Vec<BodyId>, Refused> {
         let mut assigned: Vec<BodyId> = Vec::new();
         for (index, step) in steps.iter().enumerate() {
-            let Act::Become(staged) = &step.act else { continue };
+            let Act::Become(staged) = &step.act else {
+                continue;
+            };
             let account = Account::namespace(self.sets[step.set].name.0);
             let (has, bytes) = {
                 let body = &self.bodies[staged.body];
@@ -377,7 +381,9 @@ impl Model {
         };
         // What a commit of one set changes is not looked at as if it came along.
         let along = |set: SetHandle| {
-            let place = steps.iter().position(|step| self.sets[step.set].handle == set);
+            let place = steps
+                .iter()
+                .position(|step| self.sets[step.set].handle == set);
             place.filter(|_| steps.len() > 1)
         };
         if let Some(base) = content.base {
@@ -437,9 +443,13 @@ impl Model {
 
     /// Is what an alias stands for still there? `under`: what its set becomes.
     pub fn look(&self, alias: &Alias, under: Option<&Content>) -> Result<(), String> {
-        let Some(set) = self.set(alias.set) else { return Ok(()) };
+        let Some(set) = self.set(alias.set) else {
+            return Ok(());
+        };
         let now = || self.sets[set].current.map(|node| &self.nodes[node].content);
-        let Some(content) = under.or_else(now) else { return Ok(()) };
+        let Some(content) = under.or_else(now) else {
+            return Ok(());
+        };
         let there = content.find(&alias.tensor);
         if there.is_some_and(|there| there.1 == alias.shape) {
             return Ok(());
@@ -453,7 +463,9 @@ impl Model {
         let mut tensors = content.own.clone();
         let mut lent = Vec::new();
         for alias in &content.aliases {
-            let Some(node) = self.current(alias.set) else { continue };
+            let Some(node) = self.current(alias.set) else {
+                continue;
+            };
             let node = &self.nodes[node];
             lent.extend(node.body);
             if let Some(there) = node.content.find(&alias.tensor) {
@@ -464,7 +476,11 @@ impl Model {
     }
 
     pub fn identity(&self, content: &Content) -> String {
-        identity(&self.resolve(content).0, content.lora, content.is_plan_of_adapter())
+        identity(
+            &self.resolve(content).0,
+            content.lora,
+            content.is_plan_of_adapter(),
+        )
     }
 
     fn apply(&mut self, steps: &[Step], there: Vec<There>) -> Vec<Option<NodeId>> {
@@ -558,6 +574,10 @@ impl Content {
     /// Does its plan say that it is an adapter's? (One that is bound to a base and has nothing but
     /// aliases does not.)
     pub fn is_plan_of_adapter(&self) -> bool {
-        self.lora.is_some() || self.own.iter().any(|own| own.0.starts_with(super::content::PREFIX))
+        self.lora.is_some()
+            || self
+                .own
+                .iter()
+                .any(|own| own.0.starts_with(super::content::PREFIX))
     }
 }

@@ -12,8 +12,14 @@ use proptest::prelude::*;
 use super::content::Offer;
 
 /// Names, of which each is in one namespace: two in the default one, two in `t`, one in `u`.
-pub const NAMES: [(&str, &str); 6] =
-    [("", "a"), ("", "b"), ("", "c"), ("t", "d"), ("t", "e"), ("u", "f")];
+pub const NAMES: [(&str, &str); 6] = [
+    ("", "a"),
+    ("", "b"),
+    ("", "c"),
+    ("t", "d"),
+    ("t", "e"),
+    ("u", "f"),
+];
 pub const TENANTS: [&str; 2] = ["t", "u"];
 pub const LEASES: usize = 4;
 pub const STAGED: usize = 2;
@@ -113,7 +119,8 @@ fn who() -> BoxedStrategy<Who> {
         40 => name().prop_map(Who::Set),
         2 => name().prop_map(Who::Former),
         1 => Just(Who::Stranger),
-    ].boxed()
+    ]
+    .boxed()
 }
 
 /// What may be a base: mostly what is published first.
@@ -130,11 +137,13 @@ fn when() -> BoxedStrategy<When> {
         4 => Just(When::Whatever),
         2 => Just(When::Current),
         1 => (0..12u64).prop_map(When::Number),
-    ].boxed()
+    ]
+    .boxed()
 }
 
 fn len() -> BoxedStrategy<usize> {
-    prop_oneof![4 => Just(64usize), 1 => Just(0), 2 => Just(100), 1 => Just(200), 1 => Just(640)].boxed()
+    prop_oneof![4 => Just(64usize), 1 => Just(0), 2 => Just(100), 1 => Just(200), 1 => Just(640)]
+        .boxed()
 }
 
 fn offer() -> BoxedStrategy<Offer> {
@@ -147,7 +156,8 @@ fn offer() -> BoxedStrategy<Offer> {
         3 => (base(), 1..3usize, fill()).prop_map(|(on, outs, fill)| Offer::Lora(on, outs, fill)),
         1 => base().prop_map(Offer::Idle),
         1 => len().prop_map(Offer::Broken),
-    ].boxed()
+    ]
+    .boxed()
 }
 
 fn way() -> BoxedStrategy<Way> {
@@ -157,7 +167,8 @@ fn way() -> BoxedStrategy<Way> {
         1 => Just(Way::ByReader),
         2 => Just(Way::InScope),
         2 => (0..TENANTS.len()).prop_map(Way::AsTenant),
-    ].boxed()
+    ]
+    .boxed()
 }
 
 /// One operation that is not a part of a transaction.
@@ -231,7 +242,8 @@ fn single() -> BoxedStrategy<Op> {
         20 => lease.boxed(),
         3 => scope.boxed(),
         3 => limits.boxed(),
-    ].boxed()
+    ]
+    .boxed()
 }
 
 fn step() -> BoxedStrategy<Op> {
@@ -249,8 +261,11 @@ fn step() -> BoxedStrategy<Op> {
 /// A few steps, with or without something in between, and mostly a commit.
 fn transaction() -> BoxedStrategy<Vec<Op>> {
     let steps = proptest::collection::vec(prop_oneof![8 => step(), 1 => single()], 1..6);
-    let end = prop_oneof![6 => Just(vec![Op::TxCommit]), 1 => Just(vec![Op::TxDrop]), 1 => Just(vec![])];
-    (steps, end).prop_map(|(steps, end)| [steps, end].concat()).boxed()
+    let end =
+        prop_oneof![6 => Just(vec![Op::TxCommit]), 1 => Just(vec![Op::TxDrop]), 1 => Just(vec![])];
+    (steps, end)
+        .prop_map(|(steps, end)| [steps, end].concat())
+        .boxed()
 }
 
 /// A case.
@@ -259,5 +274,7 @@ pub fn case() -> BoxedStrategy<Vec<Op>> {
         9 => single().prop_map(|one| vec![one]),
         1 => transaction(),
     ];
-    proptest::collection::vec(some, 1..90).prop_map(|parts| parts.concat()).boxed()
+    proptest::collection::vec(some, 1..90)
+        .prop_map(|parts| parts.concat())
+        .boxed()
 }

@@ -66,8 +66,13 @@ impl Model {
             let node = view.node(*set).map(|node| &self.nodes[node].content);
             node.and_then(|content| content.base)
         };
-        let bases: Vec<usize> = leased.clone().filter(|set| adapter(set).is_none()).collect();
-        let Some(&first) = bases.first() else { return Ok(()) };
+        let bases: Vec<usize> = leased
+            .clone()
+            .filter(|set| adapter(set).is_none())
+            .collect();
+        let Some(&first) = bases.first() else {
+            return Ok(());
+        };
         for set in leased {
             let Some(base) = adapter(&set) else { continue };
             if !bases.iter().any(|&other| self.sets[other].handle == base) {
@@ -114,7 +119,9 @@ impl Open {
     }
 
     pub fn publish(&mut self, model: &mut Model, new: &Set, staged: Staged) -> Answer {
-        let ours = model.taken(new.name).is_some_and(|set| self.place(set).is_some());
+        let ours = model
+            .taken(new.name)
+            .is_some_and(|set| self.place(set).is_some());
         let reserved = model.reserve_name(new, &staged).map_err(|why| {
             match ours && why.starts_with("NameBusy") {
                 true => why.replace("NameBusy", "TwiceInTransaction"),
@@ -123,7 +130,8 @@ impl Open {
         });
         let set = model.tell("transaction", super::asks::name_of(new.name), reserved);
         let set = set.inspect_err(|_| model.let_go(&staged))?;
-        self.steps.push(step(set, Expect::Vacant, Act::Become(staged)));
+        self.steps
+            .push(step(set, Expect::Vacant, Act::Become(staged)));
         Ok(())
     }
 
@@ -167,7 +175,8 @@ impl Open {
     pub fn rebind(&mut self, model: &Model, adapter: SetHandle, base: SetHandle) -> Answer {
         model.set(base).ok_or(format!("WrongRegistry {base}"))?;
         let set = self.once(model, model.check_rebind(adapter)?)?;
-        self.steps.push(step(set, Expect::Tenant, Act::Rebind(Some(base))));
+        self.steps
+            .push(step(set, Expect::Tenant, Act::Rebind(Some(base))));
         Ok(())
     }
 
@@ -176,7 +185,8 @@ impl Open {
         let mut count = 0;
         for (set, adapter, _) in model.standing(base) {
             if adapter && self.place(set).is_none() {
-                self.steps.push(step(set, Expect::Tenant, Act::Rebind(None)));
+                self.steps
+                    .push(step(set, Expect::Tenant, Act::Rebind(None)));
                 count += 1;
             }
         }
@@ -185,7 +195,8 @@ impl Open {
 
     pub fn rollback(&mut self, model: &Model, handle: SetHandle) -> Answer {
         let set = self.once(model, model.there(handle)?)?;
-        self.steps.push(step(set, Expect::Tenant, Act::Restore(None)));
+        self.steps
+            .push(step(set, Expect::Tenant, Act::Restore(None)));
         Ok(())
     }
 
@@ -196,7 +207,9 @@ impl Open {
             Ok(previous) => Ok(previous),
             Err((index, why)) => {
                 self.forget(model);
-                let why = model.tell("transaction", subject, Err::<(), _>(why)).unwrap_err();
+                let why = model
+                    .tell("transaction", subject, Err::<(), _>(why))
+                    .unwrap_err();
                 Err((index, why))
             }
         }

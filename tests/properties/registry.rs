@@ -20,7 +20,13 @@ const LIMIT: u64 = 1_600;
 
 /// From an empty registry to an empty registry.
 fn run(ops: &[Op]) {
-    let build = || WeightRegistry::builder().limit_bytes(LIMIT).keep_previous(1).build().unwrap();
+    let build = || {
+        WeightRegistry::builder()
+            .limit_bytes(LIMIT)
+            .keep_previous(1)
+            .build()
+            .unwrap()
+    };
     let (registry, elsewhere) = (build(), build());
     let reader = registry.reader();
     let mut world = World {
@@ -88,7 +94,10 @@ fn end(world: &mut World<'_>) {
         going.retirement.reclaimed(patience).unwrap();
         assert!(going.retirement.is_drained());
     }
-    assert_eq!(world.told[0], world.told[1], "superseded and reclaimed generations");
+    assert_eq!(
+        world.told[0], world.told[1],
+        "superseded and reclaimed generations"
+    );
     assert!(world.registry.retired().is_empty());
 }
 

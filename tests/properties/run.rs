@@ -30,7 +30,10 @@ fn quiet_panics() {
 
 fn number(variable: &str) -> Option<u64> {
     let text = std::env::var(variable).ok()?;
-    Some(text.parse().unwrap_or_else(|_| panic!("{variable}={text} is no number")))
+    Some(
+        text.parse()
+            .unwrap_or_else(|_| panic!("{variable}={text} is no number")),
+    )
 }
 
 /// Is the run the one that is the same everywhere?
@@ -46,7 +49,10 @@ pub fn attempt(case: impl FnOnce()) -> Result<(), String> {
     QUIET.set(before);
     outcome.map_err(|why| match why.downcast::<String>() {
         Ok(text) => *text,
-        Err(why) => why.downcast_ref::<&str>().map_or("a panic", |text| text).to_owned(),
+        Err(why) => why
+            .downcast_ref::<&str>()
+            .map_or("a panic", |text| text)
+            .to_owned(),
     })
 }
 
@@ -63,7 +69,9 @@ pub fn cases<S: Strategy>(
     let seed = match number("WEIGHBRIDGE_PROPERTIES_SEED") {
         Some(seed) => seed,
         None if is_fixed() => 1,
-        None => std::time::UNIX_EPOCH.elapsed().map_or(1, |now| now.as_nanos() as u64),
+        None => std::time::UNIX_EPOCH
+            .elapsed()
+            .map_or(1, |now| now.as_nanos() as u64),
     };
     let asked = number("WEIGHBRIDGE_PROPERTIES").and_then(|cases| u32::try_from(cases).ok());
     if asked.is_some() {

@@ -22,7 +22,9 @@ pub fn said(error: &Error) -> String {
         Error::StaleHandle { handle } => format!("StaleHandle {handle}"),
         Error::WrongRegistry { handle, .. } => format!("WrongRegistry {handle}"),
         Error::StagedElsewhere { .. } => "StagedElsewhere".to_owned(),
-        Error::WrongNamespace { handle, namespace } => format!("WrongNamespace {handle} {namespace}"),
+        Error::WrongNamespace { handle, namespace } => {
+            format!("WrongNamespace {handle} {namespace}")
+        }
         Error::ChargedElsewhere {
             charged_to,
             offered_to,
@@ -36,7 +38,9 @@ pub fn said(error: &Error) -> String {
         } => format!("Conflict {set} {expected} {current}"),
         Error::Emptied { set, cause } => format!("Emptied {set} {}", said(cause)),
         Error::TwiceInTransaction { set } => format!("TwiceInTransaction {set}"),
-        Error::Dependants { set, dependants } => format!("Dependants {set} {:?}", texts(dependants)),
+        Error::Dependants { set, dependants } => {
+            format!("Dependants {set} {:?}", texts(dependants))
+        }
         Error::AliasedBy { set, aliases } => format!("AliasedBy {set} {:?}", texts(aliases)),
         Error::AliasMismatch {
             alias, set, tensor, ..
@@ -60,7 +64,11 @@ pub fn said(error: &Error) -> String {
             leased,
         } => {
             let name = |name: &Option<weighbridge::SetName>| name.as_ref().map(ToString::to_string);
-            format!("WrongBase {adapter} {bound_to} {:?} {:?}", name(base), name(leased))
+            format!(
+                "WrongBase {adapter} {bound_to} {:?} {:?}",
+                name(base),
+                name(leased)
+            )
         }
         Error::KindMismatch {
             set,
@@ -99,13 +107,20 @@ pub fn cause(said: &str) -> &'static str {
     match kind {
         "Emptied" => cause(said.splitn(3, ' ').nth(2).unwrap_or_default()),
         "StaleHandle" | "NoSuchTensor" | "BaseNotCurrent" | "NotKept" => "not_found",
-        "AlreadyPublished" | "NameBusy" | "Conflict" | "Dependants" | "AliasedBy" | "AliasMismatch"
-        | "Superseded" | "NotResident" | "KindMismatch" => "conflict",
+        "AlreadyPublished" | "NameBusy" | "Conflict" | "Dependants" | "AliasedBy"
+        | "AliasMismatch" | "Superseded" | "NotResident" | "KindMismatch" => "conflict",
         "OverLimit" | "OverAccountLimit" => "out_of_memory",
         "TooManySets" => "exhausted",
         "InvalidTensor" | "InvalidName" | "AdapterMismatch" => "malformed",
-        "WrongRegistry" | "WrongNamespace" | "ChargedElsewhere" | "WrongBase" | "NotInLease"
-        | "AdapterWithoutEffect" | "NotABase" | "TwiceInTransaction" | "StagedElsewhere" => "misuse",
+        "WrongRegistry"
+        | "WrongNamespace"
+        | "ChargedElsewhere"
+        | "WrongBase"
+        | "NotInLease"
+        | "AdapterWithoutEffect"
+        | "NotABase"
+        | "TwiceInTransaction"
+        | "StagedElsewhere" => "misuse",
         _ => "other",
     }
 }

@@ -8,8 +8,8 @@ use std::sync::Mutex;
 
 use weighbridge::ledger::Charge;
 use weighbridge::{
-    CacheKey, Error, Fence, Filling, Generation, Lease, Reader, Retirement, Scope, SetHandle, Staged,
-    Subscription, Transaction, WeightRegistry, fence,
+    CacheKey, Error, Fence, Filling, Generation, Lease, Reader, Retirement, Scope, SetHandle,
+    Staged, Subscription, Transaction, WeightRegistry, fence,
 };
 
 use super::asks::{Answer, OPERATOR, Terms};
@@ -83,7 +83,11 @@ macro_rules! blame {
         })*
     };
 }
-blame!(weighbridge::PublishError, weighbridge::TransactionError, weighbridge::SealError);
+blame!(
+    weighbridge::PublishError,
+    weighbridge::TransactionError,
+    weighbridge::SealError
+);
 
 /// How often each kind of answer was given to each operation.
 pub static SEEN: Mutex<BTreeMap<String, u64>> = Mutex::new(BTreeMap::new());
@@ -167,7 +171,9 @@ impl<'r> World<'r> {
             },
             Offer::Tied(of, _) => {
                 let set = self.handle(of)?;
-                let Some(alias) = self.alias(set) else { return Some(Err(())) };
+                let Some(alias) = self.alias(set) else {
+                    return Some(Err(()));
+                };
                 Named {
                     base: None,
                     alias: Some(alias),
@@ -179,8 +185,12 @@ impl<'r> World<'r> {
     /// `head`, which is the set's `w`; or what the set's own `head` is.
     fn alias(&mut self, set: SetHandle) -> Option<(weighbridge::WeightHandle, Alias)> {
         let node = self.model.current(set);
-        let tensors = node.map(|node| self.model.nodes[node].tensors.clone()).unwrap_or_default();
-        let found = ["w", "head"].iter().find_map(|name| tensors.iter().find(|there| there.0 == *name));
+        let tensors = node
+            .map(|node| self.model.nodes[node].tensors.clone())
+            .unwrap_or_default();
+        let found = ["w", "head"]
+            .iter()
+            .find_map(|name| tensors.iter().find(|there| there.0 == *name));
         let expected = self.model.there(set).and_then(|index| match (found, node) {
             (None, Some(node)) => {
                 let now = self.model.nodes[node].generation;
@@ -188,10 +198,16 @@ impl<'r> World<'r> {
             }
             _ => Ok(()),
         });
-        let answer = self.registry.weight_handle(set, found.map_or("w", |found| &found.0));
+        let answer = self
+            .registry
+            .weight_handle(set, found.map_or("w", |found| &found.0));
         self.compare("weight_handle", &answer, &expected);
         let (name, shape, _) = found?;
-        let further = self.model.nodes[node?].content.aliases.iter().find(|one| one.name == *name);
+        let further = self.model.nodes[node?]
+            .content
+            .aliases
+            .iter()
+            .find(|one| one.name == *name);
         let further = further.map(|one| (one.set, one.tensor.clone()));
         let (set, tensor) = further.unwrap_or_else(|| (set, name.clone()));
         let alias = Alias {
@@ -213,8 +229,13 @@ impl<'r> World<'r> {
     ) {
         let is = answer.as_ref().err().map(|error| said(error.blame()));
         let should = expected.as_ref().err().cloned();
-        assert_eq!(is, should, "the answer to {operation} (left), and the model's");
-        let kind = should.as_deref().map_or("ok", |why| why.split(' ').next().unwrap_or(why));
+        assert_eq!(
+            is, should,
+            "the answer to {operation} (left), and the model's"
+        );
+        let kind = should
+            .as_deref()
+            .map_or("ok", |why| why.split(' ').next().unwrap_or(why));
         see(format!("{operation} {kind}"));
         if let Err(error) = answer {
             self.refused = Some(error.blame().to_string());
