@@ -174,17 +174,20 @@ fn way() -> BoxedStrategy<Way> {
 /// One operation that is not a part of a transaction.
 fn single() -> BoxedStrategy<Op> {
     let publish = prop_oneof![
-        14 => (by(), name(), offer()).prop_map(|(by, name, offer)| Op::Publish(by, name, offer)),
+        24 => (by(), name(), offer()).prop_map(|(by, name, offer)| Op::Publish(by, name, offer)),
         1 => Just(Op::PublishBadName),
     ];
     let replace = prop_oneof![
         10 => (by(), who(), when(), offer())
             .prop_map(|(by, who, when, offer)| Op::Replace(by, who, when, offer)),
         6 => (by(), who(), offer()).prop_map(|(by, who, offer)| Op::ReplaceDrained(by, who, offer)),
-        2 => (by(), who(), who()).prop_map(|(by, adapter, base)| Op::Rebind(by, adapter, base)),
+        2 => (who(), len()).prop_map(|(who, len)| {
+            Op::ReplaceDrained(By::Operator, who, Offer::Broken(len))
+        }),
+        2 => (by(), who(), base()).prop_map(|(by, adapter, base)| Op::Rebind(by, adapter, base)),
     ];
     let end = prop_oneof![
-        5 => (by(), who(), when()).prop_map(|(by, who, when)| Op::Retire(by, who, when)),
+        8 => (by(), who(), when()).prop_map(|(by, who, when)| Op::Retire(by, who, when)),
         1 => who().prop_map(Op::Cascade),
         1 => who().prop_map(Op::Revoke),
         1 => who().prop_map(Op::RetireAfter),
@@ -210,6 +213,7 @@ fn single() -> BoxedStrategy<Op> {
     let sets = prop_oneof![
         2 => who().prop_map(|one| vec![one]),
         3 => proptest::collection::vec(who(), 1..4),
+        2 => (base(), 2..NAMES.len()).prop_map(|(base, other)| vec![base, Who::Set(other)]),
     ];
     let lease = prop_oneof![
         8 => (way(), lease(), sets).prop_map(|(way, at, sets)| Op::Acquire(way, at, sets)),
@@ -234,9 +238,9 @@ fn single() -> BoxedStrategy<Op> {
         1 => Just(Op::Unreserve),
     ];
     prop_oneof![
-        18 => publish.boxed(),
+        15 => publish.boxed(),
         16 => replace.boxed(),
-        6 => end.boxed(),
+        9 => end.boxed(),
         8 => back.boxed(),
         8 => stage.boxed(),
         20 => lease.boxed(),
@@ -268,13 +272,61 @@ fn transaction() -> BoxedStrategy<Vec<Op>> {
         .boxed()
 }
 
+/// Staged, and offered as somebody's next generation.
+fn staged_swap() -> BoxedStrategy<Vec<Op>> {
+    (by(), 0..STAGED, offer(), by(), who(), when())
+        .prop_map(|(by, at, offer, other, who, when)| {
+            vec![
+                Op::Stage(by, at, offer),
+                Op::ReplaceStaged(other, who, when, at),
+            ]
+        })
+        .boxed()
+}
+
+/// A tenant has no room for two generations of what it has, and is given the next one all the same.
+fn squeeze() -> BoxedStrategy<Vec<Op>> {
+    let offer = prop_oneof![1 => len().prop_map(Offer::Broken), 1 => offer()];
+    let held = prop_oneof![1 => Just(None), 1 => (0..LEASES).prop_map(Some)];
+    (3..5usize, 1..4u64, offer, held)
+        .prop_map(|(name, lines, offer, held)| {
+            let set = Who::Set(name);
+            let lease = |at| Op::Acquire(Way::ByCall, at, vec![set]);
+            let limit = Op::LimitTenant(0, Some(64 * lines), None);
+            let swap = Op::ReplaceDrained(By::Operator, set, offer);
+            let before = held.map(lease);
+            before.into_iter().chain([limit, swap, lease(0)]).collect()
+        })
+        .boxed()
+}
+
+/// Something to begin with: sets that stand on each other, of which some may be left out.
+fn beginning() -> BoxedStrategy<Vec<Op>> {
+    let maybe = |op: BoxedStrategy<Op>| prop::option::weighted(0.8, op);
+    let publish = |name: usize, offer: fn(u8) -> Offer| {
+        let op = any::<u8>().prop_map(move |fill| Op::Publish(By::Operator, name, offer(fill)));
+        maybe(op.boxed())
+    };
+    let all = (
+        publish(0, |fill| Offer::Base(1, fill)),
+        publish(1, |fill| Offer::Plain(64, fill)),
+        publish(2, |fill| Offer::Lora(Who::Set(0), 1, fill)),
+        publish(3, |fill| Offer::Tied(Who::Set(1), fill)),
+        publish(4, |fill| Offer::Base(1, fill)),
+    );
+    let all = all.prop_map(|(a, b, c, d, e)| [a, b, c, d, e].into_iter().flatten().collect());
+    prop_oneof![3 => all, 1 => Just(Vec::new())].boxed()
+}
+
 /// A case.
 pub fn case() -> BoxedStrategy<Vec<Op>> {
     let some = prop_oneof![
-        9 => single().prop_map(|one| vec![one]),
-        1 => transaction(),
+        20 => single().prop_map(|one| vec![one]),
+        1 => staged_swap(),
+        1 => squeeze(),
+        2 => transaction(),
     ];
-    proptest::collection::vec(some, 1..90)
-        .prop_map(|parts| parts.concat())
+    (beginning(), proptest::collection::vec(some, 1..70))
+        .prop_map(|(beginning, parts)| [beginning, parts.concat()].concat())
         .boxed()
 }
