@@ -256,3 +256,44 @@ fn transactions_in_any_order_never_wait_for_each_other_in_a_circle() {
         done.store(true, Ordering::Relaxed);
     });
 }
+
+/// A set comes along because its target gets another shape, and does not fit: the step that is blamed is
+/// that of the target, whatever else is in the transaction.
+#[test]
+fn what_comes_along_and_does_not_fit_blames_what_it_follows() {
+    let registry = registry();
+    let owner = registry.publish("owner", bytes(8, 1)).unwrap();
+    let w = registry.weight_handle(owner, "w").unwrap();
+    let user = bytes(8, 2).alias("head", w).unwrap();
+    registry.publish("user", user).unwrap();
+    let mut both = registry.transaction();
+    both.replace(owner, registry.stage(bytes(16, 1)).unwrap())
+        .unwrap();
+    both.publish("other", registry.stage(bytes(8, 1)).unwrap())
+        .unwrap();
+    let refused = both.commit().unwrap_err();
+    assert!(
+        matches!(refused.error(), Error::AliasMismatch { .. }),
+        "{refused}"
+    );
+    assert_eq!(refused.step(), 0);
+}
+
+/// A set is retired while a transaction has it, and what the same transaction publishes gets its slot: the
+/// refusal is about the one that is gone.
+#[test]
+fn a_slot_that_is_in_a_transaction_twice_blames_the_set_that_is_gone() {
+    let registry = registry();
+    let set = registry.publish("a", bytes(8, 1)).unwrap();
+    let mut both = registry.transaction();
+    both.retire(set).unwrap();
+    registry.retire(set).unwrap();
+    both.publish("b", registry.stage(bytes(8, 1)).unwrap())
+        .unwrap();
+    let refused = both.commit().unwrap_err();
+    assert!(
+        matches!(refused.error(), Error::StaleHandle { handle } if *handle == set),
+        "{refused}"
+    );
+    assert_eq!(refused.step(), 0);
+}

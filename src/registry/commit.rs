@@ -67,6 +67,8 @@ impl WeightRegistry {
     /// commit, whether or not they are among the steps.
     pub(super) fn commit(&self, mut steps: Vec<Step>) -> Result<Done, Box<Undone>> {
         let asked = steps.len();
+        // Of each set that comes along by itself: the step that it follows.
+        let mut led: Vec<usize> = Vec::new();
         let assigned = match assign(&steps) {
             Ok(assigned) => assigned,
             Err((index, error)) => {
@@ -86,7 +88,7 @@ impl WeightRegistry {
                 Err(failed) => *failed,
             };
             steps = failed.steps;
-            let (index, error) = match failed.why {
+            let (mut index, error) = match failed.why {
                 // What it stands on got a new generation since it was looked at. Look at that one; if
                 // it is gone altogether, the next attempt says so.
                 Why::Refused(Refusal::BaseGone { bond, .. }) if bond.birth.is_some() => continue,
@@ -98,6 +100,7 @@ impl WeightRegistry {
                     }
                     let (follow, stay) = steps[index].followers(standing);
                     if !follow.is_empty() {
+                        led.resize(led.len() + follow.len(), index);
                         steps.extend(follow);
                         continue;
                     }
@@ -112,14 +115,18 @@ impl WeightRegistry {
             {
                 // A set that came along by itself was retired meanwhile: it need not come.
                 steps.truncate(asked);
+                led.clear();
                 continue;
             }
             steps.truncate(asked);
             unassign(&steps, &assigned);
+            // A set that came along by itself: blame what it follows.
+            while let Some(&leader) = index.checked_sub(asked).and_then(|at| led.get(at)) {
+                index = leader;
+            }
             return Err(Box::new(Undone {
                 error,
-                // A set that came along by itself: blame what it follows.
-                index: index.min(asked.saturating_sub(1)),
+                index,
                 steps,
             }));
         }
@@ -415,10 +422,12 @@ impl WeightRegistry {
 
     #[cold]
     fn refused(&self, refusal: Refusal, steps: &[Step]) -> (usize, Error) {
-        let (Refusal::Changed { index, .. }
-        | Refusal::Twice { index }
-        | Refusal::Dependants { index, .. }
-        | Refusal::BaseGone { index, .. }) = refusal;
+        let index = match refusal {
+            Refusal::Changed { index, .. }
+            | Refusal::Dependants { index, .. }
+            | Refusal::BaseGone { index, .. } => index,
+            Refusal::Twice { index } => earlier_tenant(steps, index),
+        };
         let Step { record, expect, .. } = &steps[index];
         let error = match refusal {
             Refusal::BaseGone { bond, .. } => Error::BaseNotCurrent {
@@ -449,6 +458,17 @@ impl WeightRegistry {
         };
         (index, error)
     }
+}
+
+/// Two steps are about one slot: since the first of its tenants was added, that was retired, and the slot
+/// has another one, which was added, too. What is to blame is the step of the one that is gone.
+fn earlier_tenant(steps: &[Step], index: usize) -> usize {
+    let SetHandle { slot, tag, .. } = steps[index].record.handle;
+    let earlier = steps.iter().position(|step| {
+        let other = step.record.handle;
+        other.slot == slot && other.tag < tag
+    });
+    earlier.unwrap_or(index)
 }
 
 /// The right to write each of `records`, in their order. Taken in the order of handles, so that two
