@@ -324,6 +324,7 @@ fn a_file_that_is_replaced_at_any_call_is_the_old_or_the_new_one() {
         }
     }
     assert!(seen.iter().all(|&count| count > 1), "{seen:?}");
+    drop(files); // To remove them takes descriptors.
     world.end();
 }
 

@@ -36,16 +36,14 @@ fn tree(dir: &Path) -> BTreeMap<PathBuf, (Vec<u8>, SystemTime)> {
     found
 }
 
-/// Loads the checkpoint from `dir`, with a source of the operation's own beside it that stops at a step.
+/// Does the operation, which stops at a step; if it does not get there, loads the checkpoint as well.
 fn child(operation: &Operation) {
     let dir = PathBuf::from(std::env::var_os(DIR).unwrap());
     let step: usize = std::env::var(STEP).unwrap().parse().unwrap();
     let world = World::new();
-    // Its files are open, and in memory, when the process ends.
-    let checkpoint = Checkpoint::open(&dir).unwrap();
-    let wanted = contents_of(&checkpoint);
-    let staged = world.registry.stage(checkpoint).unwrap();
+    // Its files have been read, and are open, when the process ends.
     let opened = Checkpoint::open(&dir).unwrap();
+    let wanted = contents_of(&opened);
     let script = Script::new(At::Step(step), || {
         println!("\nat the step");
         // Until we are killed: nobody closes this before.
@@ -53,7 +51,6 @@ fn child(operation: &Operation) {
         unreachable!("it was to be killed here")
     });
     (operation.load)(&world, Faulty::new(&world, operation.takes, &script)).unwrap();
-    drop(staged);
     let last = Faulty::around(opened, Arc::new(wanted));
     let publish = OPERATIONS.iter().find(|operation| operation.name == "publish");
     (publish.unwrap().load)(&world, last).unwrap();
