@@ -40,10 +40,7 @@ pub struct Script {
 }
 
 impl Script {
-    pub fn new(
-        at: At,
-        blow: impl Fn() -> Result<(), Error> + Send + Sync + 'static,
-    ) -> Arc<Self> {
+    pub fn new(at: At, blow: impl Fn() -> Result<(), Error> + Send + Sync + 'static) -> Arc<Self> {
         Arc::new(Script {
             at,
             blow: Box::new(blow),
@@ -116,9 +113,15 @@ pub fn contents_of(source: &dyn Source) -> Contents {
 /// A healthy source of what an operation takes, in memory.
 fn healthy(world: &World, takes: Takes) -> InMemory {
     match takes {
-        Takes::Checkpoint => ["a", "b", "c"].iter().zip(6..).fold(InMemory::new(), |set, (name, fill)| {
-            set.tensor(*name, Dtype::U8, [1000], vec![fill; 1000]).unwrap()
-        }),
+        Takes::Checkpoint => {
+            ["a", "b", "c"]
+                .iter()
+                .zip(6..)
+                .fold(InMemory::new(), |set, (name, fill)| {
+                    set.tensor(*name, Dtype::U8, [1000], vec![fill; 1000])
+                        .unwrap()
+                })
+        }
         Takes::Adapter => crate::support::addition(1000, 7, world.base),
         Takes::Tensor => bytes(TARGET, 8),
     }

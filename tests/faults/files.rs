@@ -79,7 +79,9 @@ impl Files {
             wanted: Arc::default(),
         };
         files.wanted = Arc::new(match takes {
-            Takes::Adapter => contents_of(&PeftAdapter::open(files.dir.path()).unwrap().on(world.base)),
+            Takes::Adapter => {
+                contents_of(&PeftAdapter::open(files.dir.path()).unwrap().on(world.base))
+            }
             _ => contents_of(&Checkpoint::open(files.dir.path()).unwrap()),
         });
         files
@@ -123,7 +125,10 @@ fn load_tapped(
 
 /// Operations whose sources read themselves, with their files.
 fn each(world: &World, mut test: impl FnMut(&Operation, &Files)) {
-    for operation in OPERATIONS.iter().filter(|operation| !operation.name.contains("fill")) {
+    for operation in OPERATIONS
+        .iter()
+        .filter(|operation| !operation.name.contains("fill"))
+    {
         test(operation, &Files::new(world, operation.takes));
     }
 }
@@ -175,7 +180,9 @@ fn any_call_that_touches_a_file_may_fail() {
                 assert!(error.is_io() || io, "{what}: {error}");
             }
             world.intact(&what, operation.empties.map(|set| set(&world)));
-            files.load(&world, operation).unwrap_or_else(|error| panic!("after {what}: {error}"));
+            files
+                .load(&world, operation)
+                .unwrap_or_else(|error| panic!("after {what}: {error}"));
             world.intact(&format!("after {what}"), None);
         }
         println!("{}: {refused} refusals", operation.name);
@@ -223,7 +230,8 @@ const CHANGES: &[Change] = &[
     }),
     ("written in place", |path| {
         let file = fs::File::options().write(true).open(path).unwrap();
-        file.write_all_at(&[0xEE], file.metadata().unwrap().len() - 1).unwrap();
+        file.write_all_at(&[0xEE], file.metadata().unwrap().len() - 1)
+            .unwrap();
     }),
 ];
 
@@ -268,7 +276,9 @@ fn a_file_that_changes_at_any_read_is_refused() {
             assert!(noticed, "{what}: {error}");
             refused += 1;
             world.intact(&what, operation.empties.map(|set| set(&world)));
-            files.load(&world, operation).unwrap_or_else(|error| panic!("after {what}: {error}"));
+            files
+                .load(&world, operation)
+                .unwrap_or_else(|error| panic!("after {what}: {error}"));
             world.intact(&format!("after {what}"), None);
         }
         println!("{}: {refused} refusals, {name}", operation.name);
@@ -285,7 +295,10 @@ fn a_file_that_is_replaced_at_any_call_is_the_old_or_the_new_one() {
     if !works() {
         return;
     }
-    let operation = OPERATIONS.iter().find(|one| one.name == "a flat weight").unwrap();
+    let operation = OPERATIONS
+        .iter()
+        .find(|one| one.name == "a flat weight")
+        .unwrap();
     let files = Files::new(&world, operation.takes);
     let (path, next) = (files.last(), files.dir.path().join("next"));
     let old = fs::read(&path).unwrap();
@@ -303,7 +316,10 @@ fn a_file_that_is_replaced_at_any_call_is_the_old_or_the_new_one() {
                 let source = Checkpoint::open(files.dir.path())?;
                 let weight = world.flat.register_from("new", source)?.handle();
                 let bytes = world.flat.get(weight)?.bytes().to_vec();
-                world.flat.unregister(weight)?.reclaimed(crate::support::SOON)?;
+                world
+                    .flat
+                    .unregister(weight)?
+                    .reclaimed(crate::support::SOON)?;
                 Ok::<_, Error>(bytes)
             },
             |call| {
@@ -341,7 +357,12 @@ fn nothing_is_ever_written() {
         load_tapped(&world, files, operation, &calls, |call| {
             assert_eq!(call.number, libc::SYS_openat, "{} writes", operation.name);
             let writes = libc::O_WRONLY | libc::O_RDWR | libc::O_CREAT | libc::O_TRUNC;
-            assert_eq!(call.open_flags() & writes, 0, "{} opens to write", operation.name);
+            assert_eq!(
+                call.open_flags() & writes,
+                0,
+                "{} opens to write",
+                operation.name
+            );
             opened += 1;
             Answer::Goes
         })

@@ -45,7 +45,9 @@ fn meanwhile(
             let source = Faulty::new(world, operation.takes, &script);
             (operation.load)(world, source)
         });
-        gate.reached.recv_timeout(SOON).expect("it is not loaded in pieces");
+        gate.reached
+            .recv_timeout(SOON)
+            .expect("it is not loaded in pieces");
         meanwhile();
         gate.open.send(()).unwrap();
         loading.join().unwrap()
@@ -69,8 +71,15 @@ fn others_change(world: &World) {
     }
     let another = tenant.lookup("another").unwrap();
     tenant.retire(another).unwrap().reclaimed(SOON).unwrap();
-    let weight = world.flat.register("other", weighbridge::Dtype::U8, [1], &[1]);
-    world.flat.unregister(weight.unwrap().handle()).unwrap().reclaimed(SOON).unwrap();
+    let weight = world
+        .flat
+        .register("other", weighbridge::Dtype::U8, [1], &[1]);
+    world
+        .flat
+        .unregister(weight.unwrap().handle())
+        .unwrap()
+        .reclaimed(SOON)
+        .unwrap();
 }
 
 #[test]
@@ -86,7 +95,10 @@ fn everybody_else_is_served_while_a_source_hangs() {
                 world.serves(&what, operation.empties.map(|set| set(&world)));
                 others_change(&world);
                 let gone = world.registry.retired();
-                assert!(gone.iter().all(|gone| gone.is_reclaimed()), "{what}: {gone:?}");
+                assert!(
+                    gone.iter().all(|gone| gone.is_reclaimed()),
+                    "{what}: {gone:?}"
+                );
             });
             done.unwrap_or_else(|error| panic!("{what}: {error}"));
             world.intact(&what, None);
@@ -124,7 +136,10 @@ fn a_hanging_source_is_in_no_other_writers_way() {
         ("a transaction", Then::Follows),
     ];
     for (name, then) in rows {
-        let operation = OPERATIONS.iter().find(|operation| operation.name == name).unwrap();
+        let operation = OPERATIONS
+            .iter()
+            .find(|operation| operation.name == name)
+            .unwrap();
         let mut taken = None;
         let answer = meanwhile(&world, operation, 1, || match then {
             Then::Taken => taken = Some(take_the_name("new")),
@@ -150,7 +165,10 @@ fn a_hanging_source_is_in_no_other_writers_way() {
 fn a_set_whose_drained_swap_hangs_can_be_retired() {
     let world = World::new();
     let name = "replace_drained, room for one";
-    let operation = OPERATIONS.iter().find(|operation| operation.name == name).unwrap();
+    let operation = OPERATIONS
+        .iter()
+        .find(|operation| operation.name == name)
+        .unwrap();
     let registry = &world.registry;
     let answer = meanwhile(&world, operation, 1, || {
         let refused = registry.acquire(world.target).unwrap_err();
@@ -158,7 +176,8 @@ fn a_set_whose_drained_swap_hangs_can_be_retired() {
         let second = registry.replace_drained(world.target, bytes(4096, 9), SOON);
         let second = second.unwrap_err();
         assert!(
-            second.error().is_out_of_memory() || matches!(second.error(), Error::NotResident { .. }),
+            second.error().is_out_of_memory()
+                || matches!(second.error(), Error::NotResident { .. }),
             "{second}"
         );
         registry.retire(world.target).unwrap();

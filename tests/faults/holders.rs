@@ -50,9 +50,16 @@ impl Holder {
             Holder::Leaks => going.holders().into_iter().map(|one| one.label).collect(),
             Holder::Fenced => going.fences().into_iter().map(|one| one.name).collect(),
         };
-        assert!(names.len() == 1 && names[0].contains(Self::LABEL), "{names:?}");
+        assert!(
+            names.len() == 1 && names[0].contains(Self::LABEL),
+            "{names:?}"
+        );
         assert!(text.contains(Self::LABEL), "{text}");
-        assert_eq!(text.contains("lost device"), self == Holder::Fenced, "{text}");
+        assert_eq!(
+            text.contains("lost device"),
+            self == Holder::Fenced,
+            "{text}"
+        );
     }
 }
 
@@ -71,20 +78,33 @@ type Change = (&'static str, fn(&World) -> Vec<Retirement>);
 /// Every way to supersede the target, which come back at once.
 const CHANGES: &[Change] = &[
     ("replace", |world| {
-        vec![world.registry.replace(world.target, bytes(TARGET, 1)).unwrap().previous]
+        vec![
+            world
+                .registry
+                .replace(world.target, bytes(TARGET, 1))
+                .unwrap()
+                .previous,
+        ]
     }),
     ("replace_if", |world| {
-        let now = world.registry.scope(|scope| scope.get(world.target).unwrap().generation());
-        let swap = world.registry.replace_if(world.target, now, bytes(TARGET, 1));
+        let now = world
+            .registry
+            .scope(|scope| scope.get(world.target).unwrap().generation());
+        let swap = world
+            .registry
+            .replace_if(world.target, now, bytes(TARGET, 1));
         vec![swap.unwrap().previous]
     }),
     ("replace_drained, room for both", |world| {
-        let swap = world.registry.replace_drained(world.target, bytes(TARGET, 1), Duration::ZERO);
+        let swap = world
+            .registry
+            .replace_drained(world.target, bytes(TARGET, 1), Duration::ZERO);
         vec![swap.unwrap().previous]
     }),
     ("a transaction", |world| {
         let mut all = world.registry.transaction();
-        all.replace(world.target, all.stage(bytes(TARGET, 1)).unwrap()).unwrap();
+        all.replace(world.target, all.stage(bytes(TARGET, 1)).unwrap())
+            .unwrap();
         all.commit().unwrap().previous
     }),
 ];
@@ -103,7 +123,11 @@ fn a_generation_that_is_held_for_ever_costs_its_own_bytes() {
             holder.is_named(&going[0]);
             lost += TARGET as u64;
             let ledger = world.registry.ledger();
-            assert_eq!((ledger.retired, ledger.resident), (lost, world.total), "{name}");
+            assert_eq!(
+                (ledger.retired, ledger.resident),
+                (lost, world.total),
+                "{name}"
+            );
             assert_eq!(ledger.reserved, 0, "{name}");
             // The new generation, and every other set.
             world.serves(name, None);
@@ -116,7 +140,12 @@ fn a_generation_that_is_held_for_ever_costs_its_own_bytes() {
         let again = bytes(TARGET, 2);
         let again = world.registry.publish((TENANT, "target"), again).unwrap();
         assert_eq!(world.registry.ledger().retired, lost + TARGET as u64);
-        world.registry.retire(again).unwrap().reclaimed(SOON).unwrap();
+        world
+            .registry
+            .retire(again)
+            .unwrap()
+            .reclaimed(SOON)
+            .unwrap();
         assert_eq!(world.registry.retired().len(), CHANGES.len() + 1);
         all.iter().for_each(|going| holder.is_named(going));
         release(&world, &signals);
@@ -131,13 +160,19 @@ fn a_drained_swap_gives_up_at_its_deadline() {
         for with_adapter in [false, true] {
             let (world, mut signals) = (World::new(), Signals::new());
             let registry = &world.registry;
-            let set = if with_adapter { world.adapter } else { world.target };
+            let set = if with_adapter {
+                world.adapter
+            } else {
+                world.target
+            };
             let held = [world.base, set];
             let held = if with_adapter { &held[..] } else { &held[1..] };
             holder.takes(&world, held, &mut signals);
             let room = registry.ledger().limit - registry.ledger().total();
             let account = weighbridge::Account::namespace("ballast");
-            let ballast = registry.reserve_in(&account, room - TARGET as u64 / 2).unwrap();
+            let ballast = registry
+                .reserve_in(&account, room - TARGET as u64 / 2)
+                .unwrap();
             let deadline = Duration::from_millis(5);
             let failed = registry.replace_drained(set, original(&world, set), deadline);
             let failed = failed.unwrap_err();
@@ -175,9 +210,13 @@ fn a_base_that_is_held_for_ever_can_be_replaced_and_its_adapters_go_on() {
         let charged = registry.scope(|scope| scope.get(world.base).unwrap().bytes());
         holder.takes(&world, &[world.base, world.adapter], &mut signals);
         let mut all = registry.transaction();
-        all.replace(world.base, all.stage(crate::support::tiny()).unwrap()).unwrap();
-        all.replace(world.adapter, all.stage(addition(TARGET, 3, world.base)).unwrap())
+        all.replace(world.base, all.stage(crate::support::tiny()).unwrap())
             .unwrap();
+        all.replace(
+            world.adapter,
+            all.stage(addition(TARGET, 3, world.base)).unwrap(),
+        )
+        .unwrap();
         for going in all.commit().unwrap().previous {
             holder.is_named(&going);
         }
@@ -186,7 +225,9 @@ fn a_base_that_is_held_for_ever_can_be_replaced_and_its_adapters_go_on() {
         let last = registry.retire_cascade(world.base).unwrap();
         last.iter().for_each(|going| assert_eq!(going.leases(), 1));
         let again = registry.publish("base", crate::support::tiny()).unwrap();
-        let on = registry.publish("adapter", addition(TARGET, 3, again)).unwrap();
+        let on = registry
+            .publish("adapter", addition(TARGET, 3, again))
+            .unwrap();
         assert!(registry.acquire([again, on]).is_ok());
         release(&world, &signals);
     }

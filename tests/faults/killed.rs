@@ -52,7 +52,9 @@ fn child(operation: &Operation) {
     });
     (operation.load)(&world, Faulty::new(&world, operation.takes, &script)).unwrap();
     let last = Faulty::around(opened, Arc::new(wanted));
-    let publish = OPERATIONS.iter().find(|operation| operation.name == "publish");
+    let publish = OPERATIONS
+        .iter()
+        .find(|operation| operation.name == "publish");
     (publish.unwrap().load)(&world, last).unwrap();
     world.end();
     println!("\nloaded all of it");
@@ -77,7 +79,9 @@ fn start(home: &Path, operation: &Operation, step: usize) -> Child {
 /// Waits until the child says where it is. `true`: at the step, and there it stays.
 fn stopped(child: &mut Child) -> bool {
     let lines = BufReader::new(child.stdout.as_mut().unwrap()).lines();
-    let mut said = lines.map(Result::unwrap).filter(|line| !line.starts_with("test "));
+    let mut said = lines
+        .map(Result::unwrap)
+        .filter(|line| !line.starts_with("test "));
     said.find_map(|line| match line.as_str() {
         "at the step" => Some(true),
         "loaded all of it" => Some(false),
@@ -89,7 +93,12 @@ fn stopped(child: &mut Child) -> bool {
 #[test]
 fn a_process_that_is_killed_anywhere_in_a_load_leaves_nothing() {
     if let Some(name) = std::env::var_os(OPERATION) {
-        return child(OPERATIONS.iter().find(|operation| name == operation.name).unwrap());
+        return child(
+            OPERATIONS
+                .iter()
+                .find(|operation| name == operation.name)
+                .unwrap(),
+        );
     }
     let _alone = alone();
     let dir = copy("tiny-llama-sharded");
@@ -100,7 +109,11 @@ fn a_process_that_is_killed_anywhere_in_a_load_leaves_nothing() {
     // Every step of one operation, and a step in the middle of each other one.
     let publish = |operation: &Operation| operation.name == "publish";
     for operation in OPERATIONS {
-        let steps = if publish(operation) { 0..usize::MAX } else { 6..7 };
+        let steps = if publish(operation) {
+            0..usize::MAX
+        } else {
+            6..7
+        };
         for step in steps {
             let mut child = start(home.path(), operation, step);
             let at_the_step = stopped(&mut child);
@@ -109,12 +122,21 @@ fn a_process_that_is_killed_anywhere_in_a_load_leaves_nothing() {
             }
             let status = child.wait().unwrap();
             if !at_the_step {
-                assert!(publish(operation) && step > 8 && status.success(), "{}", operation.name);
+                assert!(
+                    publish(operation) && step > 8 && status.success(),
+                    "{}",
+                    operation.name
+                );
                 break;
             }
             assert_eq!(status.signal(), Some(libc::SIGKILL));
             let after = tree(home.path());
-            assert!(after == before, "{}, step {step}: {:?}", operation.name, after.keys());
+            assert!(
+                after == before,
+                "{}, step {step}: {:?}",
+                operation.name,
+                after.keys()
+            );
         }
     }
     // It is started again, without a fault.

@@ -3,7 +3,7 @@
 
 use std::os::fd::AsRawFd;
 use std::process::Command;
-use std::sync::Arc;
+use std::sync::{Arc, mpsc};
 
 use weighbridge::source::{Checkpoint, InMemory};
 use weighbridge::{Dtype, Error, WeightRegistry, fence};
@@ -26,7 +26,11 @@ fn in_a_child(name: &str) -> bool {
         .output()
         .unwrap();
     let text = String::from_utf8_lossy(&output.stdout);
-    assert!(output.status.success(), "{text}{}", String::from_utf8_lossy(&output.stderr));
+    assert!(
+        output.status.success(),
+        "{text}{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
     assert!(text.contains("1 passed"), "{text}");
     false
 }
@@ -80,8 +84,16 @@ fn descriptors_run_out() {
             Err(error) => panic!("{spare} descriptors: {error}"),
         }
         world.intact(&format!("{spare} descriptors"), None);
-        let again = world.registry.publish("new", Checkpoint::open(&dir).unwrap()).unwrap();
-        world.registry.retire(again).unwrap().reclaimed(SOON).unwrap();
+        let again = world
+            .registry
+            .publish("new", Checkpoint::open(&dir).unwrap())
+            .unwrap();
+        world
+            .registry
+            .retire(again)
+            .unwrap()
+            .reclaimed(SOON)
+            .unwrap();
         world.intact(&format!("after {spare} descriptors"), None);
     }
     assert!(refused >= 3, "{refused}");
@@ -112,10 +124,18 @@ fn address_space_runs_out() {
     let failed = limited(libc::RLIMIT_AS, used + (2 << 20), || {
         let failed = world.registry.publish("new", first).unwrap_err();
         let small = world.registry.publish("first", bytes(64, 1)).unwrap();
-        world.registry.retire(small).unwrap().reclaimed(SOON).unwrap();
+        world
+            .registry
+            .retire(small)
+            .unwrap()
+            .reclaimed(SOON)
+            .unwrap();
         failed
     });
-    assert!(matches!(failed.error(), Error::OutOfMemory { .. }), "{failed}");
+    assert!(
+        matches!(failed.error(), Error::OutOfMemory { .. }),
+        "{failed}"
+    );
     world.intact("without address space", None);
     let set = world.registry.publish("new", second).unwrap();
     world.registry.retire(set).unwrap().reclaimed(SOON).unwrap();
@@ -137,10 +157,18 @@ fn threads_run_out() {
         return;
     }
     let no_threads = &[libc::SYS_clone3, libc::SYS_clone];
-    let error = tapped(no_threads, || {}, |()| WeightRegistry::builder().build().err(), |_| {
-        Answer::Fails(libc::EAGAIN)
-    });
-    let Some(Error::Io { op: "start", source, .. }) = error else {
+    let error = tapped(
+        no_threads,
+        || {},
+        |()| WeightRegistry::builder().build().err(),
+        |_| Answer::Fails(libc::EAGAIN),
+    );
+    let Some(Error::Io {
+        op: "start",
+        source,
+        ..
+    }) = error
+    else {
         panic!("{error:?}")
     };
     assert_eq!(source.raw_os_error(), Some(libc::EAGAIN));
@@ -150,14 +178,15 @@ fn threads_run_out() {
     let set = registry.publish("new", bytes(64, 1)).unwrap();
     let lease = registry.acquire(set).unwrap();
     let going = registry.retire(set).unwrap();
-    let mut looks = 0;
+    let (mut look, (looks, seen)) = (0, mpsc::channel());
     let waited = tapped(
         no_threads,
         || {},
         |()| {
             lease.release_after(move || {
-                looks += 1;
-                looks == 3
+                look += 1;
+                looks.send(look).unwrap();
+                look == 3
             });
             // (A retirement that stays would keep what the thread for fences is part of.)
             let going = going;
@@ -166,6 +195,7 @@ fn threads_run_out() {
         |_| Answer::Fails(libc::EAGAIN),
     );
     waited.unwrap();
+    assert_eq!(seen.iter().count(), 3, "it did not wait for the fence");
     world.intact("without a thread for fences", None);
     // With one: as always.
     let (signal, fence) = fence::signal("device");

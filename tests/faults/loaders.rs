@@ -3,11 +3,14 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
-use weighbridge::Error;
+use weighbridge::flat::Address;
+use weighbridge::source::{InMemory, Source};
+use weighbridge::{Dtype, Error, Plan};
 
 use crate::faulty::{At, Faulty, Script, disk_error};
 use crate::operations::{OPERATIONS, Operation};
-use crate::world::World;
+use crate::support::{SOON, bytes};
+use crate::world::{TARGET, World};
 
 /// How a loader ended.
 #[derive(Debug, PartialEq, Eq)]
@@ -41,11 +44,7 @@ fn strike(world: &World, operation: &Operation, script: &Arc<Script>, at: At) ->
 }
 
 /// Strikes at every place of a kind in turn, until there is none left. Each must end with `expected`.
-fn everywhere(
-    place: impl Fn(usize) -> At,
-    expected: End,
-    blow: fn() -> Result<(), Error>,
-) {
+fn everywhere(place: impl Fn(usize) -> At, expected: End, blow: fn() -> Result<(), Error>) {
     let world = World::new();
     for operation in OPERATIONS {
         let (mut places, mut emptied) = (0, 0);
@@ -61,9 +60,21 @@ fn everywhere(
             emptied += usize::from(empty);
             places += 1;
         }
-        println!("{}: {places} places, {emptied} left a set without bytes", operation.name);
-        assert!(places >= 4, "{}: it was not loaded in pieces", operation.name);
-        assert_eq!(emptied > 0, operation.empties.is_some(), "{}", operation.name);
+        println!(
+            "{}: {places} places, {emptied} left a set without bytes",
+            operation.name
+        );
+        assert!(
+            places >= 4,
+            "{}: it was not loaded in pieces",
+            operation.name
+        );
+        assert_eq!(
+            emptied > 0,
+            operation.empties.is_some(),
+            "{}",
+            operation.name
+        );
     }
     world.end();
 }
@@ -76,4 +87,111 @@ fn a_read_that_fails_at_any_piece() {
 #[test]
 fn a_panic_at_any_question_and_any_piece() {
     everywhere(At::Step, End::Panicked, || panic!("on purpose"));
+}
+
+/// A source that writes the first `len` bytes of each tensor and says that it is done.
+struct Writes(InMemory, usize);
+
+impl Source for Writes {
+    fn plan(&self) -> &Plan {
+        self.0.plan()
+    }
+
+    fn read_into(&self, arena: &mut [u8]) -> Result<(), Error> {
+        for tensor in self.0.plan().tensors() {
+            // More than there is: a panic, as for anybody who writes past the end of a slice.
+            arena[tensor.range()][..self.1].fill(0xBB);
+        }
+        Ok(())
+    }
+}
+
+/// There is nothing of others in what a loader left out, however often the memory changed hands; and what
+/// was left out is part of what the set is.
+#[test]
+fn what_a_loader_leaves_out_is_zero_and_never_anothers() {
+    let world = World::new();
+    let full = world
+        .registry
+        .stage(Writes(bytes(TARGET, 0), TARGET))
+        .unwrap();
+    let full = full.identity().clone();
+    for len in [0, 1, 64, TARGET - 1] {
+        // Memory of this size that has been used.
+        for fill in 1..5 {
+            drop(
+                world
+                    .registry
+                    .stage(bytes(TARGET, fill).declared("used"))
+                    .unwrap(),
+            );
+        }
+        let set = world
+            .registry
+            .publish("new", Writes(bytes(TARGET, 0), len))
+            .unwrap();
+        let lease = world.registry.acquire(set).unwrap();
+        let leased = lease.set(set).unwrap();
+        let (written, left) = leased.get("w").unwrap().bytes().split_at(len);
+        assert!(written.iter().all(|&byte| byte == 0xBB) && left.iter().all(|&byte| byte == 0));
+        assert_ne!(*leased.identity(), full);
+        drop(lease);
+        world.registry.retire(set).unwrap().reclaimed(SOON).unwrap();
+        world.intact("too little", None);
+    }
+    world.end();
+}
+
+/// Where somebody says how much there is, that is what there must be.
+#[test]
+fn the_wrong_length_is_refused_wherever_one_is_given() {
+    let world = World::new();
+    for len in [0, TARGET - 1, TARGET + 1] {
+        let what = format!("{len} bytes");
+        let given = vec![1; len];
+        let refused = |error: Error| assert!(error.is_malformed() || error.is_misuse(), "{error}");
+        refused(
+            InMemory::new()
+                .tensor("w", Dtype::U8, [TARGET], given.clone())
+                .unwrap_err(),
+        );
+        refused(
+            world
+                .flat
+                .register("new", Dtype::U8, [TARGET], &given)
+                .unwrap_err(),
+        );
+        let good = [1; 9];
+        let all = [
+            ("first", 9, &good[..]),
+            ("second", TARGET, &given),
+            ("new", 9, &good),
+        ];
+        let shapes = all.map(|(_, len, _)| [len]);
+        let all = all.iter().zip(&shapes);
+        let all = all
+            .map(|((name, _, bytes), shape)| (Address::from(*name), Dtype::U8, &shape[..], *bytes));
+        refused(world.flat.register_all(all).unwrap_err());
+        let filling = world
+            .registry
+            .fill(bytes(TARGET, 0).plan().clone(), None)
+            .unwrap();
+        let wrote = filling.writer("w").unwrap().write(&given);
+        if len > TARGET {
+            refused(wrote.unwrap_err());
+        }
+        let failed = filling.seal().unwrap_err();
+        assert!(
+            failed.to_string().contains("bytes were written"),
+            "{failed}"
+        );
+        drop(failed);
+        let writes =
+            AssertUnwindSafe(|| world.registry.publish("new", Writes(bytes(TARGET, 0), len)));
+        if len > TARGET {
+            assert!(catch_unwind(writes).is_err(), "{what}");
+        }
+        world.intact(&what, None);
+    }
+    world.end();
 }

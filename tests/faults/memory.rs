@@ -54,7 +54,10 @@ fn an_arena_that_is_refused_in_any_operation() {
     for operation in OPERATIONS {
         let set = operation.empties.map(|set| set(&world));
         let arenas = arena_by_arena(&world, operation.name, set, || {
-            (operation.load)(&world, Faulty::new(&world, operation.takes, &Script::none()))
+            (operation.load)(
+                &world,
+                Faulty::new(&world, operation.takes, &Script::none()),
+            )
         });
         assert!(arenas > 0, "{}", operation.name);
     }
@@ -81,7 +84,11 @@ fn an_arena_that_is_refused_where_bytes_are_at_hand() {
     let arenas = arena_by_arena(&world, "two staged sets", None, || {
         let mut both = world.registry.transaction();
         let first = both.publish("first", both.stage(bytes(64, 1))?)?;
-        let on_it = both.stage(InMemory::new().replacement("x", Dtype::U8, [1], [1])?.on(first))?;
+        let on_it = both.stage(
+            InMemory::new()
+                .replacement("x", Dtype::U8, [1], [1])?
+                .on(first),
+        )?;
         let second = both.publish("second", on_it)?;
         both.commit()?;
         world.registry.retire(second)?.reclaimed(SOON)?;

@@ -56,30 +56,40 @@ pub const OPERATIONS: &[Operation] = &[
         let set = world.registry.publish("new", source)?;
         undo(world, set, &wanted)
     }),
-    row("publish with aliases", Takes::Checkpoint, |world, source| {
-        let target = world.registry.weight_handle(world.neighbour, "w")?;
-        let source = source.alias("zz.alias", target);
-        let mut wanted = source.contents();
-        wanted.push(("zz.alias".to_owned(), vec![4; 2048]));
-        let set = world.registry.publish("new", source)?;
-        undo(world, set, &wanted)
-    }),
+    row(
+        "publish with aliases",
+        Takes::Checkpoint,
+        |world, source| {
+            let target = world.registry.weight_handle(world.neighbour, "w")?;
+            let source = source.alias("zz.alias", target);
+            let mut wanted = source.contents();
+            wanted.push(("zz.alias".to_owned(), vec![4; 2048]));
+            let set = world.registry.publish("new", source)?;
+            undo(world, set, &wanted)
+        },
+    ),
     row("replace", Takes::Checkpoint, |world, source| {
         let wanted = source.contents();
         world.registry.replace(world.target, source)?;
         back(world, world.target, &wanted)
     }),
     row("replace_if", Takes::Checkpoint, |world, source| {
-        let now = world.registry.scope(|scope| scope.get(world.target).map(|set| set.generation()));
+        let now = world
+            .registry
+            .scope(|scope| scope.get(world.target).map(|set| set.generation()));
         let wanted = source.contents();
         world.registry.replace_if(world.target, now?, source)?;
         back(world, world.target, &wanted)
     }),
-    row("replace_drained, room for both", Takes::Checkpoint, |world, source| {
-        let wanted = source.contents();
-        world.registry.replace_drained(world.target, source, SOON)?;
-        back(world, world.target, &wanted)
-    }),
+    row(
+        "replace_drained, room for both",
+        Takes::Checkpoint,
+        |world, source| {
+            let wanted = source.contents();
+            world.registry.replace_drained(world.target, source, SOON)?;
+            back(world, world.target, &wanted)
+        },
+    ),
     Operation {
         name: "replace_drained, room for one",
         takes: Takes::Tensor,
@@ -110,16 +120,27 @@ pub const OPERATIONS: &[Operation] = &[
         let set = world.registry.publish_staged("new", filling.seal()?)?;
         undo(world, set, &wanted)
     }),
-    row("a namespace's publish", Takes::Checkpoint, |world, source| {
-        let wanted = source.contents();
-        let set = world.registry.namespace(TENANT)?.publish("new", source)?;
-        undo(world, set, &wanted)
-    }),
-    row("a namespace's replace", Takes::Checkpoint, |world, source| {
-        let wanted = source.contents();
-        world.registry.namespace(TENANT)?.replace(world.tenants, source)?;
-        back(world, world.tenants, &wanted)
-    }),
+    row(
+        "a namespace's publish",
+        Takes::Checkpoint,
+        |world, source| {
+            let wanted = source.contents();
+            let set = world.registry.namespace(TENANT)?.publish("new", source)?;
+            undo(world, set, &wanted)
+        },
+    ),
+    row(
+        "a namespace's replace",
+        Takes::Checkpoint,
+        |world, source| {
+            let wanted = source.contents();
+            world
+                .registry
+                .namespace(TENANT)?
+                .replace(world.tenants, source)?;
+            back(world, world.tenants, &wanted)
+        },
+    ),
     Operation {
         name: "a namespace's replace_drained, room for one",
         takes: Takes::Tensor,
@@ -133,18 +154,22 @@ pub const OPERATIONS: &[Operation] = &[
             back(world, world.tenants, &wanted)
         },
     },
-    row("a namespace's transaction", Takes::Checkpoint, |world, source| {
-        let wanted = source.contents();
-        let tenant = world.registry.namespace(TENANT)?;
-        let mut all = tenant.transaction();
-        let first = all.stage(bytes(64, 9))?;
-        let first = all.publish("first", first)?;
-        let staged = all.stage(source)?;
-        all.replace(world.tenants, staged)?;
-        all.commit()?;
-        tenant.retire(first)?.reclaimed(SOON)?;
-        back(world, world.tenants, &wanted)
-    }),
+    row(
+        "a namespace's transaction",
+        Takes::Checkpoint,
+        |world, source| {
+            let wanted = source.contents();
+            let tenant = world.registry.namespace(TENANT)?;
+            let mut all = tenant.transaction();
+            let first = all.stage(bytes(64, 9))?;
+            let first = all.publish("first", first)?;
+            let staged = all.stage(source)?;
+            all.replace(world.tenants, staged)?;
+            all.commit()?;
+            tenant.retire(first)?.reclaimed(SOON)?;
+            back(world, world.tenants, &wanted)
+        },
+    ),
     row("a namespace's fill", Takes::Checkpoint, |world, source| {
         let wanted = source.contents();
         let tenant = world.registry.namespace(TENANT)?;
@@ -163,22 +188,30 @@ pub const OPERATIONS: &[Operation] = &[
         world.registry.replace(world.adapter, source)?;
         back(world, world.adapter, &wanted)
     }),
-    row("a tenant's adapter on a shared base", Takes::Adapter, |world, source| {
-        let wanted = source.contents();
-        let set = world.registry.namespace(TENANT)?.publish("new", source)?;
-        undo(world, set, &wanted)
-    }),
-    row("a base and its adapter together", Takes::Adapter, |world, source| {
-        let wanted = source.contents();
-        let mut all = world.registry.transaction();
-        let base = all.stage(Checkpoint::open(fixture("tiny-llama"))?)?;
-        all.replace(world.base, base)?;
-        let staged = all.stage(source)?;
-        let new = all.publish("new", staged)?;
-        all.rebind_adapters(world.base)?;
-        all.commit()?;
-        undo(world, new, &wanted)
-    }),
+    row(
+        "a tenant's adapter on a shared base",
+        Takes::Adapter,
+        |world, source| {
+            let wanted = source.contents();
+            let set = world.registry.namespace(TENANT)?.publish("new", source)?;
+            undo(world, set, &wanted)
+        },
+    ),
+    row(
+        "a base and its adapter together",
+        Takes::Adapter,
+        |world, source| {
+            let wanted = source.contents();
+            let mut all = world.registry.transaction();
+            let base = all.stage(Checkpoint::open(fixture("tiny-llama"))?)?;
+            all.replace(world.base, base)?;
+            let staged = all.stage(source)?;
+            let new = all.publish("new", staged)?;
+            all.rebind_adapters(world.base)?;
+            all.commit()?;
+            undo(world, new, &wanted)
+        },
+    ),
     row("a flat weight", Takes::Tensor, |world, source| {
         let wanted = source.contents();
         let weight = world.flat.register_from("new", source)?.handle();
@@ -187,20 +220,29 @@ pub const OPERATIONS: &[Operation] = &[
     }),
     row("a flat adapter's slice", Takes::Tensor, |world, source| {
         let wanted = source.contents();
-        let weight = world.flat.register_from(("pirate", "new"), source)?.handle();
+        let weight = world
+            .flat
+            .register_from(("pirate", "new"), source)?
+            .handle();
         assert!(world.flat.get(weight)?.bytes() == wanted[0].1);
         world.flat.unregister(weight)?.reclaimed(SOON)
     }),
-    row("a flat registry's load", Takes::Checkpoint, |world, source| {
-        let wanted = source.contents();
-        let set = world.flat.load("new", source)?.handle();
-        undo(world, set, &wanted)
-    }),
+    row(
+        "a flat registry's load",
+        Takes::Checkpoint,
+        |world, source| {
+            let wanted = source.contents();
+            let set = world.flat.load("new", source)?.handle();
+            undo(world, set, &wanted)
+        },
+    ),
 ];
 
 /// `set` is served with what its source had.
 fn check(world: &World, set: SetHandle, wanted: &[(String, Vec<u8>)]) -> Result<(), Error> {
-    let base = world.registry.scope(|scope| scope.get(set).map(|set| set.base()))?;
+    let base = world
+        .registry
+        .scope(|scope| scope.get(set).map(|set| set.base()))?;
     let lease = match base {
         Some(base) => world.registry.acquire([base, set])?,
         None => world.registry.acquire(set)?,
@@ -227,7 +269,9 @@ fn back(world: &World, set: SetHandle, wanted: &[(String, Vec<u8>)]) -> Result<(
 fn ballast(world: &World) -> Result<Charge, Error> {
     let room = world.registry.ledger().limit - world.total;
     let account = Account::namespace("ballast");
-    world.registry.reserve_in(&account, room - TARGET as u64 / 2)
+    world
+        .registry
+        .reserve_in(&account, room - TARGET as u64 / 2)
 }
 
 /// A tenant that has room for one generation, until this is dropped.
@@ -244,6 +288,9 @@ impl<'w> Narrow<'w> {
 impl Drop for Narrow<'_> {
     fn drop(&mut self) {
         let limits = NamespaceLimits::none();
-        self.0.registry.set_namespace_limits(TENANT, limits).unwrap();
+        self.0
+            .registry
+            .set_namespace_limits(TENANT, limits)
+            .unwrap();
     }
 }

@@ -17,7 +17,9 @@ use std::path::PathBuf;
 use std::sync::mpsc;
 use std::thread;
 
-use libc::{c_int, c_long, seccomp_data, seccomp_notif, seccomp_notif_resp, sock_filter, sock_fprog};
+use libc::{
+    c_int, c_long, seccomp_data, seccomp_notif, seccomp_notif_resp, sock_filter, sock_fprog,
+};
 
 /// A call that waits for an answer.
 #[derive(Debug)]
@@ -47,7 +49,8 @@ impl Call {
         let len = (len as usize).min(most);
         // SAFETY: the buffer is the waiting thread's, which is this process's and stays where it is until
         // we answer; nobody else uses it meanwhile.
-        let read = unsafe { libc::pread(fd as RawFd, buffer as *mut libc::c_void, len, offset as i64) };
+        let read =
+            unsafe { libc::pread(fd as RawFd, buffer as *mut libc::c_void, len, offset as i64) };
         assert!(read >= 0, "{}", io::Error::last_os_error());
         Answer::Says(read as i64)
     }
@@ -67,7 +70,9 @@ impl Call {
 
 /// Does this system have what the tap needs?
 pub fn works() -> bool {
-    let tried = thread::spawn(|| install(&[libc::SYS_getppid]).map(drop)).join().unwrap();
+    let tried = thread::spawn(|| install(&[libc::SYS_getppid]).map(drop))
+        .join()
+        .unwrap();
     if let Err(error) = &tried {
         // Not a failure of the library's: on its own this is no reason to turn a machine down.
         eprintln!("NOT RUN: no seccomp notifications here: {error}");
@@ -102,7 +107,9 @@ pub fn tapped<P, R: Send>(
             respond(&listener, notice.id, answer(&call));
             index += 1;
         }
-        acting.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        acting
+            .join()
+            .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
     })
 }
 
@@ -122,23 +129,43 @@ fn install(calls: &[c_long]) -> io::Result<OwnedFd> {
         jf: 0,
         k,
     };
-    let mut program = vec![instruction(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, number, 0)];
+    let mut program = vec![instruction(
+        libc::BPF_LD | libc::BPF_W | libc::BPF_ABS,
+        number,
+        0,
+    )];
     for (at, &call) in calls.iter().enumerate() {
         // On a match, on to the last instruction.
         let past = (calls.len() - at) as u8;
-        program.push(instruction(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, call as u32, past));
+        program.push(instruction(
+            libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K,
+            call as u32,
+            past,
+        ));
     }
-    program.push(instruction(libc::BPF_RET | libc::BPF_K, libc::SECCOMP_RET_ALLOW, 0));
-    program.push(instruction(libc::BPF_RET | libc::BPF_K, libc::SECCOMP_RET_USER_NOTIF, 0));
+    program.push(instruction(
+        libc::BPF_RET | libc::BPF_K,
+        libc::SECCOMP_RET_ALLOW,
+        0,
+    ));
+    program.push(instruction(
+        libc::BPF_RET | libc::BPF_K,
+        libc::SECCOMP_RET_USER_NOTIF,
+        0,
+    ));
     let program = sock_fprog {
         len: program.len() as u16,
         filter: program.as_mut_ptr(),
     };
     // SAFETY: plain numbers; says that this thread will never gain rights by running another program.
     checked(unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) }.into())?;
-    let (operation, flag) = (libc::SECCOMP_SET_MODE_FILTER, libc::SECCOMP_FILTER_FLAG_NEW_LISTENER);
+    let (operation, flag) = (
+        libc::SECCOMP_SET_MODE_FILTER,
+        libc::SECCOMP_FILTER_FLAG_NEW_LISTENER,
+    );
     // SAFETY: `program` and what it points to outlive the call, which copies them.
-    let listener = checked(unsafe { libc::syscall(libc::SYS_seccomp, operation, flag, &raw const program) })?;
+    let listener =
+        checked(unsafe { libc::syscall(libc::SYS_seccomp, operation, flag, &raw const program) })?;
     // SAFETY: a new descriptor that nobody else has.
     Ok(unsafe { OwnedFd::from_raw_fd(listener as RawFd) })
 }
@@ -161,7 +188,11 @@ fn next(listener: &OwnedFd) -> Option<seccomp_notif> {
     let mut notice: seccomp_notif = unsafe { std::mem::zeroed() };
     // SAFETY: the kernel writes one `seccomp_notif`.
     let received = unsafe {
-        libc::ioctl(listener.as_raw_fd(), libc::SECCOMP_IOCTL_NOTIF_RECV, &raw mut notice)
+        libc::ioctl(
+            listener.as_raw_fd(),
+            libc::SECCOMP_IOCTL_NOTIF_RECV,
+            &raw mut notice,
+        )
     };
     checked(received.into()).expect("a call that waits");
     Some(notice)
@@ -173,11 +204,20 @@ fn respond(listener: &OwnedFd, id: u64, answer: Answer) {
         Answer::Fails(errno) => (0, -errno, 0),
         Answer::Says(count) => (count, 0, 0),
     };
-    let mut response = seccomp_notif_resp { id, val, error, flags };
+    let mut response = seccomp_notif_resp {
+        id,
+        val,
+        error,
+        flags,
+    };
     const { assert!(size_of::<seccomp_notif_resp>() == 24) }
     // SAFETY: the kernel reads one `seccomp_notif_resp`.
     let sent = unsafe {
-        libc::ioctl(listener.as_raw_fd(), libc::SECCOMP_IOCTL_NOTIF_SEND, &raw mut response)
+        libc::ioctl(
+            listener.as_raw_fd(),
+            libc::SECCOMP_IOCTL_NOTIF_SEND,
+            &raw mut response,
+        )
     };
     checked(sent.into()).expect("somebody waits for this answer");
 }

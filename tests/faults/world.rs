@@ -55,8 +55,11 @@ fn threads() -> usize {
     let Ok(tasks) = std::fs::read_dir("/proc/self/task") else {
         return 0;
     };
-    let names = tasks.filter_map(|task| std::fs::read_to_string(task.ok()?.path().join("comm")).ok());
-    names.filter(|name| name.starts_with("weighbridge-")).count()
+    let names =
+        tasks.filter_map(|task| std::fs::read_to_string(task.ok()?.path().join("comm")).ok());
+    names
+        .filter(|name| name.starts_with("weighbridge-"))
+        .count()
 }
 
 /// The process is this test's, also while it has children.
@@ -105,7 +108,10 @@ impl World {
         let alone = alone();
         until("threads of the test before this one", || threads() == 0);
         let before = Process::now();
-        let registry = WeightRegistry::builder().limit_bytes(LIMIT).build().unwrap();
+        let registry = WeightRegistry::builder()
+            .limit_bytes(LIMIT)
+            .build()
+            .unwrap();
         let registry = Arc::new(registry);
         let flat = FlatRegistry::new(Arc::clone(&registry));
         let base = registry.publish("base", tiny()).unwrap();
@@ -114,10 +120,17 @@ impl World {
         let tied = InMemory::new().alias("head", w).unwrap();
         let mut world = World {
             target: registry.publish("target", bytes(TARGET, 1)).unwrap(),
-            tenants: registry.publish((TENANT, "target"), bytes(TARGET, 2)).unwrap(),
-            adapter: registry.publish("adapter", addition(TARGET, 3, base)).unwrap(),
+            tenants: registry
+                .publish((TENANT, "target"), bytes(TARGET, 2))
+                .unwrap(),
+            adapter: registry
+                .publish("adapter", addition(TARGET, 3, base))
+                .unwrap(),
             tied: registry.publish("tied", tied).unwrap(),
-            bias: flat.register("bias", Dtype::U8, [64], &[5; 64]).unwrap().handle(),
+            bias: flat
+                .register("bias", Dtype::U8, [64], &[5; 64])
+                .unwrap()
+                .handle(),
             base,
             neighbour,
             total: registry.ledger().total(),
@@ -139,7 +152,16 @@ impl World {
     }
 
     fn sets(&self) -> [SetHandle; 7] {
-        let World { target, tenants, adapter, base, neighbour, tied, bias, .. } = *self;
+        let World {
+            target,
+            tenants,
+            adapter,
+            base,
+            neighbour,
+            tied,
+            bias,
+            ..
+        } = *self;
         [target, tenants, adapter, base, neighbour, tied, bias.set()]
     }
 
@@ -155,8 +177,13 @@ impl World {
     pub fn serves(&self, what: &str, but: Option<SetHandle>) {
         for (set, wanted) in &self.served {
             if but != Some(*set) {
-                let lease = self.lease(*set).unwrap_or_else(|error| panic!("{what}: {error}"));
-                assert!(contents(&lease, *set) == *wanted, "{what}: {set} has other bytes");
+                let lease = self
+                    .lease(*set)
+                    .unwrap_or_else(|error| panic!("{what}: {error}"));
+                assert!(
+                    contents(&lease, *set) == *wanted,
+                    "{what}: {set} has other bytes"
+                );
             }
         }
         assert_eq!(self.flat.get(self.bias).unwrap().bytes(), [5; 64], "{what}");
@@ -166,9 +193,8 @@ impl World {
     /// it gave up the memory of `may_be_empty`, which then says so. Returns whether it did.
     #[track_caller]
     pub fn intact(&self, what: &str, may_be_empty: Option<SetHandle>) -> bool {
-        let empty = may_be_empty.filter(|&set| {
-            matches!(self.lease(set), Err(Error::NotResident { .. }))
-        });
+        let empty =
+            may_be_empty.filter(|&set| matches!(self.lease(set), Err(Error::NotResident { .. })));
         let gone = empty.map_or(0, |_| TARGET as u64);
         self.balanced(what, gone);
         self.serves(what, empty);
@@ -180,13 +206,22 @@ impl World {
         }
         assert_eq!(self.registry.stats().sets, 7, "{what}");
         assert_eq!(self.registry.namespace_stats(TENANT).sets, 1, "{what}");
-        assert_eq!((self.flat.len(), self.flat.total_bytes()), (1, 64), "{what}");
+        assert_eq!(
+            (self.flat.len(), self.flat.total_bytes()),
+            (1, 64),
+            "{what}"
+        );
         for set in self.sets() {
-            let leases = self.registry.scope(|scope| scope.get(set).unwrap().leases());
+            let leases = self
+                .registry
+                .scope(|scope| scope.get(set).unwrap().leases());
             assert_eq!(leases, 0, "{what}: a lease of {set} is left");
         }
         let now = Process::now();
-        assert_eq!(now.descriptors, self.before.descriptors, "{what}: descriptors");
+        assert_eq!(
+            now.descriptors, self.before.descriptors,
+            "{what}: descriptors"
+        );
         empty.is_some()
     }
 
@@ -195,9 +230,16 @@ impl World {
     fn balanced(&self, what: &str, less: u64) {
         let registry = &self.registry;
         // Frees are another thread's.
-        until(what, || registry.ledger().retired == 0 && registry.retired().is_empty());
+        until(what, || {
+            registry.ledger().retired == 0 && registry.retired().is_empty()
+        });
         let ledger = registry.ledger();
-        let all = (ledger.reserved, ledger.resident, ledger.kept, ledger.retired);
+        let all = (
+            ledger.reserved,
+            ledger.resident,
+            ledger.kept,
+            ledger.retired,
+        );
         assert_eq!(all, (0, self.total - less, 0, 0), "{what}");
         let accounts: u64 = (registry.accounts().iter())
             .filter(|(account, _)| matches!(account, Account::Namespace(_)))
@@ -212,9 +254,21 @@ impl World {
     /// Everything goes, and nothing is left of it in the process.
     #[track_caller]
     pub fn end(self) {
-        let World { registry, flat, before, .. } = &self;
+        let World {
+            registry,
+            flat,
+            before,
+            ..
+        } = &self;
         flat.unregister(self.bias).unwrap();
-        for set in [self.target, self.tenants, self.adapter, self.tied, self.neighbour, self.base] {
+        for set in [
+            self.target,
+            self.tenants,
+            self.adapter,
+            self.tied,
+            self.neighbour,
+            self.base,
+        ] {
             registry.retire(set).unwrap();
         }
         for going in registry.retired() {
@@ -225,9 +279,17 @@ impl World {
         assert_eq!(registry.stats().sets, 0);
         assert_eq!(heap::arenas(), before.arenas);
         let before = *before;
-        let World { registry, flat, _alone, .. } = self;
+        let World {
+            registry,
+            flat,
+            _alone,
+            ..
+        } = self;
         drop(flat);
-        assert!(Arc::into_inner(registry).is_some(), "somebody has the registry");
+        assert!(
+            Arc::into_inner(registry).is_some(),
+            "somebody has the registry"
+        );
         until("the library's threads end", || threads() == before.threads);
         assert_eq!(Process::now(), before);
     }
