@@ -29,8 +29,10 @@ fn strike(world: &World, operation: &Operation, script: &Arc<Script>, at: At) ->
     let end = match catch_unwind(AssertUnwindSafe(run)) {
         Ok(Ok(())) => End::Loaded,
         Ok(Err(error)) => {
-            let io = matches!(&error, Error::Emptied { cause, .. } if cause.is_io());
-            assert!(error.is_io() || io, "{what}: {error}");
+            let emptied = matches!(&error, Error::Emptied { cause, .. } if cause.is_io());
+            // A set that gave up its memory for this: whoever asked for it is told.
+            assert_eq!(emptied, operation.empties.is_some(), "{what}: {error}");
+            assert!(error.is_io() || emptied, "{what}: {error}");
             End::Refused
         }
         Err(_) => End::Panicked,
@@ -111,20 +113,12 @@ impl Source for Writes {
 #[test]
 fn what_a_loader_leaves_out_is_zero_and_never_anothers() {
     let world = World::new();
-    let full = world
-        .registry
-        .stage(Writes(bytes(TARGET, 0), TARGET))
-        .unwrap();
-    let full = full.identity().clone();
+    let stage = |source| world.registry.stage(source).unwrap();
+    let full = stage(Writes(bytes(TARGET, 0), TARGET)).identity().clone();
     for len in [0, 1, 64, TARGET - 1] {
         // Memory of this size that has been used.
         for fill in 1..5 {
-            drop(
-                world
-                    .registry
-                    .stage(bytes(TARGET, fill).declared("used"))
-                    .unwrap(),
-            );
+            drop(stage(Writes(bytes(TARGET, fill), TARGET)));
         }
         let set = world
             .registry

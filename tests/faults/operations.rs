@@ -248,6 +248,7 @@ fn check(world: &World, set: SetHandle, wanted: &[(String, Vec<u8>)]) -> Result<
         None => world.registry.acquire(set)?,
     };
     assert!(contents(&lease, set) == wanted, "{set}: other bytes");
+    world.charges_what_is_allocated();
     Ok(())
 }
 

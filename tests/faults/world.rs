@@ -225,6 +225,15 @@ impl World {
         empty.is_some()
     }
 
+    /// What is charged for sets is what the allocator gave out for them, also in the middle of an operation.
+    pub fn charges_what_is_allocated(&self) {
+        until("allocated, and charged", || {
+            let ledger = self.registry.ledger();
+            let arenas = (heap::arenas() - self.before.arenas) as u64;
+            arenas == ledger.total() - ledger.reserved
+        });
+    }
+
     /// The ledger has what the test knows, `less` bytes less, and so has the allocator.
     #[track_caller]
     fn balanced(&self, what: &str, less: u64) {
