@@ -72,6 +72,13 @@ fn ordinals_survive_swaps_that_add_and_drop_tensors() {
     };
     assert_eq!(tensor, "b");
     assert_eq!(lease.weight(handles[1]).unwrap().bytes(), b"d");
+    let there = lease.set(set).unwrap();
+    let names: Vec<_> = there.iter().map(|weight| weight.unwrap().name()).collect();
+    assert_eq!(
+        names,
+        ["d", "a"],
+        "what only an earlier generation had is none of its tensors"
+    );
     registry.replace(set, of(&["a", "b", "c", "d"])).unwrap();
     let lease = registry.acquire(set).unwrap();
     for (handle, byte) in handles.into_iter().zip([b"b", b"d"]) {

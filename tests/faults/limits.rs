@@ -1,0 +1,212 @@
+//! What the operating system refuses a whole process: descriptors, address space, threads. In a child
+//! process of the test's own.
+
+use std::os::fd::AsRawFd;
+use std::process::Command;
+use std::sync::{Arc, mpsc};
+
+use weighbridge::source::{Checkpoint, InMemory};
+use weighbridge::{Dtype, Error, WeightRegistry, fence};
+
+use crate::support::{SOON, bytes, fixture};
+use crate::tap::{Answer, tapped, works};
+use crate::world::{World, alone};
+
+const CHILD: &str = "WEIGHBRIDGE_TEST_IS_THE_CHILD";
+
+/// Runs the test `name` again, in a process of its own, where this returns true.
+fn in_a_child(name: &str) -> bool {
+    if std::env::var_os(CHILD).is_some() {
+        return true;
+    }
+    let _alone = alone();
+    let output = Command::new(std::env::current_exe().unwrap())
+        .args([name, "--exact", "--nocapture"])
+        .env(CHILD, "1")
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(
+        output.status.success(),
+        "{text}{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    assert!(text.contains("1 passed"), "{text}");
+    false
+}
+
+/// Runs `f` while the process may have no more than `most` of `resource`.
+fn limited<R>(resource: libc::__rlimit_resource_t, most: u64, f: impl FnOnce() -> R) -> R {
+    let set = |limit: &libc::rlimit| {
+        // SAFETY: a place that was filled, as large as asked for.
+        assert_eq!(unsafe { libc::setrlimit(resource, limit) }, 0);
+    };
+    let mut before = libc::rlimit {
+        rlim_cur: 0,
+        rlim_max: 0,
+    };
+    // SAFETY: a place for the answer.
+    assert_eq!(unsafe { libc::getrlimit(resource, &raw mut before) }, 0);
+    set(&libc::rlimit {
+        rlim_cur: most,
+        ..before
+    });
+    let answer = f();
+    set(&before);
+    answer
+}
+
+/// One descriptor more each time, until there are enough for a checkpoint in three files.
+#[test]
+fn descriptors_run_out() {
+    if !in_a_child("limits::descriptors_run_out") {
+        return;
+    }
+    let world = World::new();
+    let dir = fixture("tiny-llama-sharded");
+    // Numbers below the limit that nobody has are filled.
+    let highest = std::fs::File::open("/dev/null").unwrap().as_raw_fd() as u64;
+    let mut refused = 0;
+    for spare in 0.. {
+        let answer = limited(libc::RLIMIT_NOFILE, highest + spare, || {
+            let source = Checkpoint::open(&dir)?;
+            Ok::<_, Error>(world.registry.publish("new", source)?)
+        });
+        match answer {
+            Ok(set) => {
+                world.registry.retire(set).unwrap().reclaimed(SOON).unwrap();
+                break;
+            }
+            Err(Error::Io { source, .. }) => {
+                assert_eq!(source.raw_os_error(), Some(libc::EMFILE), "{source}");
+                refused += 1;
+            }
+            Err(error) => panic!("{spare} descriptors: {error}"),
+        }
+        world.intact(&format!("{spare} descriptors"), None);
+        let again = world
+            .registry
+            .publish("new", Checkpoint::open(&dir).unwrap())
+            .unwrap();
+        world
+            .registry
+            .retire(again)
+            .unwrap()
+            .reclaimed(SOON)
+            .unwrap();
+        world.intact(&format!("after {spare} descriptors"), None);
+    }
+    assert!(refused >= 3, "{refused}");
+    // Of what is open already, everything works: nothing needs a descriptor but opening.
+    let opened = Checkpoint::open(&dir).unwrap();
+    limited(libc::RLIMIT_NOFILE, 0, || {
+        let set = world.registry.publish("new", opened).unwrap();
+        world.serves("without descriptors", None);
+        world.registry.retire(set).unwrap().reclaimed(SOON).unwrap();
+    });
+    world.intact("without descriptors", None);
+    world.end();
+}
+
+/// Sets of a mebibyte and more are mappings of their own. The system refuses one; what is smaller is had.
+#[test]
+fn address_space_runs_out() {
+    if !in_a_child("limits::address_space_runs_out") {
+        return;
+    }
+    let world = World::new();
+    let big = || bytes(4 << 20, 3).declared("big");
+    // Both are made before the limit: it is about the arena.
+    let (first, second) = (big(), big());
+    let text = std::fs::read_to_string("/proc/self/statm").unwrap();
+    let pages: u64 = text.split(' ').next().unwrap().parse().unwrap();
+    let used = pages * rustix_page();
+    let failed = limited(libc::RLIMIT_AS, used + (2 << 20), || {
+        let failed = world.registry.publish("new", first).unwrap_err();
+        let small = world.registry.publish("first", bytes(64, 1)).unwrap();
+        world
+            .registry
+            .retire(small)
+            .unwrap()
+            .reclaimed(SOON)
+            .unwrap();
+        failed
+    });
+    assert!(
+        matches!(failed.error(), Error::OutOfMemory { .. }),
+        "{failed}"
+    );
+    world.intact("without address space", None);
+    let set = world.registry.publish("new", second).unwrap();
+    world.registry.retire(set).unwrap().reclaimed(SOON).unwrap();
+    world.intact("afterwards", None);
+    world.end();
+}
+
+fn rustix_page() -> u64 {
+    // SAFETY: a number is asked for.
+    unsafe { libc::sysconf(libc::_SC_PAGESIZE) as u64 }
+}
+
+/// No thread for a registry: it is not made, and nothing is left. No thread for its fences: whoever gives a
+/// lease away waits for the fence, for the bytes must not go earlier.
+#[test]
+fn threads_run_out() {
+    let world = World::new();
+    if !works() {
+        return;
+    }
+    let no_threads = &[libc::SYS_clone3, libc::SYS_clone];
+    let error = tapped(
+        no_threads,
+        || {},
+        |()| WeightRegistry::builder().build().err(),
+        |_| Answer::Fails(libc::EAGAIN),
+    );
+    let Some(Error::Io {
+        op: "start",
+        source,
+        ..
+    }) = error
+    else {
+        panic!("{error:?}")
+    };
+    assert_eq!(source.raw_os_error(), Some(libc::EAGAIN));
+    world.intact("without a thread for a registry", None);
+
+    let registry = Arc::clone(&world.registry);
+    let set = registry.publish("new", bytes(64, 1)).unwrap();
+    let lease = registry.acquire(set).unwrap();
+    let going = registry.retire(set).unwrap();
+    let (mut look, (looks, seen)) = (0, mpsc::channel());
+    let waited = tapped(
+        no_threads,
+        || {},
+        |()| {
+            lease.release_after(move || {
+                look += 1;
+                looks.send(look).unwrap();
+                look == 3
+            });
+            // (A retirement that stays would keep what the thread for fences is part of.)
+            let going = going;
+            going.reclaimed(SOON)
+        },
+        |_| Answer::Fails(libc::EAGAIN),
+    );
+    waited.unwrap();
+    assert_eq!(seen.iter().count(), 3, "it did not wait for the fence");
+    world.intact("without a thread for fences", None);
+    // With one: as always.
+    let (signal, fence) = fence::signal("device");
+    let tensor = InMemory::new().tensor("w", Dtype::U8, [1], [1]).unwrap();
+    let set = registry.publish("new", tensor).unwrap();
+    registry.acquire(set).unwrap().release_after(fence);
+    let going = registry.retire(set).unwrap();
+    assert!(!going.is_drained());
+    signal.set();
+    going.reclaimed(SOON).unwrap();
+    world.intact("with a thread for fences", None);
+    drop((registry, going));
+    world.end();
+}
