@@ -1,0 +1,2 @@
+//! x
+#![cfg(weighbridge_shuttle)]
