@@ -15,7 +15,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use shuttle::scheduler::{
-    PctScheduler, RandomScheduler, ReplayScheduler, Scheduler, UncontrolledNondeterminismCheckScheduler,
+    PctScheduler, RandomScheduler, ReplayScheduler, Scheduler,
+    UncontrolledNondeterminismCheckScheduler,
 };
 use shuttle::{Config, FailurePersistence, MaxSteps, Runner};
 
@@ -41,7 +42,10 @@ pub fn saw(outcome: impl Into<String>) {
 
 fn number(variable: &str) -> Option<u64> {
     let text = env::var(variable).ok()?;
-    Some(text.parse().unwrap_or_else(|_| panic!("{variable}={text:?}")))
+    Some(
+        text.parse()
+            .unwrap_or_else(|_| panic!("{variable}={text:?}")),
+    )
 }
 
 /// Draws schedules of `body`, half of them at random and half by PCT, and fails if one fails, hangs or does
@@ -52,8 +56,8 @@ fn number(variable: &str) -> Option<u64> {
 pub fn explore(name: &str, outcomes: &[&str], body: impl Fn() + Send + Sync + 'static) {
     let body = Arc::new(body);
     if let Ok(file) = env::var("WEIGHBRIDGE_REPLAY") {
-        let scheduler = ReplayScheduler::new_from_file(&file)
-            .unwrap_or_else(|error| panic!("{file}: {error}"));
+        let scheduler =
+            ReplayScheduler::new_from_file(&file).unwrap_or_else(|error| panic!("{file}: {error}"));
         draw(name, "replay", scheduler, &body);
         return;
     }

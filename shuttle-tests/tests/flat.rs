@@ -61,7 +61,10 @@ fn one_name_has_one_weight() {
             (Err(refused), Ok(other)) => (other.handle(), 1, refused),
             both => panic!("{both:?}"),
         };
-        assert!(matches!(refused, Error::AlreadyRegistered { .. }), "{refused}");
+        assert!(
+            matches!(refused, Error::AlreadyRegistered { .. }),
+            "{refused}"
+        );
         assert_eq!((pinned(&flat, winner), flat.total_bytes()), (fill, 4));
         saw(if fill == 2 { "mine" } else { "the other's" });
         settled(&flat);
@@ -93,49 +96,62 @@ fn an_alias_holds_its_target() {
 
 #[test]
 fn pins_outlive_an_unregister() {
-    explore("pins_outlive_an_unregister", &["pinned", "stale", "again"], || {
-        let flat = flat();
-        let weight = register(&flat, "w", 1).unwrap().handle();
-        let holder = start(&flat, move |flat| match flat.get(weight) {
-            Ok(pinned) => {
-                assert_eq!(pinned.bytes(), [1; 4]);
-                saw("pinned");
-            }
-            Err(Error::StaleHandle { .. }) => saw("stale"),
-            Err(other) => panic!("{other}"),
-        });
-        let registrar = start(&flat, |flat| {
-            if register(flat, "w", 2).is_ok() {
-                saw("again");
-            }
-        });
-        flat.unregister(weight).unwrap().reclaimed(LONG).unwrap();
-        holder.join().unwrap();
-        registrar.join().unwrap();
-        settled(&flat);
-        empty(flat.registry());
-    });
+    explore(
+        "pins_outlive_an_unregister",
+        &["pinned", "stale", "again"],
+        || {
+            let flat = flat();
+            let weight = register(&flat, "w", 1).unwrap().handle();
+            let holder = start(&flat, move |flat| match flat.get(weight) {
+                Ok(pinned) => {
+                    assert_eq!(pinned.bytes(), [1; 4]);
+                    saw("pinned");
+                }
+                Err(Error::StaleHandle { .. }) => saw("stale"),
+                Err(other) => panic!("{other}"),
+            });
+            let registrar = start(&flat, |flat| {
+                if register(flat, "w", 2).is_ok() {
+                    saw("again");
+                }
+            });
+            flat.unregister(weight).unwrap().reclaimed(LONG).unwrap();
+            holder.join().unwrap();
+            registrar.join().unwrap();
+            settled(&flat);
+            empty(flat.registry());
+        },
+    );
 }
 
 #[test]
 fn the_books_follow_the_registry_underneath() {
     let outcomes = ["refused", "caught up", "both gone"];
-    explore("the_books_follow_the_registry_underneath", &outcomes, || {
-        let flat = flat();
-        let weight = register(&flat, "w", 1).unwrap().handle();
-        let beneath = start(&flat, move |flat| flat.registry().retire(weight.set()).is_ok());
-        let other = start(&flat, |flat| register(flat, "x", 3).unwrap().handle());
-        let mine = flat.unregister(weight).is_ok();
-        let theirs = beneath.join().unwrap();
-        assert!(mine != theirs, "gone twice, or never");
-        saw(if mine { "refused" } else { "both gone" });
-        let x = other.join().unwrap();
-        assert_eq!((flat.len(), flat.total_bytes(), pinned(&flat, x)), (1, 4, 3));
-        saw("caught up");
-        settled(&flat);
-        empty(flat.registry());
-        assert_eq!((flat.len(), flat.total_bytes()), (0, 0));
-    });
+    explore(
+        "the_books_follow_the_registry_underneath",
+        &outcomes,
+        || {
+            let flat = flat();
+            let weight = register(&flat, "w", 1).unwrap().handle();
+            let beneath = start(&flat, move |flat| {
+                flat.registry().retire(weight.set()).is_ok()
+            });
+            let other = start(&flat, |flat| register(flat, "x", 3).unwrap().handle());
+            let mine = flat.unregister(weight).is_ok();
+            let theirs = beneath.join().unwrap();
+            assert!(mine != theirs, "gone twice, or never");
+            saw(if mine { "refused" } else { "both gone" });
+            let x = other.join().unwrap();
+            assert_eq!(
+                (flat.len(), flat.total_bytes(), pinned(&flat, x)),
+                (1, 4, 3)
+            );
+            saw("caught up");
+            settled(&flat);
+            empty(flat.registry());
+            assert_eq!((flat.len(), flat.total_bytes()), (0, 0));
+        },
+    );
 }
 
 #[test]

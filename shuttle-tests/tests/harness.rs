@@ -64,19 +64,23 @@ fn a_wait_for_nothing_must_be_found() {
 /// Two calls that follow each other are not one step.
 #[test]
 fn switches_happen_between_calls() {
-    explore("switches_happen_between_calls", &["between two looks"], || {
-        let registry = registry();
-        let set = registry.publish("s", bytes(0)).unwrap();
-        let writer = start(&registry, move |registry| {
-            registry.replace(set, bytes(1)).unwrap();
-        });
-        let first = registry.stats().commits;
-        if registry.stats().commits != first {
-            saw("between two looks");
-        }
-        writer.join().unwrap();
-        empty(&registry);
-    });
+    explore(
+        "switches_happen_between_calls",
+        &["between two looks"],
+        || {
+            let registry = registry();
+            let set = registry.publish("s", bytes(0)).unwrap();
+            let writer = start(&registry, move |registry| {
+                registry.replace(set, bytes(1)).unwrap();
+            });
+            let first = registry.stats().commits;
+            if registry.stats().commits != first {
+                saw("between two looks");
+            }
+            writer.join().unwrap();
+            empty(&registry);
+        },
+    );
 }
 
 /// A near deadline passes at any moment, also when what is waited for has begun.

@@ -14,33 +14,42 @@ use weighbridge_shuttle_tests::{
 #[test]
 fn the_limit_holds_for_all_publishers_together() {
     let outcomes = ["2 published", "3 published"];
-    explore("the_limit_holds_for_all_publishers_together", &outcomes, || {
-        let builder = WeightRegistry::builder().event_capacity(32);
-        let registry = Arc::new(builder.limit_bytes(2 * LINE).build().unwrap());
-        let publish = |name: &'static str| {
-            start(&registry, move |registry| match registry.publish(name, bytes(1)) {
-                Ok(set) => {
-                    if name == "a" {
-                        registry.retire(set).unwrap();
+    explore(
+        "the_limit_holds_for_all_publishers_together",
+        &outcomes,
+        || {
+            let builder = WeightRegistry::builder().event_capacity(32);
+            let registry = Arc::new(builder.limit_bytes(2 * LINE).build().unwrap());
+            let publish = |name: &'static str| {
+                start(&registry, move |registry| {
+                    match registry.publish(name, bytes(1)) {
+                        Ok(set) => {
+                            if name == "a" {
+                                registry.retire(set).unwrap();
+                            }
+                            true
+                        }
+                        Err(failed) => match failed.error() {
+                            Error::OverLimit { .. } => false,
+                            other => panic!("{other}"),
+                        },
                     }
-                    true
-                }
-                Err(failed) => match failed.error() {
-                    Error::OverLimit { .. } => false,
-                    other => panic!("{other}"),
-                },
-            })
-        };
-        let publishers = ["a", "b", "c"].map(publish);
-        for _ in 0..3 {
-            assert!(total(&registry) <= 2 * LINE, "over the limit");
-        }
-        let published = all(publishers).into_iter().filter(|&one| one).count();
-        assert!(registry.ledger().peak <= 2 * LINE, "over the limit for a moment");
-        assert!(published >= 2, "refused although there was room");
-        saw(format!("{published} published"));
-        empty(&registry);
-    });
+                })
+            };
+            let publishers = ["a", "b", "c"].map(publish);
+            for _ in 0..3 {
+                assert!(total(&registry) <= 2 * LINE, "over the limit");
+            }
+            let published = all(publishers).into_iter().filter(|&one| one).count();
+            assert!(
+                registry.ledger().peak <= 2 * LINE,
+                "over the limit for a moment"
+            );
+            assert!(published >= 2, "refused although there was room");
+            saw(format!("{published} published"));
+            empty(&registry);
+        },
+    );
 }
 
 #[test]
@@ -67,7 +76,11 @@ fn a_namespace_has_its_seats() {
         let other = start(&registry, move |registry| publish(registry, "b"));
         let (mine, other) = (publish(&registry, "a"), other.join().unwrap());
         assert!(mine || other, "nobody got the seat");
-        saw(if mine && other { "both in turn" } else { "too many" });
+        saw(if mine && other {
+            "both in turn"
+        } else {
+            "too many"
+        });
         assert_eq!(registry.namespace_stats("t").sets, 0, "a seat was lost");
         empty(&registry);
         let tenant = registry.namespace("t").unwrap();
@@ -78,30 +91,34 @@ fn a_namespace_has_its_seats() {
 
 #[test]
 fn a_namespace_has_its_bytes() {
-    explore("a_namespace_has_its_bytes", &["assigned", "refused"], || {
-        let registry = registry();
-        let limits = NamespaceLimits::none().bytes(LINE);
-        registry.set_namespace_limits("t", limits).unwrap();
-        let publish = |registry: &WeightRegistry, name: &'static str| {
-            // Staged for nobody: charged to the namespace when it is published there.
-            let staged = registry.stage(bytes(1)).unwrap();
-            match registry.publish_staged(("t", name), staged) {
-                Ok(_) => true,
-                Err(failed) => match failed.error() {
-                    Error::OverAccountLimit { .. } => false,
-                    other => panic!("{other}"),
-                },
-            }
-        };
-        let other = start(&registry, move |registry| publish(registry, "b"));
-        let mine = publish(&registry, "a");
-        assert!(mine != other.join().unwrap(), "one of them fits");
-        saw(if mine { "assigned" } else { "refused" });
-        let account = registry.account(&Account::namespace("t"));
-        assert_eq!((account.total(), account.peak), (LINE, LINE));
-        empty(&registry);
-        assert_eq!(registry.account(&Account::namespace("t")).total(), 0);
-    });
+    explore(
+        "a_namespace_has_its_bytes",
+        &["assigned", "refused"],
+        || {
+            let registry = registry();
+            let limits = NamespaceLimits::none().bytes(LINE);
+            registry.set_namespace_limits("t", limits).unwrap();
+            let publish = |registry: &WeightRegistry, name: &'static str| {
+                // Staged for nobody: charged to the namespace when it is published there.
+                let staged = registry.stage(bytes(1)).unwrap();
+                match registry.publish_staged(("t", name), staged) {
+                    Ok(_) => true,
+                    Err(failed) => match failed.error() {
+                        Error::OverAccountLimit { .. } => false,
+                        other => panic!("{other}"),
+                    },
+                }
+            };
+            let other = start(&registry, move |registry| publish(registry, "b"));
+            let mine = publish(&registry, "a");
+            assert!(mine != other.join().unwrap(), "one of them fits");
+            saw(if mine { "assigned" } else { "refused" });
+            let account = registry.account(&Account::namespace("t"));
+            assert_eq!((account.total(), account.peak), (LINE, LINE));
+            empty(&registry);
+            assert_eq!(registry.account(&Account::namespace("t")).total(), 0);
+        },
+    );
 }
 
 /// A source that panics while it is read.
@@ -136,7 +153,10 @@ fn a_source_that_panics_leaves_nothing() {
                 saw("there was room");
             }
             Err(failed) => {
-                assert!(matches!(failed.error(), Error::OverLimit { .. }), "{failed}");
+                assert!(
+                    matches!(failed.error(), Error::OverLimit { .. }),
+                    "{failed}"
+                );
                 saw("over the limit");
             }
         }
@@ -178,10 +198,16 @@ fn a_set_is_filled_by_several() {
         });
         let debug = format!("{filling:?}");
         let complete = debug.contains("complete: Ok");
-        saw(if complete { "complete" } else { "sealed too early" });
+        saw(if complete {
+            "complete"
+        } else {
+            "sealed too early"
+        });
         all(writers);
         let filling = Arc::into_inner(filling).expect("all writers are done");
-        let set = registry.publish_staged("f", filling.seal().unwrap()).unwrap();
+        let set = registry
+            .publish_staged("f", filling.seal().unwrap())
+            .unwrap();
         let lease = registry.acquire(set).unwrap();
         let leased = lease.set(set).unwrap();
         assert_eq!(leased.get("a").unwrap().bytes(), [1, 1]);
@@ -207,7 +233,11 @@ fn bytes_are_charged_until_the_last_lease() {
         let two = start(&registry, move |registry| {
             assert_eq!(total(registry), LINE, "given back under a lease");
             drop(clone);
-            saw(if total(registry) == 0 { "given back" } else { "charged" });
+            saw(if total(registry) == 0 {
+                "given back"
+            } else {
+                "charged"
+            });
         });
         let gone = registry.retire(set).unwrap();
         gone.reclaimed(LONG).unwrap();

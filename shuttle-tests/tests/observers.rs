@@ -5,9 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use weighbridge::{EventKind, Next, SetHandle, Subscription, WeightRegistry};
-use weighbridge_shuttle_tests::{
-    LONG, SOON, bytes, empty, explore, registry, saw, start, value,
-};
+use weighbridge_shuttle_tests::{LONG, SOON, bytes, empty, explore, registry, saw, start, value};
 
 /// The next event of a commit: its number, what follows of it, the set, and its generation then.
 fn next_commit(events: &mut Subscription) -> Option<(u64, usize, SetHandle, Option<u64>)> {
@@ -18,15 +16,28 @@ fn next_commit(events: &mut Subscription) -> Option<(u64, usize, SetHandle, Opti
             other => panic!("{other:?}"),
         };
         return Some(match event.kind {
-            EventKind::Published { commit, more, now, .. } => {
-                (commit.number(), more, now.handle, Some(now.generation.number()))
-            }
-            EventKind::Replaced { commit, more, now, .. } => {
-                (commit.number(), more, now.handle, Some(now.generation.number()))
-            }
-            EventKind::Retired { commit, more, previous, .. } => {
-                (commit.number(), more, previous.handle, None)
-            }
+            EventKind::Published {
+                commit, more, now, ..
+            } => (
+                commit.number(),
+                more,
+                now.handle,
+                Some(now.generation.number()),
+            ),
+            EventKind::Replaced {
+                commit, more, now, ..
+            } => (
+                commit.number(),
+                more,
+                now.handle,
+                Some(now.generation.number()),
+            ),
+            EventKind::Retired {
+                commit,
+                more,
+                previous,
+                ..
+            } => (commit.number(), more, previous.handle, None),
             _ => continue,
         });
     }
@@ -67,8 +78,15 @@ fn events_come_in_the_order_of_commits() {
                 let current = scope.get(set).unwrap().generation().number();
                 (scope.number().number(), current)
             });
-            assert!(number >= commit && current >= commit, "told before it is so");
-            saw(if number > commit { "ahead of the event" } else { "at the event" });
+            assert!(
+                number >= commit && current >= commit,
+                "told before it is so"
+            );
+            saw(if number > commit {
+                "ahead of the event"
+            } else {
+                "at the event"
+            });
         }
         one.join().unwrap();
         two.join().unwrap();
@@ -79,41 +97,49 @@ fn events_come_in_the_order_of_commits() {
 #[test]
 fn slow_subscribers_are_told_what_they_missed() {
     let outcomes = ["missed", "saw everything"];
-    explore("slow_subscribers_are_told_what_they_missed", &outcomes, || {
-        let builder = WeightRegistry::builder().event_capacity(4);
-        let registry = Arc::new(builder.build().unwrap());
-        let mut events = registry.events();
-        // Three commits, each with an event; the last one tells of bytes that are back, too.
-        let writer = start(&registry, |registry| {
-            let set = registry.publish("s", bytes(1)).unwrap();
-            registry.replace(set, bytes(2)).unwrap();
-            registry.retire(set).unwrap();
-            for retirement in registry.retired() {
-                retirement.reclaimed(LONG).unwrap();
-            }
-        });
-        let (mut seen, mut missed, mut next) = (0, 0, 1);
-        let mut take = |found| match found {
-            Next::Event(event) => {
-                assert_eq!(event.sequence, next, "a gap nobody told of");
-                (seen, next) = (seen + 1, next + 1);
-                true
-            }
-            Next::Missed(count) => {
-                (missed, next) = (missed + count, next + count);
-                true
-            }
-            Next::Nothing => true,
-            Next::Closed => false,
-        };
-        take(events.try_next());
-        take(events.next_timeout(SOON));
-        writer.join().unwrap();
-        Arc::into_inner(registry).map(drop).expect("the only one");
-        while take(events.next_timeout(LONG)) {}
-        assert_eq!(seen + missed, 5, "lost or told twice");
-        saw(if missed > 0 { "missed" } else { "saw everything" });
-    });
+    explore(
+        "slow_subscribers_are_told_what_they_missed",
+        &outcomes,
+        || {
+            let builder = WeightRegistry::builder().event_capacity(4);
+            let registry = Arc::new(builder.build().unwrap());
+            let mut events = registry.events();
+            // Three commits, each with an event; the last one tells of bytes that are back, too.
+            let writer = start(&registry, |registry| {
+                let set = registry.publish("s", bytes(1)).unwrap();
+                registry.replace(set, bytes(2)).unwrap();
+                registry.retire(set).unwrap();
+                for retirement in registry.retired() {
+                    retirement.reclaimed(LONG).unwrap();
+                }
+            });
+            let (mut seen, mut missed, mut next) = (0, 0, 1);
+            let mut take = |found| match found {
+                Next::Event(event) => {
+                    assert_eq!(event.sequence, next, "a gap nobody told of");
+                    (seen, next) = (seen + 1, next + 1);
+                    true
+                }
+                Next::Missed(count) => {
+                    (missed, next) = (missed + count, next + count);
+                    true
+                }
+                Next::Nothing => true,
+                Next::Closed => false,
+            };
+            take(events.try_next());
+            take(events.next_timeout(SOON));
+            writer.join().unwrap();
+            Arc::into_inner(registry).map(drop).expect("the only one");
+            while take(events.next_timeout(LONG)) {}
+            assert_eq!(seen + missed, 5, "lost or told twice");
+            saw(if missed > 0 {
+                "missed"
+            } else {
+                "saw everything"
+            });
+        },
+    );
 }
 
 #[test]
@@ -137,7 +163,11 @@ fn a_mirror_ends_up_the_same() {
             .map(|entry| (entry.handle, entry.generation.number()))
             .collect();
         let known = catalog.number().number();
-        saw(if known == 3 { "from the catalog" } else { "from events" });
+        saw(if known == 3 {
+            "from the catalog"
+        } else {
+            "from events"
+        });
         writer.join().unwrap();
         let now: BTreeMap<SetHandle, u64> = registry
             .catalog()

@@ -76,32 +76,43 @@ fn later_commits_are_not_seen_without_earlier_ones() {
 
 #[test]
 fn a_compare_and_swap_lets_one_win() {
-    explore("a_compare_and_swap_lets_one_win", &["first", "second"], || {
-        let registry = registry();
-        let set = registry.publish("s", bytes(0)).unwrap();
-        let expected = registry.scope(|scope| scope.get(set).unwrap().generation());
-        let attempt = move |registry: &WeightRegistry, fill| -> Option<Generation> {
-            match registry.replace_if(set, expected, bytes(fill)) {
-                Ok(replaced) => Some(replaced.generation),
-                Err(failed) => match failed.error() {
-                    Error::Conflict { current, .. } if *current > expected => None,
-                    other => panic!("{other}"),
-                },
-            }
-        };
-        let one = start(&registry, move |registry| attempt(registry, 1));
-        let two = attempt(&registry, 2);
-        let one = one.join().unwrap();
-        assert!(one.is_some() != two.is_some(), "{one:?} {two:?}");
-        assert_eq!(filled(&registry, set), if one.is_some() { 1 } else { 2 });
-        saw(if one.is_some() { "first" } else { "second" });
-        empty(&registry);
-    });
+    explore(
+        "a_compare_and_swap_lets_one_win",
+        &["first", "second"],
+        || {
+            let registry = registry();
+            let set = registry.publish("s", bytes(0)).unwrap();
+            let expected = registry.scope(|scope| scope.get(set).unwrap().generation());
+            let attempt = move |registry: &WeightRegistry, fill| -> Option<Generation> {
+                match registry.replace_if(set, expected, bytes(fill)) {
+                    Ok(replaced) => Some(replaced.generation),
+                    Err(failed) => match failed.error() {
+                        Error::Conflict { current, .. } if *current > expected => None,
+                        other => panic!("{other}"),
+                    },
+                }
+            };
+            let one = start(&registry, move |registry| attempt(registry, 1));
+            let two = attempt(&registry, 2);
+            let one = one.join().unwrap();
+            assert!(one.is_some() != two.is_some(), "{one:?} {two:?}");
+            assert_eq!(filled(&registry, set), if one.is_some() { 1 } else { 2 });
+            saw(if one.is_some() { "first" } else { "second" });
+            empty(&registry);
+        },
+    );
 }
 
 #[test]
 fn a_slot_and_a_name_are_used_again() {
-    let outcomes = ["old", "stale", "named old", "named new", "nobody", "named stale"];
+    let outcomes = [
+        "old",
+        "stale",
+        "named old",
+        "named new",
+        "nobody",
+        "named stale",
+    ];
     explore("a_slot_and_a_name_are_used_again", &outcomes, || {
         let registry = registry();
         let first = registry.publish("s", bytes(1)).unwrap();
@@ -172,29 +183,37 @@ fn one_name_has_one_publisher() {
 #[test]
 fn a_set_is_retired_before_its_publisher_returns() {
     let outcomes = ["not there yet", "before it returned", "afterwards"];
-    explore("a_set_is_retired_before_its_publisher_returns", &outcomes, || {
-        let registry = registry();
-        let returned = Arc::new(AtomicBool::new(false));
-        let told = Arc::clone(&returned);
-        let publisher = start(&registry, move |registry| {
-            registry.publish("s", bytes(1)).unwrap();
-            told.store(true, Ordering::SeqCst);
-        });
-        let catalog = registry.catalog();
-        if let Some(entry) = catalog.entries().first() {
-            registry.retire(entry.handle).unwrap();
-            let late = returned.load(Ordering::SeqCst);
-            saw(if late { "afterwards" } else { "before it returned" });
-            publisher.join().unwrap();
-            assert_eq!(registry.lookup("s"), None, "the name of a set that is gone");
-        } else {
-            saw("not there yet");
-            publisher.join().unwrap();
-            registry.retire(registry.lookup("s").unwrap()).unwrap();
-        }
-        registry.publish("s", bytes(2)).unwrap();
-        empty(&registry);
-    });
+    explore(
+        "a_set_is_retired_before_its_publisher_returns",
+        &outcomes,
+        || {
+            let registry = registry();
+            let returned = Arc::new(AtomicBool::new(false));
+            let told = Arc::clone(&returned);
+            let publisher = start(&registry, move |registry| {
+                registry.publish("s", bytes(1)).unwrap();
+                told.store(true, Ordering::SeqCst);
+            });
+            let catalog = registry.catalog();
+            if let Some(entry) = catalog.entries().first() {
+                registry.retire(entry.handle).unwrap();
+                let late = returned.load(Ordering::SeqCst);
+                saw(if late {
+                    "afterwards"
+                } else {
+                    "before it returned"
+                });
+                publisher.join().unwrap();
+                assert_eq!(registry.lookup("s"), None, "the name of a set that is gone");
+            } else {
+                saw("not there yet");
+                publisher.join().unwrap();
+                registry.retire(registry.lookup("s").unwrap()).unwrap();
+            }
+            registry.publish("s", bytes(2)).unwrap();
+            empty(&registry);
+        },
+    );
 }
 
 #[test]

@@ -6,76 +6,90 @@ use std::sync::Arc;
 use weighbridge::source::InMemory;
 use weighbridge::{Error, WeightRegistry};
 use weighbridge_shuttle_tests::{
-    LINE, LONG, SOON, adapter, bytes, empty, explore, filled, registry, saw, spawn, start, total, value,
+    LINE, LONG, SOON, adapter, bytes, empty, explore, filled, registry, saw, spawn, start, total,
+    value,
 };
 
 #[test]
 fn a_base_moves_while_an_adapter_is_published() {
     let outcomes = ["came along", "came afterwards", "stands on the old one"];
-    explore("a_base_moves_while_an_adapter_is_published", &outcomes, || {
-        let registry = registry();
-        let base = registry.publish("base", bytes(0)).unwrap();
-        let publisher = start(&registry, move |registry| {
-            registry.publish("a", adapter(base, 7)).unwrap()
-        });
-        let mut all = registry.transaction();
-        all.replace(base, registry.stage(bytes(1)).unwrap()).unwrap();
-        all.rebind_adapters(base).unwrap();
-        let moved = match all.commit() {
-            Ok(done) => {
-                let along = done.previous.len() == 2;
-                saw(if along { "came along" } else { "came afterwards" });
-                1
-            }
-            // It was published after `rebind_adapters` had looked.
-            Err(failed) => match failed.error() {
-                Error::Dependants { .. } => {
-                    saw("stands on the old one");
-                    0
+    explore(
+        "a_base_moves_while_an_adapter_is_published",
+        &outcomes,
+        || {
+            let registry = registry();
+            let base = registry.publish("base", bytes(0)).unwrap();
+            let publisher = start(&registry, move |registry| {
+                registry.publish("a", adapter(base, 7)).unwrap()
+            });
+            let mut all = registry.transaction();
+            all.replace(base, registry.stage(bytes(1)).unwrap())
+                .unwrap();
+            all.rebind_adapters(base).unwrap();
+            let moved = match all.commit() {
+                Ok(done) => {
+                    let along = done.previous.len() == 2;
+                    saw(if along {
+                        "came along"
+                    } else {
+                        "came afterwards"
+                    });
+                    1
                 }
-                other => panic!("{other}"),
-            },
-        };
-        let on_it = publisher.join().unwrap();
-        // Whatever came first, the pair is whole.
-        let lease = registry.acquire([on_it, base]).unwrap();
-        assert_eq!((value(&lease, on_it), value(&lease, base)), (7, moved));
-        let current = lease.set(base).unwrap().generation();
-        let told = lease.provenance();
-        let bound = told.sets.iter().find_map(|set| set.base.as_ref());
-        assert_eq!(bound.unwrap().generation, current, "bound to what is gone");
-        drop(lease);
-        registry.retire_cascade(base).unwrap();
-        empty(&registry);
-    });
+                // It was published after `rebind_adapters` had looked.
+                Err(failed) => match failed.error() {
+                    Error::Dependants { .. } => {
+                        saw("stands on the old one");
+                        0
+                    }
+                    other => panic!("{other}"),
+                },
+            };
+            let on_it = publisher.join().unwrap();
+            // Whatever came first, the pair is whole.
+            let lease = registry.acquire([on_it, base]).unwrap();
+            assert_eq!((value(&lease, on_it), value(&lease, base)), (7, moved));
+            let current = lease.set(base).unwrap().generation();
+            let told = lease.provenance();
+            let bound = told.sets.iter().find_map(|set| set.base.as_ref());
+            assert_eq!(bound.unwrap().generation, current, "bound to what is gone");
+            drop(lease);
+            registry.retire_cascade(base).unwrap();
+            empty(&registry);
+        },
+    );
 }
 
 #[test]
 fn a_cascade_takes_every_adapter() {
-    explore("a_cascade_takes_every_adapter", &["with it", "no base", "stale"], || {
-        let registry = registry();
-        let base = registry.publish("base", bytes(0)).unwrap();
-        let publisher = start(&registry, move |registry| {
-            registry.publish("a", adapter(base, 7))
-        });
-        let gone = registry.retire_cascade(base).unwrap().len();
-        match publisher.join().unwrap() {
-            Ok(adapter) => {
-                assert_eq!(gone, 2, "an adapter was left without a base");
-                assert!(registry.acquire(adapter).is_err());
-                saw("with it");
-            }
-            Err(failed) => {
-                assert_eq!(gone, 1);
-                match failed.error() {
-                    Error::BaseNotCurrent { .. } => saw("no base"),
-                    Error::StaleHandle { .. } => saw("stale"),
-                    other => panic!("{other}"),
+    explore(
+        "a_cascade_takes_every_adapter",
+        &["with it", "no base", "stale"],
+        || {
+            let registry = registry();
+            let base = registry.publish("base", bytes(0)).unwrap();
+            let publisher = start(&registry, move |registry| {
+                registry.publish("a", adapter(base, 7))
+            });
+            let gone = registry.retire_cascade(base).unwrap().len();
+            match publisher.join().unwrap() {
+                Ok(adapter) => {
+                    assert_eq!(gone, 2, "an adapter was left without a base");
+                    assert!(registry.acquire(adapter).is_err());
+                    saw("with it");
+                }
+                Err(failed) => {
+                    assert_eq!(gone, 1);
+                    match failed.error() {
+                        Error::BaseNotCurrent { .. } => saw("no base"),
+                        Error::StaleHandle { .. } => saw("stale"),
+                        other => panic!("{other}"),
+                    }
                 }
             }
-        }
-        empty(&registry);
-    });
+            empty(&registry);
+        },
+    );
 }
 
 #[test]
@@ -116,30 +130,34 @@ fn an_alias_follows_its_owner() {
 
 #[test]
 fn a_rollback_races_a_retire() {
-    explore("a_rollback_races_a_retire", &["rolled back", "gone", "1", "2"], || {
-        let registry = registry();
-        let set = registry.publish("s", bytes(1)).unwrap();
-        registry.keep_previous(set, 1).unwrap();
-        registry.replace(set, bytes(2)).unwrap();
-        let retirer = start(&registry, move |registry| {
-            let gone = registry.retire(set).unwrap();
-            gone.reclaimed(LONG).unwrap();
-        });
-        let reader = start(&registry, move |registry| {
-            if let Ok(lease) = registry.acquire(set) {
-                saw(value(&lease, set).to_string());
+    explore(
+        "a_rollback_races_a_retire",
+        &["rolled back", "gone", "1", "2"],
+        || {
+            let registry = registry();
+            let set = registry.publish("s", bytes(1)).unwrap();
+            registry.keep_previous(set, 1).unwrap();
+            registry.replace(set, bytes(2)).unwrap();
+            let retirer = start(&registry, move |registry| {
+                let gone = registry.retire(set).unwrap();
+                gone.reclaimed(LONG).unwrap();
+            });
+            let reader = start(&registry, move |registry| {
+                if let Ok(lease) = registry.acquire(set) {
+                    saw(value(&lease, set).to_string());
+                }
+            });
+            match registry.rollback(set) {
+                Ok(_) => saw("rolled back"),
+                Err(Error::StaleHandle { .. }) => saw("gone"),
+                Err(other) => panic!("{other}"),
             }
-        });
-        match registry.rollback(set) {
-            Ok(_) => saw("rolled back"),
-            Err(Error::StaleHandle { .. }) => saw("gone"),
-            Err(other) => panic!("{other}"),
-        }
-        retirer.join().unwrap();
-        reader.join().unwrap();
-        assert_eq!(total(&registry), 0, "kept for nobody");
-        empty(&registry);
-    });
+            retirer.join().unwrap();
+            reader.join().unwrap();
+            assert_eq!(total(&registry), 0, "kept for nobody");
+            empty(&registry);
+        },
+    );
 }
 
 #[test]
@@ -210,27 +228,31 @@ fn a_drained_swap_waits_for_clones() {
 
 #[test]
 fn a_drained_swap_runs_out_of_time() {
-    explore("a_drained_swap_runs_out_of_time", &["swapped", "came back"], || {
-        let registry = tight();
-        let set = registry.publish("s", bytes(1)).unwrap();
-        let held = registry.acquire(set).unwrap();
-        let holder = spawn(move || {
-            assert_eq!(value(&held, set), 1);
-            drop(held);
-        });
-        let answer = registry.replace_drained(set, bytes(2), SOON);
-        holder.join().unwrap();
-        let now = match answer {
-            Ok(_) => 2,
-            Err(failed) => match failed.error() {
-                Error::NotDrained(_) | Error::NotReclaimed(_) => 1,
-                other => panic!("{other}"),
-            },
-        };
-        assert_eq!((filled(&registry, set), total(&registry)), (now, LINE));
-        saw(if now == 2 { "swapped" } else { "came back" });
-        empty(&registry);
-    });
+    explore(
+        "a_drained_swap_runs_out_of_time",
+        &["swapped", "came back"],
+        || {
+            let registry = tight();
+            let set = registry.publish("s", bytes(1)).unwrap();
+            let held = registry.acquire(set).unwrap();
+            let holder = spawn(move || {
+                assert_eq!(value(&held, set), 1);
+                drop(held);
+            });
+            let answer = registry.replace_drained(set, bytes(2), SOON);
+            holder.join().unwrap();
+            let now = match answer {
+                Ok(_) => 2,
+                Err(failed) => match failed.error() {
+                    Error::NotDrained(_) | Error::NotReclaimed(_) => 1,
+                    other => panic!("{other}"),
+                },
+            };
+            assert_eq!((filled(&registry, set), total(&registry)), (now, LINE));
+            saw(if now == 2 { "swapped" } else { "came back" });
+            empty(&registry);
+        },
+    );
 }
 
 #[test]
@@ -239,18 +261,20 @@ fn two_drained_swaps() {
     explore("two_drained_swaps", &outcomes, || {
         let registry = tight();
         let set = registry.publish("s", bytes(1)).unwrap();
-        let swap = move |registry: &WeightRegistry, fill| {
-            match registry.replace_drained(set, bytes(fill), LONG) {
-                Ok(_) => true,
-                Err(failed) => match failed.error() {
-                    Error::NotResident { .. } => {
-                        saw("not resident");
-                        false
-                    }
-                    Error::Conflict { .. } | Error::OverLimit { .. } => false,
-                    other => panic!("{other}"),
-                },
-            }
+        let swap = move |registry: &WeightRegistry, fill| match registry.replace_drained(
+            set,
+            bytes(fill),
+            LONG,
+        ) {
+            Ok(_) => true,
+            Err(failed) => match failed.error() {
+                Error::NotResident { .. } => {
+                    saw("not resident");
+                    false
+                }
+                Error::Conflict { .. } | Error::OverLimit { .. } => false,
+                other => panic!("{other}"),
+            },
         };
         let two = start(&registry, move |registry| swap(registry, 2));
         let (three, two) = (swap(&registry, 3), two.join().unwrap());
@@ -299,7 +323,11 @@ fn a_drained_swap_takes_adapters_along() {
             let set = registry.publish_staged("coming", coming).unwrap();
             let stands_on = |set| {
                 let lease = registry.acquire([base, set]).ok()?;
-                let of = lease.provenance().sets.into_iter().find_map(|set| set.base)?;
+                let of = lease
+                    .provenance()
+                    .sets
+                    .into_iter()
+                    .find_map(|set| set.base)?;
                 assert_eq!(of.generation, lease.set(base).unwrap().generation());
                 Some(value(&lease, base))
             };

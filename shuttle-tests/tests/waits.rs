@@ -42,26 +42,32 @@ fn a_drain_is_never_missed() {
 #[test]
 fn a_wait_that_runs_out_says_who_is_in_the_way() {
     let outcomes = ["in time", "late", "late, by then nobody"];
-    explore("a_wait_that_runs_out_says_who_is_in_the_way", &outcomes, || {
-        let registry = registry();
-        let set = registry.publish("s", bytes(1)).unwrap();
-        let lease = registry.acquire_as("held", set).unwrap();
-        let gone = registry.retire(set).unwrap();
-        let holder = spawn(move || drop(lease));
-        match gone.drained(SOON) {
-            Ok(()) => saw("in time"),
-            Err(Error::NotDrained(holdup)) => match (holdup.leases, holdup.holders.as_slice()) {
-                (1, [one]) if one.label == "held" => saw("late"),
-                // It ended while the answer was made.
-                (0, []) => saw("late, by then nobody"),
-                (0 | 1, _) => saw("late, half of it"),
-                other => panic!("{other:?}"),
-            },
-            Err(other) => panic!("{other}"),
-        }
-        holder.join().unwrap();
-        empty(&registry);
-    });
+    explore(
+        "a_wait_that_runs_out_says_who_is_in_the_way",
+        &outcomes,
+        || {
+            let registry = registry();
+            let set = registry.publish("s", bytes(1)).unwrap();
+            let lease = registry.acquire_as("held", set).unwrap();
+            let gone = registry.retire(set).unwrap();
+            let holder = spawn(move || drop(lease));
+            match gone.drained(SOON) {
+                Ok(()) => saw("in time"),
+                Err(Error::NotDrained(holdup)) => {
+                    match (holdup.leases, holdup.holders.as_slice()) {
+                        (1, [one]) if one.label == "held" => saw("late"),
+                        // It ended while the answer was made.
+                        (0, []) => saw("late, by then nobody"),
+                        (0 | 1, _) => saw("late, half of it"),
+                        other => panic!("{other:?}"),
+                    }
+                }
+                Err(other) => panic!("{other}"),
+            }
+            holder.join().unwrap();
+            empty(&registry);
+        },
+    );
 }
 
 #[test]
@@ -139,7 +145,11 @@ fn leases_outlive_the_registry() {
         let rest = spawn(move || drop(lease));
         writer.join().unwrap();
         let first = ends.load(Ordering::SeqCst) == 0;
-        saw(if first { "the registry was first" } else { "the holder was first" });
+        saw(if first {
+            "the registry was first"
+        } else {
+            "the holder was first"
+        });
         holder.join().unwrap();
         rest.join().unwrap();
         assert_eq!(ends.load(Ordering::SeqCst), 1, "not freed, or twice");
@@ -247,7 +257,11 @@ fn a_fence_covers_what_is_retired() {
             assert!(waited.is_err(), "let go before its fence");
             assert_eq!(ends.load(Ordering::SeqCst), 0, "let go before its fence");
         }
-        saw(if replaced { "the second one" } else { "the first one" });
+        saw(if replaced {
+            "the second one"
+        } else {
+            "the first one"
+        });
         bell.set();
         gone.reclaimed(LONG).unwrap();
         assert_eq!(ends.load(Ordering::SeqCst), 1);

@@ -145,9 +145,8 @@ mod stepped {
             let clock = Arc::new(AtomicU32::new(WAITING));
             let (condvar, state) = (Arc::clone(&self.0), Arc::clone(&clock));
             let ticking = thread::spawn(move || {
-                let waits = |from| {
-                    state.compare_exchange(from, PASSED, Ordering::SeqCst, Ordering::SeqCst)
-                };
+                let waits =
+                    |from| state.compare_exchange(from, PASSED, Ordering::SeqCst, Ordering::SeqCst);
                 let mut seen = waits(WAITING);
                 // It cannot hold the waiter's lock, so its call may come before the waiter sleeps.
                 while seen != Err(OVER) {
