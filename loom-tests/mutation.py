@@ -1,5 +1,5 @@
-"""What the scripts that plant mistakes share: a copy of the sources, a mistake in it, and the models that
-must see it. What a mistake is, and where it is written down, is theirs."""
+"""What the scripts that plant mistakes share: tables of them, a copy of the sources, a mistake in it, and the
+models that must see it. What a mistake is, and who must see it, is theirs."""
 import contextlib
 import importlib.machinery
 import importlib.util
@@ -24,9 +24,39 @@ def load_script(name):
     return module
 
 
-def table(file, key):
-    """The entries of one of the tables beside this file."""
-    return tomllib.loads((HERE / file).read_text())[key]
+def table(file, key, folder=HERE):
+    """The entries of one of the tables in this folder or another."""
+    return tomllib.loads((folder / file).read_text())[key]
+
+
+def row(mutant):
+    """A mutant's row on a page of the docs."""
+    files = ", ".join(dict.fromkeys(edit["file"].removeprefix("src/") for edit in mutant["edit"]))
+    names = ", ".join(f"`{name}`" for name in mutant["killed_by"])
+    return f"| `{mutant['name']}` | {mutant['about']} | {files} | {names} |"
+
+
+def misplaced(mutants):
+    """Mutants whose mistake cannot be made in exactly one way."""
+    for mutant in mutants:
+        for edit in mutant["edit"]:
+            places = (ROOT / edit["file"]).read_text().count(edit["find"])
+            if places != 1:
+                yield (f"{mutant['name']}: {edit['file']} has {places} places to change, "
+                       f"not one:\n{edit['find']}")
+
+
+def untold(mutants, page):
+    """Mutants without a row on a page."""
+    told = page.read_text().splitlines()
+    for mutant in mutants:
+        if row(mutant) not in told:
+            yield f"{mutant['name']}: {page.name} lacks its row (--table prints it)"
+
+
+def edits(mutant):
+    """What `Copy.changed` wants."""
+    return [(edit["file"], edit["find"], edit["replace"]) for edit in mutant["edit"]]
 
 
 class DoesNotBuild(Exception):
@@ -36,10 +66,10 @@ class DoesNotBuild(Exception):
 class Copy:
     """A copy of the sources in which mistakes are planted."""
 
-    def __init__(self, name, with_fixtures=False):
+    def __init__(self, name, kind="loom", with_fixtures=False):
         """The same path every time: dependencies stay built. New timestamps: what a mistake of an earlier
         run left built is never taken for the sources."""
-        base = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "loom"
+        base = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / kind
         self.root = base / f"{name}-sources"
         self.target = base / name
         self.run = load_script("run")

@@ -52,9 +52,10 @@
 //! ```
 
 use std::borrow::Cow;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 pub use crate::core::Bell;
+use crate::sync::OnceLock;
 use crate::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 /// Says when nothing uses the bytes of a lease any more.

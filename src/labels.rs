@@ -14,24 +14,24 @@ use std::ptr;
 use crate::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, Ordering, WithMut, fence};
 
 /// Words of text per entry.
-#[cfg(not(weighbridge_loom))]
+#[cfg(not(any(weighbridge_loom, weighbridge_shuttle)))]
 const TEXT_WORDS: usize = 12;
-#[cfg(weighbridge_loom)]
+#[cfg(any(weighbridge_loom, weighbridge_shuttle))]
 const TEXT_WORDS: usize = 1;
 
 /// Longest label in bytes; longer ones are cut at a character and end in `…`.
 pub const LABEL_CAP: usize = TEXT_WORDS * 8;
 
 /// Log2 of the first segment's length; each further segment is twice as long.
-#[cfg(not(weighbridge_loom))]
+#[cfg(not(any(weighbridge_loom, weighbridge_shuttle)))]
 const FIRST_BITS: u32 = 6;
-#[cfg(weighbridge_loom)]
+#[cfg(any(weighbridge_loom, weighbridge_shuttle))]
 const FIRST_BITS: u32 = 0;
 
 /// 64 + 128 + ... + 32,768 entries.
-#[cfg(not(weighbridge_loom))]
+#[cfg(not(any(weighbridge_loom, weighbridge_shuttle)))]
 const SEGMENTS: usize = 10;
-#[cfg(weighbridge_loom)]
+#[cfg(any(weighbridge_loom, weighbridge_shuttle))]
 const SEGMENTS: usize = 2;
 
 /// Most leases that are labelled at one time: 65,472.

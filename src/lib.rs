@@ -161,6 +161,14 @@ pub mod _documentation {
 #[doc = include_str!("../README.md")]
 struct Readme;
 
+/// What the schedules drive besides the interface. Not part of the interface.
+#[cfg(weighbridge_shuttle)]
+#[doc(hidden)]
+#[allow(missing_docs)]
+pub mod __shuttle {
+    pub use crate::sync::contract;
+}
+
 /// The parts that the models drive. Not part of the interface.
 #[cfg(weighbridge_loom)]
 #[doc(hidden)]

@@ -9,9 +9,9 @@
 
 use std::collections::VecDeque;
 use std::ptr::{self, NonNull};
-use std::sync::OnceLock;
 use std::time::Duration;
 
+use crate::sync::OnceLock;
 use crate::sync::atomic::{AtomicPtr, Ordering};
 use crate::sync::cell::Plain;
 use crate::sync::thread::{self, Thread};

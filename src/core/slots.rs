@@ -11,10 +11,10 @@ use crate::sync::Mutex;
 use crate::sync::atomic::{AtomicPtr, AtomicU32, Ordering, WithMut};
 
 /// Log2 of the first segment's length; each further segment is twice as long.
-#[cfg(not(weighbridge_loom))]
+#[cfg(not(any(weighbridge_loom, weighbridge_shuttle)))]
 const FIRST_BITS: u32 = 6;
 /// One slot in the first segment, so that models reach growth at once.
-#[cfg(weighbridge_loom)]
+#[cfg(any(weighbridge_loom, weighbridge_shuttle))]
 const FIRST_BITS: u32 = 0;
 
 /// Enough segments for all `u32` indices.

@@ -9,14 +9,13 @@
 //! thread, so a lease that ends on an inference thread neither locks nor wakes anyone here.
 
 use std::panic::{RefUnwindSafe, UnwindSafe};
-use std::sync::OnceLock;
 use std::time::Instant;
 
 use crossbeam_utils::CachePadded;
 
 use super::state::StateWord;
 use crate::sync::atomic::{AtomicU32, Ordering};
-use crate::sync::{Condvar, Mutex};
+use crate::sync::{Condvar, Mutex, OnceLock};
 
 /// The wait ended because its deadline passed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -31,10 +31,10 @@ use crate::sync::swap::Swap;
 
 /// A publish copies one shard: at a million names that is a thousand entries, some 40 microseconds.
 /// Empty shards share one table, so a registry with ten names pays 16 KiB.
-#[cfg(not(weighbridge_loom))]
+#[cfg(not(any(weighbridge_loom, weighbridge_shuttle)))]
 const SHARDS: usize = 1024;
 /// Everything meets.
-#[cfg(weighbridge_loom)]
+#[cfg(any(weighbridge_loom, weighbridge_shuttle))]
 const SHARDS: usize = 1;
 
 /// The hash is kept: copying a shard hashes nothing.

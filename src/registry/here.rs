@@ -18,7 +18,7 @@ struct Entry {
     participant: Participant,
 }
 
-thread_local! {
+crate::sync::thread_local! {
     static HERE: RefCell<Vec<Entry>> = const { RefCell::new(Vec::new()) };
 }
 

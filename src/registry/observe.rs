@@ -31,14 +31,14 @@ enum Reports {
     Kept(Option<(u64, usize)>),
 }
 
-thread_local! {
+crate::sync::thread_local! {
     // Plain values, without a destructor: it is there as long as its thread runs.
     static REPORTS: Cell<Reports> = const { Cell::new(Reports::Told) };
 }
 
 impl Reports {
     fn are_kept() -> bool {
-        matches!(REPORTS.get(), Reports::Kept(_))
+        matches!(REPORTS.with(Cell::get), Reports::Kept(_))
     }
 
     /// Keeps what `call` has to tell. Its commit comes back with its answer.
@@ -47,12 +47,12 @@ impl Reports {
         struct Before(Reports);
         impl Drop for Before {
             fn drop(&mut self) {
-                REPORTS.set(self.0);
+                REPORTS.with(|reports| reports.set(self.0));
             }
         }
-        let before = Before(REPORTS.replace(Reports::Kept(None)));
+        let before = Before(REPORTS.with(|reports| reports.replace(Reports::Kept(None))));
         let answer = call();
-        let commit = match REPORTS.get() {
+        let commit = match REPORTS.with(Cell::get) {
             Reports::Kept(commit) => commit,
             Reports::Told => None,
         };
@@ -165,8 +165,10 @@ impl WeightRegistry {
 
     /// A commit of so many changes went through: its locks are released, its names are settled.
     pub(super) fn committed(&self, number: u64, changes: usize) {
-        match REPORTS.get() {
-            Reports::Kept(_) => REPORTS.set(Reports::Kept(Some((number, changes)))),
+        match REPORTS.with(Cell::get) {
+            Reports::Kept(_) => {
+                REPORTS.with(|reports| reports.set(Reports::Kept(Some((number, changes)))));
+            }
             Reports::Told => {
                 #[cfg(feature = "tracing")]
                 spans::committed(self, number, changes);

@@ -3,9 +3,12 @@
 //! In the shipping build these are std's. In the checked build every access first touches a
 //! companion atomic with a relaxed read-modify-write: loom forgets a thread's load of an atomic when
 //! another thread loads the same atomic before it writes it, and then skips interleavings without a
-//! word; the touch makes it see every pair of accesses. It carries no ordering.
+//! word; the touch makes it see every pair of accesses. It carries no ordering. In the scheduled build
+//! (`weighbridge_shuttle`) every access is a switch point, and all are sequentially consistent.
 
-#[cfg(not(weighbridge_loom))]
+#[cfg(weighbridge_shuttle)]
+pub use shuttle::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, Ordering, fence};
+#[cfg(not(any(weighbridge_loom, weighbridge_shuttle)))]
 pub use std::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, Ordering, fence};
 
 #[cfg(not(weighbridge_loom))]
@@ -15,7 +18,7 @@ impl<T> WithMut<*mut T> for AtomicPtr<T> {
     }
 }
 
-/// Access through `&mut`, spelt the same in both builds.
+/// Access through `&mut`, spelt the same in all builds.
 pub trait WithMut<T> {
     /// Runs `f` with the value.
     fn with_mut<R>(&mut self, f: impl FnOnce(&mut T) -> R) -> R;

@@ -1,9 +1,9 @@
 //! The epoch collector: pin and defer, nothing else of it is used.
 //!
 //! In the shipping build, and in one of the two checked builds, this is crossbeam-epoch. In the other
-//! checked build (`weighbridge_mini`) it is a precise model of its contract.
+//! checked build (`weighbridge_mini`) and in the scheduled build it is a precise model of its contract.
 
-#[cfg(not(all(weighbridge_loom, weighbridge_mini)))]
+#[cfg(not(any(all(weighbridge_loom, weighbridge_mini), weighbridge_shuttle)))]
 mod crossbeam {
     /// One registry's collector.
     #[derive(Debug, Clone, Default)]
@@ -69,7 +69,7 @@ mod crossbeam {
     }
 }
 
-#[cfg(all(weighbridge_loom, weighbridge_mini))]
+#[cfg(any(all(weighbridge_loom, weighbridge_mini), weighbridge_shuttle))]
 pub use super::mini::{Collector, Guard, Participant};
-#[cfg(not(all(weighbridge_loom, weighbridge_mini)))]
+#[cfg(not(any(all(weighbridge_loom, weighbridge_mini), weighbridge_shuttle)))]
 pub use crossbeam::{Collector, Guard, Participant};

@@ -1,10 +1,14 @@
 //! The facade over dashmap: a sharded map whose guards never leave it, so that they cannot deadlock.
 //!
-//! Under the model checker: shards of a lock and a map, which is dashmap's contract.
+//! Under the model checker: shards of a lock and a map, which is dashmap's contract. Under the scheduler:
+//! shuttle's dashmap.
 
 #[cfg(not(weighbridge_loom))]
 mod real {
     use std::hash::Hash;
+
+    #[cfg(weighbridge_shuttle)]
+    use shuttle_dashmap as dashmap;
 
     use dashmap::Entry;
 
@@ -12,7 +16,7 @@ mod real {
     #[derive(Debug)]
     pub struct ShardMap<K: Eq + Hash, V>(dashmap::DashMap<K, V>);
 
-    impl<K: Eq + Hash, V: Clone> ShardMap<K, V> {
+    impl<K: Eq + Hash + Clone, V: Clone> ShardMap<K, V> {
         /// An empty map.
         pub fn new() -> Self {
             ShardMap(dashmap::DashMap::new())

@@ -1,4 +1,4 @@
-//! A precise model of epoch reclamation, for the model checker only.
+//! A precise model of epoch reclamation, for the checkers only.
 //!
 //! It frees at the earliest moment that the contract allows: when the last guard that was pinned at
 //! the defer is gone. It orders no more than the contract: (1) an unpin comes before the frees that
@@ -13,7 +13,10 @@
 
 use std::sync::{Arc, Mutex, MutexGuard};
 
+#[cfg(weighbridge_loom)]
 use loom::sync::atomic::{AtomicUsize, Ordering};
+#[cfg(weighbridge_shuttle)]
+use shuttle::sync::atomic::{AtomicUsize, Ordering};
 
 type Closure = Box<dyn FnOnce()>;
 
@@ -38,6 +41,8 @@ struct Member {
 struct Pins {
     depth: usize,
     number: usize,
+    /// Its participant is dropped: it leaves with its last guard, which holds garbage back until then.
+    orphaned: bool,
 }
 
 #[derive(Default)]
@@ -123,8 +128,18 @@ impl Participant {
 
 impl Drop for Participant {
     fn drop(&mut self) {
-        let mut state = borrow(&self.global.state);
-        state.members.retain(|member| member.id != self.member.id);
+        let mut pins = borrow(&self.member.state);
+        pins.orphaned = true;
+        if pins.depth == 0 {
+            drop(pins);
+            borrow(&self.global.state).forget(&self.member);
+        }
+    }
+}
+
+impl State {
+    fn forget(&mut self, member: &Member) {
+        self.members.retain(|other| other.id != member.id);
     }
 }
 
@@ -151,16 +166,20 @@ impl Guard {
         }
         // Edge (1).
         self.global.unpinned.fetch_add(1, Ordering::Release);
-        let stretch = {
+        let (stretch, orphaned) = {
             let mut pins = borrow(&self.member.state);
             pins.depth = 0;
-            Stretch {
+            let stretch = Stretch {
                 member: self.member.id,
                 number: pins.number,
-            }
+            };
+            (stretch, pins.orphaned)
         };
         let ready: Vec<Garbage> = {
             let mut state = borrow(&self.global.state);
+            if orphaned {
+                state.forget(&self.member);
+            }
             for garbage in &mut state.garbage {
                 garbage.held_by.retain(|held| *held != stretch);
             }

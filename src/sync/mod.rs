@@ -1,18 +1,20 @@
 //! The facade: one name for every primitive through which threads meet.
 //!
 //! What lives here: std in the shipping build, the model checker's twins in the checked build
-//! (`weighbridge_loom`). The core, names, labels, ledger and waits use nothing else, so what the
-//! models check is what ships. What does not: any logic of ours.
+//! (`weighbridge_loom`), the scheduler's in the scheduled build (`weighbridge_shuttle`). The core,
+//! names, labels, ledger and waits use nothing else, so what the models check is what ships. Nothing
+//! in the library blocks but through here. What does not: any logic of ours.
 
 pub mod atomic;
 pub mod cell;
-#[cfg(any(test, weighbridge_loom))]
+#[cfg(any(test, weighbridge_loom, weighbridge_shuttle))]
 pub mod contract;
 pub mod epoch;
 mod lock;
 pub mod map;
-#[cfg(all(weighbridge_loom, weighbridge_mini))]
+#[cfg(any(all(weighbridge_loom, weighbridge_mini), weighbridge_shuttle))]
 mod mini;
+mod once;
 pub mod share;
 #[cfg(weighbridge_loom)]
 pub mod stop;
@@ -20,3 +22,8 @@ pub mod swap;
 pub mod thread;
 
 pub use lock::{Condvar, Mutex, MutexGuard};
+pub use once::OnceLock;
+#[cfg(weighbridge_shuttle)]
+pub(crate) use shuttle::thread_local;
+#[cfg(not(weighbridge_shuttle))]
+pub(crate) use std::thread_local;

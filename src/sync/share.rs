@@ -1,5 +1,5 @@
 //! A counted share of something that is ended by hand: std's `Arc`, of which only `clone` and
-//! `into_inner` are used, or its twin for the model checker.
+//! `into_inner` are used, or its twin for the checkers.
 //!
 //! What lives here: the count. What does not: what is done with the last share (`core::share`).
 //!
@@ -8,7 +8,7 @@
 //! is written out with the orderings that this needs and no stronger; both pass the same conformance
 //! test (`contract`).
 
-#[cfg(not(weighbridge_loom))]
+#[cfg(not(any(weighbridge_loom, weighbridge_shuttle)))]
 mod real {
     use std::ops::Deref;
     use std::sync::Arc;
@@ -53,7 +53,7 @@ mod real {
     }
 }
 
-#[cfg(weighbridge_loom)]
+#[cfg(any(weighbridge_loom, weighbridge_shuttle))]
 mod real {
     use std::mem::ManuallyDrop;
     use std::ops::Deref;

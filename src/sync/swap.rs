@@ -1,6 +1,6 @@
 //! The facade over arc-swap: a shared pointer that is replaced whole.
 
-#[cfg(not(weighbridge_loom))]
+#[cfg(not(any(weighbridge_loom, weighbridge_shuttle)))]
 mod real {
     use std::sync::Arc;
 
@@ -87,7 +87,56 @@ mod mock {
     }
 }
 
+#[cfg(weighbridge_shuttle)]
+mod stepped {
+    use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+    use crate::sync::atomic::{AtomicU32, Ordering};
+
+    /// Each call is one step, and a switch point stands before it. What is replaced goes at once, as it
+    /// does in arc-swap when nobody looks at it.
+    #[derive(Debug)]
+    pub struct Swap<T> {
+        step: AtomicU32,
+        // A std lock that is never held across a switch point.
+        current: Mutex<Arc<T>>,
+    }
+
+    impl<T> Swap<T> {
+        /// Starts with `value`.
+        pub fn new(value: Arc<T>) -> Self {
+            Swap {
+                step: AtomicU32::new(0),
+                current: Mutex::new(value),
+            }
+        }
+
+        /// Runs `f` with the current value, which stays alive meanwhile.
+        pub fn with<R>(&self, f: impl FnOnce(&T) -> R) -> R {
+            f(&self.load_full())
+        }
+
+        /// A share of the current value.
+        pub fn load_full(&self) -> Arc<T> {
+            Arc::clone(&self.step())
+        }
+
+        /// Replaces the value.
+        pub fn store(&self, value: Arc<T>) {
+            let old = std::mem::replace(&mut *self.step(), value);
+            drop(old);
+        }
+
+        fn step(&self) -> MutexGuard<'_, Arc<T>> {
+            self.step.load(Ordering::SeqCst);
+            self.current.lock().unwrap_or_else(PoisonError::into_inner)
+        }
+    }
+}
+
 #[cfg(weighbridge_loom)]
 pub use mock::Swap;
-#[cfg(not(weighbridge_loom))]
+#[cfg(not(any(weighbridge_loom, weighbridge_shuttle)))]
 pub use real::Swap;
+#[cfg(weighbridge_shuttle)]
+pub use stepped::Swap;

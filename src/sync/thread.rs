@@ -4,31 +4,33 @@ use std::io;
 
 #[cfg(weighbridge_loom)]
 use loom::thread as primitive;
-#[cfg(not(weighbridge_loom))]
+#[cfg(weighbridge_shuttle)]
+use shuttle::thread as primitive;
+#[cfg(not(any(weighbridge_loom, weighbridge_shuttle)))]
 use std::thread as primitive;
 
 pub use primitive::{JoinHandle, Thread, current, park};
 
 /// Parks for at most about `most`.
-#[cfg(not(weighbridge_loom))]
+#[cfg(not(any(weighbridge_loom, weighbridge_shuttle)))]
 pub fn park_for(most: std::time::Duration) {
     primitive::park_timeout(most);
 }
 
 /// Sleeps for at least `pause`, whoever unparks meanwhile.
-#[cfg(not(weighbridge_loom))]
+#[cfg(not(any(weighbridge_loom, weighbridge_shuttle)))]
 pub fn sleep(pause: std::time::Duration) {
     primitive::sleep(pause);
 }
 
-/// The model checker has no clock: the time is over as soon as the others had their turn.
-#[cfg(weighbridge_loom)]
+/// The checkers have no clock: the time is over as soon as the others had their turn.
+#[cfg(any(weighbridge_loom, weighbridge_shuttle))]
 pub fn park_for(_: std::time::Duration) {
     primitive::yield_now();
 }
 
 /// As [`park_for`].
-#[cfg(weighbridge_loom)]
+#[cfg(any(weighbridge_loom, weighbridge_shuttle))]
 pub fn sleep(_: std::time::Duration) {
     primitive::yield_now();
 }
