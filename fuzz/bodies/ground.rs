@@ -1,20 +1,19 @@
-//! What several bodies stand on: files to open, refusals, and a registry to publish in.
+//! What several bodies stand on: files to open, refusals, and a registry to stage in.
 //!
 //! What lives here: that. What does not: what is right for one format (the bodies).
 
-use std::fmt::Debug;
 use std::path::Path;
 use std::sync::{LazyLock, Mutex, PoisonError};
 use std::time::Duration;
 
 use tempfile::TempDir;
 use weighbridge::source::Source;
-use weighbridge::{Error, Lease, WeightRegistry};
+use weighbridge::{Error, WeightRegistry};
 
 /// Long enough for any wait that is going to succeed, on any machine.
 pub const SOON: Duration = Duration::from_secs(60);
 
-/// More than any body publishes here at one time.
+/// More than any body stages here at one time.
 const LIMIT: u64 = 1 << 20;
 /// Longest message of a refusal. Inputs are short; a name of theirs is shown once or twice, escaped.
 const LONGEST: usize = 16 << 10;
@@ -75,17 +74,27 @@ pub fn refusal(error: &Error) -> String {
     text
 }
 
-/// Publishes a source, hands a lease of it to `look`, retires it. The ledger is exact all the while.
-pub fn publish_and_leave<S: Source + Debug>(source: S, look: impl FnOnce(&Lease)) {
+/// Stages a source and lets it go: exactly what its plan says is charged meanwhile. No other thread has a
+/// part in that, which would be most of the time that an input takes.
+pub fn stage_and_leave<S: Source>(source: S) {
     let registry = REGISTRY.lock().unwrap_or_else(PoisonError::into_inner);
     let charged = source.plan().charged_bytes();
-    let set = registry.publish("it", source).expect("it was opened");
-    assert_eq!(registry.ledger().resident, charged);
-    let lease = registry.acquire(set).expect("it is resident");
-    look(&lease);
-    drop(lease);
-    let retired = registry.retire(set).expect("it is there");
-    retired.reclaimed(SOON).expect("nobody has it");
+    let staged = registry.stage(source).expect("it was opened");
+    assert_eq!(
+        (staged.bytes(), registry.ledger().reserved),
+        (charged, charged)
+    );
+    drop(staged);
     assert_eq!(registry.ledger().total(), 0);
-    assert_eq!(registry.lookup("it"), None);
+}
+
+/// What is in the places of a source's tensors, by name.
+pub fn contents<S: Source>(source: &S) -> Vec<(String, Vec<u8>)> {
+    let plan = source.plan();
+    let mut arena = vec![0; plan.arena_bytes() as usize];
+    source.read_into(&mut arena).expect("nobody changes it");
+    let tensors = plan.tensors().iter();
+    tensors
+        .map(|tensor| (tensor.name().to_owned(), arena[tensor.range()].to_vec()))
+        .collect()
 }

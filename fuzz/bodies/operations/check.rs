@@ -149,11 +149,13 @@ impl Run<'_> {
         }
         self.check();
         assert_eq!(self.registry.ledger().total(), 0);
-        assert!(
-            self.registry.retired().is_empty(),
-            "{:?}",
-            self.registry.retired()
-        );
+        // Of what took no byte, no byte comes back: the ledger does not tell.
+        let started = Instant::now();
+        while !self.registry.retired().is_empty() {
+            let late = started.elapsed() > SOON;
+            assert!(!late, "{:?} is still there", self.registry.retired());
+            std::thread::yield_now();
+        }
     }
 }
 

@@ -60,9 +60,6 @@ impl State {
             reasons.push("Conflict");
         }
         self.charge(changes, &mut reasons);
-        if !reasons.is_empty() {
-            return reasons;
-        }
         self.follow(changes, &mut reasons);
         for &set in changes.acts.keys() {
             if let Some((content, _)) = self.after(changes, set) {
@@ -121,11 +118,13 @@ impl State {
                 Some(own) if own == account => {}
                 Some(_) => reasons.push("ChargedElsewhere"),
                 None => {
-                    more[account] += content.own.charge;
-                    let sum = self.books(Some(account)).total() + more[account];
-                    if self.limits[account].bytes.is_some_and(|limit| sum > limit) {
+                    let bytes = content.own.charge;
+                    let there = self.books(Some(account)).total() + more[account];
+                    let over = |limit: u64| bytes > limit.saturating_sub(there);
+                    if self.limits[account].bytes.is_some_and(over) {
                         reasons.push("OverAccountLimit");
                     }
+                    more[account] += bytes;
                 }
             }
         }

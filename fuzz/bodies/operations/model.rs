@@ -197,12 +197,14 @@ impl State {
         }
     }
 
-    /// Why so many bytes more are too many, in all and in a namespace.
+    /// Why so many bytes more are too many, in all and in a namespace. Nothing always fits, also where a
+    /// limit was lowered below what is in use.
     pub fn no_room(&self, account: Option<usize>, bytes: u64) -> Option<Reason> {
         let limit = account.and_then(|account| self.limits[account].bytes);
-        if limit.is_some_and(|limit| self.books(account).total() + bytes > limit) {
+        let over = |limit: u64, books: Books| bytes > limit.saturating_sub(books.total());
+        if limit.is_some_and(|limit| over(limit, self.books(account))) {
             Some("OverAccountLimit")
-        } else if self.books(None).total() + bytes > self.limit {
+        } else if over(self.limit, self.books(None)) {
             Some("OverLimit")
         } else {
             None

@@ -290,11 +290,11 @@ impl Bytes<'_> {
 
     fn limit(&mut self) -> Op {
         let namespace = self.below(NAMESPACES.len());
-        let (lines, sets) = (self.below(16), self.below(6));
+        let (lines, sets) = (self.below(16) as u64, self.below(6));
         Op::Limit {
             namespace,
-            lines: (lines > 0).then_some(lines as u64 - 1),
-            sets: (sets > 0).then_some(sets - 1),
+            lines: lines.checked_sub(1),
+            sets: sets.checked_sub(1),
         }
     }
 
