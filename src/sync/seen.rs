@@ -1,7 +1,7 @@
 //! Twins of std's primitives that ThreadSanitizer can see (`weighbridge_tsan`, see `.ci/tsan`).
 //!
 //! What lives here: locks by parking_lot, whose code is instrumented as ours is, where std's was compiled
-//! without; and an atomic whose `fetch_sub` is not the one that `Arc` uses. What does not: any promise
+//! without; and an atomic of operations that it knows, and that no other crate uses. What does not: any promise
 //! that std's do not make.
 
 use std::ops::Deref;
@@ -61,7 +61,7 @@ impl Condvar {
     }
 }
 
-/// std's, but for `fetch_sub`.
+/// std's, but for what ThreadSanitizer does not see.
 #[derive(Debug)]
 pub struct AtomicU64(atomic::AtomicU64);
 
@@ -75,6 +75,14 @@ impl AtomicU64 {
     /// the last drop of an `Arc` (`tests/stress/wrap.rs`), and would hide an edge that we forgot.
     pub fn fetch_sub(&self, value: u64, order: Ordering) -> u64 {
         self.0.fetch_add(value.wrapping_neg(), order)
+    }
+
+    /// The same by exchanges: LLVM leaves a maximum as it is, without a word to ThreadSanitizer.
+    pub fn fetch_max(&self, value: u64, order: Ordering) -> u64 {
+        let bigger = |there: u64| Some(there.max(value));
+        match self.0.fetch_update(order, Ordering::Relaxed, bigger) {
+            Ok(before) | Err(before) => before,
+        }
     }
 }
 

@@ -33,7 +33,11 @@ impl Work {
     unsafe fn run(&self) {
         // SAFETY: `w` has so many bytes, and they are there, says the caller.
         let bytes = unsafe { std::slice::from_raw_parts(self.at, LEN) };
-        assert_eq!(Stamp::of(bytes), self.stamp, "the bytes changed under a device");
+        assert_eq!(
+            Stamp::of(bytes),
+            self.stamp,
+            "the bytes changed under a device"
+        );
     }
 }
 

@@ -21,7 +21,10 @@ pub fn flat_weights(size: Size) {
         crew.lead(move || {
             for round in 0..size.rounds {
                 let set = (round + writer) % NAMES;
-                let stamp = Stamp { set, version: round * 2 + writer };
+                let stamp = Stamp {
+                    set,
+                    version: round * 2 + writer,
+                };
                 let bytes = stamp.bytes(LEN);
                 match flat.register(name(set).as_str(), Dtype::U8, [LEN], &bytes) {
                     Ok(registered) => drop(flat.unregister(registered.handle()).unwrap()),

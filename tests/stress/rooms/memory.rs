@@ -46,7 +46,10 @@ pub fn ledger_at_its_limit(size: Size) {
     let observer = Arc::clone(&registry);
     crew.follow(move || {
         let ledger = observer.ledger();
-        assert!(ledger.total() <= limit && ledger.peak <= limit, "{ledger:?}");
+        assert!(
+            ledger.total() <= limit && ledger.peak <= limit,
+            "{ledger:?}"
+        );
         let tenant = observer.account(&Account::namespace("tenant"));
         assert!(tenant.total() <= 2 * CHARGE, "{tenant:?}");
     });
@@ -100,7 +103,9 @@ pub fn filled_by_many(size: Size) {
         }
         crew.work();
         let filling = Arc::into_inner(filling).expect("all threads are done");
-        let set = registry.publish_staged("filled", filling.seal().unwrap()).unwrap();
+        let set = registry
+            .publish_staged("filled", filling.seal().unwrap())
+            .unwrap();
         let lease = registry.acquire(set).unwrap();
         for tensor in 0..TENSORS {
             let weight = lease.set(set).unwrap().get(&name(tensor)).unwrap();

@@ -1,6 +1,6 @@
 //! The rooms of the stress test: each a registry, threads that start together, and an oracle.
 //!
-//! What lives here: the list. What does not: how often and with how many threads (`main`), threads
+//! What lives here: the list. What does not: how often and with how many threads (`run`), threads
 //! (`crew`), what a set's bytes must be (`oracle`).
 //!
 //! Nothing here uses `thread::scope`, `std::sync::Mutex` or a channel: their edges are invisible to
@@ -16,7 +16,7 @@ mod leases;
 mod memory;
 mod names;
 mod observers;
-mod oracle;
+pub mod oracle;
 mod writers;
 
 /// How much of it.
@@ -33,9 +33,15 @@ pub type Case = fn(Size);
 
 pub const CASES: &[(&str, Case)] = &[
     ("replace_under_readers", leases::replace_under_readers),
-    ("transaction_under_readers", leases::transaction_under_readers),
+    (
+        "transaction_under_readers",
+        leases::transaction_under_readers,
+    ),
     ("last_drop_elsewhere", leases::last_drop_elsewhere),
-    ("scopes_stay_in_their_commit", leases::scopes_stay_in_their_commit),
+    (
+        "scopes_stay_in_their_commit",
+        leases::scopes_stay_in_their_commit,
+    ),
     ("waits_end", leases::waits_end),
     ("revoked_leases_end", leases::revoked_leases_end),
     ("two_writers", writers::two_writers),
@@ -54,9 +60,18 @@ pub const CASES: &[(&str, Case)] = &[
     ("fences", fences::fences),
     ("keeper_shutdown", fences::keeper_shutdown),
     ("threads_exit_with_leases", ends::threads_exit_with_leases),
-    ("leases_outlive_the_registry", ends::leases_outlive_the_registry),
-    ("registry_dropped_at_a_full_reclaimer", ends::registry_dropped_at_a_full_reclaimer),
-    ("adapters_move_with_their_base", adapters::adapters_move_with_their_base),
+    (
+        "leases_outlive_the_registry",
+        ends::leases_outlive_the_registry,
+    ),
+    (
+        "registry_dropped_at_a_full_reclaimer",
+        ends::registry_dropped_at_a_full_reclaimer,
+    ),
+    (
+        "adapters_move_with_their_base",
+        adapters::adapters_move_with_their_base,
+    ),
     ("aliases_follow", adapters::aliases_follow),
     ("flat_weights", flat::flat_weights),
 ];

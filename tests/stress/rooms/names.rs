@@ -87,7 +87,11 @@ pub fn fights_for_names(size: Size) {
         });
     }
     crew.work();
-    assert_eq!(registry.stats().sets, 0, "a name or a claim was left behind");
+    assert_eq!(
+        registry.stats().sets,
+        0,
+        "a name or a claim was left behind"
+    );
     close(&registry);
 }
 
@@ -102,7 +106,9 @@ pub fn table_grows(size: Size) {
         crew.lead(move || {
             for number in 0..2 * size.rounds {
                 let source = source(writer, number);
-                registry.publish(name(writer, number).as_str(), source).unwrap();
+                registry
+                    .publish(name(writer, number).as_str(), source)
+                    .unwrap();
             }
         });
     }

@@ -56,7 +56,9 @@ pub fn events(size: Size) {
         crew.lead(move || {
             let name = format!("set-{writer}");
             for round in 0..size.rounds {
-                let set = registry.publish(name.as_str(), source(writer, round)).unwrap();
+                let set = registry
+                    .publish(name.as_str(), source(writer, round))
+                    .unwrap();
                 registry.replace(set, source(writer, round + 1)).unwrap();
                 registry.retire(set).unwrap();
             }
@@ -80,14 +82,24 @@ pub fn events(size: Size) {
                 sequence = event.sequence;
                 let (number, handle) = match &event.kind {
                     EventKind::Published { commit, now, .. } => (*commit, now.handle),
-                    EventKind::Replaced { commit, now, previous, .. } => {
+                    EventKind::Replaced {
+                        commit,
+                        now,
+                        previous,
+                        ..
+                    } => {
                         assert_eq!(previous.name, now.name);
                         (*commit, previous.handle)
                     }
-                    EventKind::Retired { commit, previous, .. } => (*commit, previous.handle),
+                    EventKind::Retired {
+                        commit, previous, ..
+                    } => (*commit, previous.handle),
                     _ => continue,
                 };
-                assert!(number.number() > commit, "{commit}, then {number:?} of {handle}");
+                assert!(
+                    number.number() > commit,
+                    "{commit}, then {number:?} of {handle}"
+                );
                 commit = number.number();
             }
         });
@@ -122,7 +134,10 @@ pub fn catalog(size: Size) {
             last = Some(picture.number());
             let both = sets.map(|set| {
                 let mut entries = picture.entries().iter();
-                entries.find(|entry| entry.handle == set).unwrap().generation
+                entries
+                    .find(|entry| entry.handle == set)
+                    .unwrap()
+                    .generation
             });
             let first = both[0].max(both[1]);
             // The first generations came one by one.

@@ -53,7 +53,11 @@ impl Stamp {
             version: word(1),
         };
         for at in 0..words.len() {
-            assert_eq!(word(at), stamp.word(at as u64), "word {at} is not {stamp:?}'s");
+            assert_eq!(
+                word(at),
+                stamp.word(at as u64),
+                "word {at} is not {stamp:?}'s"
+            );
         }
         assert!(rest.is_empty());
         stamp
@@ -87,7 +91,10 @@ pub fn stamp(set: &LeasedSet<'_>) -> Stamp {
         .iter()
         .map(|weight| Stamp::of(weight.expect("a tensor").bytes()));
     let first = stamps.next().expect("it has tensors");
-    assert!(stamps.all(|other| other == first), "two versions in one set");
+    assert!(
+        stamps.all(|other| other == first),
+        "two versions in one set"
+    );
     first
 }
 
@@ -142,7 +149,13 @@ pub fn limited(bytes: u64) -> Arc<WeightRegistry> {
 /// Retires what is there, waits until all of it is back, and looks at the books.
 pub fn close(registry: &WeightRegistry) {
     let mut sets: Vec<SetHandle> = Vec::new();
-    sets.extend(registry.catalog().entries().iter().map(|entry| entry.handle));
+    sets.extend(
+        registry
+            .catalog()
+            .entries()
+            .iter()
+            .map(|entry| entry.handle),
+    );
     for set in sets {
         // With its adapters, which may come later in the list.
         if registry.scope(|scope| scope.get(set).is_ok()) {

@@ -7,7 +7,9 @@ use weighbridge::{Error, WeightRegistry};
 
 use super::Size;
 use super::crew::Crew;
-use super::oracle::{CHARGE, LONG, Seen, Stamp, acquire, close, limited, registry, source, stamp_in};
+use super::oracle::{
+    CHARGE, LONG, Seen, Stamp, acquire, close, limited, registry, source, stamp_in,
+};
 
 /// Of two that replace the same generation, one wins.
 pub fn two_writers(size: Size) {
@@ -76,7 +78,12 @@ pub fn crossing_transactions(size: Size) {
             };
             let stamps = sets.map(|set| stamp_in(&lease, set));
             assert_eq!(stamps.map(|stamp| stamp.set), [1, 2, 3]);
-            assert!(stamps.iter().all(|stamp| stamp.version == stamps[0].version), "mixed");
+            assert!(
+                stamps
+                    .iter()
+                    .all(|stamp| stamp.version == stamps[0].version),
+                "mixed"
+            );
         });
     }
     crew.work();
