@@ -27,10 +27,12 @@ struct Stack {
 unsafe impl Sync for Stack {}
 
 impl Stack {
-    const EMPTY: Stack = Stack {
-        locked: AtomicBool::new(false),
-        top: UnsafeCell::new(ptr::null_mut()),
-    };
+    const fn empty() -> Self {
+        Stack {
+            locked: AtomicBool::new(false),
+            top: UnsafeCell::new(ptr::null_mut()),
+        }
+    }
 
     /// Runs `f` with the top, alone. `f` must not allocate.
     fn with<R>(&self, f: impl FnOnce(&mut *mut u8) -> R) -> R {
@@ -44,7 +46,7 @@ impl Stack {
     }
 }
 
-static STACKS: [Stack; LARGEST / STEP] = [Stack::EMPTY; LARGEST / STEP];
+static STACKS: [Stack; LARGEST / STEP] = [const { Stack::empty() }; LARGEST / STEP];
 static REUSED: AtomicU64 = AtomicU64::new(0);
 
 /// How often a block was handed on so far.
