@@ -19,12 +19,13 @@ pub fn labels(size: Size) {
         for thread in 0..size.threads {
             let (registry, held) = (Arc::clone(&registry), held.clone());
             crew.lead(move || {
+                // Kept to the end, so that all threads ask for more entries at once.
+                let mut twins = Vec::new();
                 for turn in 0..20 {
                     let label = format!("{thread}-{turn}-").repeat(3);
                     let lease = registry.acquire_as(&label, set).unwrap();
-                    let twins = [lease.clone(), held.clone()];
-                    drop(lease);
-                    assert_eq!(stamp_in(&twins[0], set).version, round + 1);
+                    twins.extend([lease.clone(), held.clone()]);
+                    assert_eq!(stamp_in(&lease, set).version, round + 1);
                 }
             });
         }
