@@ -8,7 +8,7 @@
 //! whoever makes it is the taker and owns the bytes. `TAKEN` says the taker has finished with the
 //! node, `GRACE` says the epoch has; whoever sets the second of the two frees the node.
 
-use crate::sync::atomic::{AtomicU64, Ordering, fence};
+use crate::sync::atomic::{AtomicU64, Ordering, acquire, fence};
 
 const DEAD: u64 = 1 << 63;
 const TAKEN: u64 = 1 << 62;
@@ -87,7 +87,7 @@ impl StateWord {
         }
         // E4: Acquire: all earlier releases (one release sequence, every write is an RMW) and the
         // kill come before what the taker does.
-        fence(Ordering::Acquire);
+        acquire(&self.0);
         true
     }
 

@@ -6,10 +6,26 @@
 //! word; the touch makes it see every pair of accesses. It carries no ordering. In the scheduled build
 //! (`weighbridge_shuttle`) every access is a switch point, and all are sequentially consistent.
 
+#[cfg(weighbridge_tsan)]
+pub use super::seen::AtomicU64;
 #[cfg(weighbridge_shuttle)]
 pub use shuttle::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, Ordering, fence};
+#[cfg(not(any(weighbridge_loom, weighbridge_shuttle, weighbridge_tsan)))]
+pub use std::sync::atomic::AtomicU64;
 #[cfg(not(any(weighbridge_loom, weighbridge_shuttle)))]
-pub use std::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, Ordering, fence};
+pub use std::sync::atomic::{AtomicPtr, AtomicU32, Ordering, fence};
+
+/// `fence(Acquire)`, for what this thread has just read from `word`.
+///
+/// ThreadSanitizer knows no fences; for it, `word` is read once more with acquire. That is the same edge
+/// where, as here, every write of the word is a read-modify-write: one release sequence.
+#[inline]
+pub fn acquire(word: &AtomicU64) {
+    fence(Ordering::Acquire);
+    if cfg!(weighbridge_tsan) {
+        word.load(Ordering::Acquire);
+    }
+}
 
 #[cfg(not(weighbridge_loom))]
 impl<T> WithMut<*mut T> for AtomicPtr<T> {
