@@ -160,6 +160,7 @@ pub fn look_together(lease: &Lease, files: &Files) -> Result<Vec<Facts>, String>
     let facts: Result<Vec<Facts>, String> = lease.sets().map(|set| look(&set, files)).collect();
     let facts = facts?;
     agree(&facts)?;
+    on_their_bases(&facts)?;
     let provenance = lease.provenance();
     for one in &provenance.sets {
         let Some(base) = &one.base else { continue };
@@ -192,17 +193,42 @@ pub fn agree(facts: &[Facts]) -> Result<(), String> {
                     return Err(format!("an alias out of step: {}", pair()));
                 }
             }
-            if roles::ADAPTER.contains(&b) && roles::BASE.contains(&a) {
-                let (base, adapter) = if one.role == a {
-                    (one, other)
-                } else {
-                    (other, one)
-                };
-                let family = roles::family(a) == roles::family(b);
-                if adapter.base != Some(base.handle) || !family {
-                    return Err(format!("an adapter on another base: {}", pair()));
-                }
-            }
+        }
+    }
+    Ok(())
+}
+
+/// What is leased with a base is on it.
+fn on_their_bases(facts: &[Facts]) -> Result<(), String> {
+    let bases = facts.iter().filter(|one| roles::BASE.contains(&one.role));
+    for base in bases {
+        let on_others = |one: &&Facts| {
+            let adapter = roles::ADAPTER.contains(&one.role);
+            adapter && !stands_on(one, base)
+        };
+        if let Some(adapter) = facts.iter().find(on_others) {
+            return Err(format!("{adapter:?} was leased with {base:?}"));
+        }
+    }
+    Ok(())
+}
+
+fn stands_on(adapter: &Facts, base: &Facts) -> bool {
+    adapter.base == Some(base.handle) && roles::family(adapter.role) == roles::family(base.role)
+}
+
+/// Every adapter's base is there, and of its family; of all sets that are current.
+pub fn have_their_bases(current: &[Facts]) -> Result<(), String> {
+    let bases: Vec<&Facts> = current
+        .iter()
+        .filter(|one| roles::BASE.contains(&one.role))
+        .collect();
+    let adapters = current
+        .iter()
+        .filter(|one| roles::ADAPTER.contains(&one.role));
+    for adapter in adapters {
+        if !bases.iter().any(|base| stands_on(adapter, base)) {
+            return Err(format!("{adapter:?} stands on nothing"));
         }
     }
     Ok(())

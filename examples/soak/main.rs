@@ -21,6 +21,7 @@ mod report;
 mod roles;
 mod run;
 mod slope;
+mod warm;
 mod watchdog;
 mod worker;
 mod world;

@@ -110,7 +110,7 @@ pub fn count(world: &World, workers: &[Worker], mirror: &Mirror) -> Count {
         .chain(fenced.iter().flat_map(|one| &one.facts))
         .collect();
     let current = current(world);
-    if let Err(wrong) = check::agree(&current) {
+    if let Err(wrong) = check::agree(&current).and_then(|()| check::have_their_bases(&current)) {
         world.fail(format!("at a meeting: {wrong}"));
     }
     audit(world, &current, &leased);
@@ -222,13 +222,16 @@ pub fn clear(world: &World, workers: &mut [Worker], mirror: &Mirror) {
             world.fail(format!("all leases have ended, and {error}"));
         }
     }
+    // What was kept for a rollback goes without a retirement of its own.
+    until(world, "every byte back", || {
+        world.registry.ledger().total() == 0
+    });
     nothing_left(world);
-    if mirror
-        .ask()
-        .is_some_and(|it| !it.blind && (it.current.len(), it.going.len()) != (0, 0))
-    {
-        world.fail("events do not tell of the end of everything");
-    }
+    let told = mirror.ask();
+    world.demand(told.is_some_and(|it| it.blind || it.is_empty()), || {
+        "events do not tell of the end of everything".to_owned()
+    });
+    world.demand(mirror.forget(), || "nobody follows the events".to_owned());
 }
 
 fn nothing_left(world: &World) {

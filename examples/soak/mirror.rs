@@ -23,6 +23,10 @@ pub struct Picture {
 }
 
 impl Picture {
+    pub fn is_empty(&self) -> bool {
+        self.current.is_empty() && self.going.is_empty()
+    }
+
     fn take(&mut self, event: Event) -> Result<(), String> {
         match event.kind {
             EventKind::Published { now, .. } => {
@@ -60,10 +64,15 @@ impl Picture {
     }
 }
 
+enum Question {
+    Tell(Sender<Picture>),
+    Forget(Sender<()>),
+}
+
 /// The thread that reads the events, and the way to ask it.
 pub struct Mirror {
     thread: JoinHandle<Picture>,
-    questions: Sender<Sender<Picture>>,
+    questions: Sender<Question>,
 }
 
 impl Mirror {
@@ -94,8 +103,15 @@ impl Mirror {
     /// The picture, when no event is under way any more. `None`: the thread has ended.
     pub fn ask(&self) -> Option<Picture> {
         let (answer, told) = mpsc::channel();
-        self.questions.send(answer).ok()?;
+        self.questions.send(Question::Tell(answer)).ok()?;
         told.recv_timeout(Duration::from_secs(30)).ok()
+    }
+
+    /// Everything was let go: the picture starts anew, with no room left over from before.
+    pub fn forget(&self) -> bool {
+        let (answer, told) = mpsc::channel();
+        let sent = self.questions.send(Question::Forget(answer));
+        sent.is_ok() && told.recv_timeout(Duration::from_secs(30)).is_ok()
     }
 
     /// The last picture, after the registry was dropped.
@@ -106,7 +122,7 @@ impl Mirror {
 
 fn follow(
     mut events: Subscription,
-    asked: &Receiver<Sender<Picture>>,
+    asked: &Receiver<Question>,
     tell: impl Fn(String),
     plant: impl Fn() -> bool,
 ) -> Picture {
@@ -126,12 +142,14 @@ fn follow(
             }
             Next::Missed(_) => picture.blind = true,
             Next::Nothing => {
-                while let Ok(answer) = asked.try_recv() {
-                    let _ = answer.send(picture.clone());
-                    // After a meeting everything is known again: see `meeting`.
-                    if picture.blind && picture.current.is_empty() {
-                        picture = Picture::default();
-                    }
+                while let Ok(question) = asked.try_recv() {
+                    let _ = match question {
+                        Question::Tell(answer) => answer.send(picture.clone()).is_ok(),
+                        Question::Forget(done) => {
+                            picture = Picture::default();
+                            done.send(()).is_ok()
+                        }
+                    };
                 }
             }
             Next::Closed => return picture,

@@ -14,6 +14,7 @@ every byte that is read, the ledger, the events, stalls, and that nothing grows.
   --seconds S          how long, in seconds
   --threads T          threads that work at the same time           [4]
   --seed S             decides what is drawn; printed at the start  [the clock]
+  --only TEXT          only operations with TEXT in their names; may be repeated   [all]
   --plant MISTAKE      makes a mistake on purpose, which must be found:
                        arc (leaks an Arc for each retire), lease (forgets a lease), bytes (one tensor
                        of other bytes), torn (a transaction's sets one by one), byte (one byte in the
@@ -41,12 +42,14 @@ pub enum Plant {
 }
 
 /// What was asked for.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Options {
     pub time: Duration,
     pub threads: usize,
     pub seed: u64,
     pub plant: Option<Plant>,
+    /// Only operations with one of these in their names.
+    pub only: Vec<String>,
 }
 
 impl Options {
@@ -58,6 +61,7 @@ impl Options {
             threads: 4,
             seed: now.map_or(1, |now| u64::from(now.subsec_nanos())),
             plant: None,
+            only: Vec::new(),
         };
         while let Some(arg) = args.next() {
             let mut value = || args.next().ok_or_else(|| format!("{arg} needs a value"));
@@ -67,6 +71,7 @@ impl Options {
                 "--threads" => options.threads = number(&arg, &value()?)? as usize,
                 "--seed" => options.seed = number(&arg, &value()?)?,
                 "--plant" => options.plant = Some(Plant::of(&value()?)?),
+                "--only" => options.only.push(value()?),
                 "--help" | "-h" => return Ok(None),
                 _ => return Err(format!("unknown option {arg}; try --help")),
             }

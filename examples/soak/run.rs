@@ -14,6 +14,7 @@ use crate::mirror::Mirror;
 use crate::options::Options;
 use crate::process;
 use crate::report::{self, Point};
+use crate::warm::warm;
 use crate::watchdog::Watchdog;
 use crate::worker::Worker;
 use crate::world::{World, bump};
@@ -85,8 +86,13 @@ fn interval(options: &Options) -> Duration {
 /// Everything; whether all of it was as it must be.
 pub fn run(options: Options) -> Result<bool, Error> {
     let files = acts::foresee()?;
+    if acts::drawn(&options.only).is_empty() {
+        println!("no operation has that in its name");
+        return Ok(false);
+    }
     let (threads, descriptors) = (process::threads(), process::files());
-    let world = Arc::new(World::new(options, files)?);
+    let world = Arc::new(World::new(options.clone(), files)?);
+    warm(&world)?;
     let mirror = Mirror::start(&world);
     let watchdog = Watchdog::start(Arc::clone(&world));
     println!(
@@ -139,7 +145,7 @@ fn close(
         Err(world) => leftover.push(format!("{} hold the world", Arc::strong_count(&world))),
     }
     match mirror.end() {
-        Some(last) if last.blind || (last.current.len(), last.going.len()) == (0, 0) => {}
+        Some(last) if last.blind || last.is_empty() => {}
         last => leftover.push(format!("the events ended with {last:?}")),
     }
     for (what, before, now) in [

@@ -10,7 +10,6 @@ use std::time::Duration;
 use weighbridge::source::InMemory;
 use weighbridge::{Error, Lease, SetHandle, Subscription};
 
-use crate::acts::ACTS;
 use crate::check::Facts;
 use crate::held::{self, Held};
 use crate::options::Plant;
@@ -69,14 +68,8 @@ impl Worker {
     }
 
     fn turn(&mut self) {
-        let total: usize = ACTS.iter().map(|act| act.weight).sum();
-        let mut drawn = self.random.below(total);
-        let act = ACTS.iter().find(|act| {
-            let found = drawn < act.weight;
-            drawn = drawn.wrapping_sub(act.weight);
-            found
-        });
-        let Some(act) = act else { return };
+        let drawn = self.random.below(self.world.acts.len());
+        let act = self.world.acts[drawn];
         let world = Arc::clone(&self.world);
         world.doing[self.seat].begin(act.name, act.waits + BOUNDED);
         if let Err(error) = (act.run)(self) {

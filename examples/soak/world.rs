@@ -12,6 +12,7 @@ use weighbridge::fence::{Signal, Steps};
 use weighbridge::flat::FlatRegistry;
 use weighbridge::{Error, NamespaceLimits, WeightRegistry};
 
+use crate::acts::{self, Act};
 use crate::check::{Facts, Files};
 use crate::held::Held;
 use crate::options::{Options, Plant};
@@ -19,7 +20,7 @@ use crate::pattern::Body;
 use crate::roles::{self, Role};
 
 /// All weights together: so little that loads are refused now and then.
-pub const LIMIT: u64 = 5 << 20;
+pub const LIMIT: u64 = 2600 << 10;
 /// A tenant's: less than its four sets may have together.
 const TENANT_BYTES: u64 = 12 << 10;
 const TENANT_SETS: usize = 3;
@@ -42,6 +43,8 @@ pub struct World {
     pub flat: FlatRegistry,
     pub files: Files,
     pub options: Options,
+    /// What is drawn from: each operation as often as its weight says.
+    pub acts: Vec<&'static Act>,
     pub started: Instant,
     /// The lives of threads end soon.
     pub stop: AtomicBool,
@@ -115,10 +118,13 @@ impl World {
                 .sets(TENANT_SETS);
             registry.set_namespace_limits(&roles::tenant_name(tenant), limits)?;
         }
+        // The last one is that of whoever calls the meetings.
+        let doing = (0..=options.threads).map(|_| Doing::default()).collect();
         Ok(World {
             flat: FlatRegistry::within(Arc::clone(&registry), roles::FLAT_SPACE)?,
             registry,
             files,
+            acts: acts::drawn(&options.only),
             options,
             started: Instant::now(),
             stop: AtomicBool::new(false),
@@ -127,8 +133,7 @@ impl World {
             fenced: Mutex::new(Vec::with_capacity(SHELF)),
             steps: Steps::new("the device"),
             step: AtomicU64::new(1),
-            // The last one is that of whoever calls the meetings.
-            doing: (0..=options.threads).map(|_| Doing::default()).collect(),
+            doing,
             failures: Mutex::default(),
             refusals: Mutex::default(),
             planted: AtomicBool::new(false),

@@ -48,7 +48,17 @@ const fn waiting(name: &'static str, weight: usize, run: fn(&mut Worker) -> Done
     }
 }
 
-pub const ACTS: &[Act] = &[
+/// Each operation as often as its weight says; `only` those with one of these in their names.
+pub fn drawn(only: &[String]) -> Vec<&'static Act> {
+    let wanted =
+        |act: &&Act| only.is_empty() || only.iter().any(|it| act.name.contains(it.as_str()));
+    let wanted = ACTS.iter().filter(wanted);
+    wanted
+        .flat_map(|act| std::iter::repeat_n(act, act.weight))
+        .collect()
+}
+
+const ACTS: &[Act] = &[
     act("lease one set", 150, reading::one),
     act("lease a group", 80, reading::group),
     act("lease a base and its adapters", 80, reading::stack),
