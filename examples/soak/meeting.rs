@@ -10,7 +10,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use weighbridge::source::InMemory;
-use weighbridge::{Dtype, Error, SetHandle};
+use weighbridge::{Account, Dtype, Error, SetHandle};
 
 use crate::acts;
 use crate::books::Books;
@@ -140,7 +140,10 @@ fn audit(world: &World, current: &[Facts], leased: &[&Facts]) {
         world.fail(format!("the ledger: {wrong}"));
     }
     let accounts = world.registry.accounts();
-    let charged: u64 = accounts.iter().map(|(_, of)| of.total()).sum();
+    let spaces = accounts
+        .iter()
+        .filter(|(account, _)| matches!(account, Account::Namespace(_)));
+    let charged: u64 = spaces.map(|(_, of)| of.total()).sum();
     let ledger = world.registry.ledger();
     world.demand(charged <= ledger.total(), || {
         format!("accounts have {charged} bytes of {ledger:?}")

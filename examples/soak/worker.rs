@@ -104,7 +104,9 @@ impl Worker {
     /// The source of this body.
     pub fn source(&mut self, body: &Body) -> Result<InMemory, Error> {
         let source = roles::checkpoint(body, &mut self.random)?;
-        if roles::PLAIN.contains(&body.role) && self.world.plants(Plant::Bytes) {
+        // Again and again, for such a set may be refused.
+        let planted = self.world.options.plant == Some(Plant::Bytes) && self.random.once_in(20);
+        if roles::PLAIN.contains(&body.role) && planted {
             let other = Body {
                 uid: body.uid + 1,
                 ..*body

@@ -39,7 +39,7 @@ pub fn nested(worker: &mut Worker) -> Done {
 pub fn planted(worker: &mut Worker) -> Done {
     let world = &worker.world;
     if world.plants(Plant::Byte) {
-        let account = Account::foreign("nobody");
+        let account = Account::namespace("nobody");
         std::mem::forget(world.registry.reserve_in(&account, 1)?);
     }
     if world.plants(Plant::Stuck) {
