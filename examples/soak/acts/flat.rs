@@ -42,14 +42,16 @@ pub fn change(worker: &mut Worker) -> Done {
             let going = world.flat.unregister(weight)?;
             return gone(worker, &going);
         }
-        // The same again is the same, unless somebody was faster.
         (Some(weight), 1) if !ALIASES.contains(&role) => {
             let pinned = world.flat.get(weight)?;
             let again = world
                 .flat
                 .register(address, Dtype::U8, pinned.shape(), pinned.bytes())?;
-            world.demand(again.is_new() || again.handle() == weight, || {
-                format!("{name} became {again:?}")
+            // Somebody may have unregistered it, and somebody else may have had this idea, too. The
+            // next one of this name cannot have the same bytes.
+            let now = world.flat.get(again.handle())?;
+            world.demand(now.identity() == pinned.identity(), || {
+                format!("{name} became {again:?}: {now:?} is not {pinned:?}")
             });
         }
         (_, 2) if SLICES.contains(&role) && worker.random.once_in(4) => {
