@@ -127,6 +127,8 @@ fn follow(
     plant: impl Fn() -> bool,
 ) -> Picture {
     let mut picture = Picture::default();
+    // A question is answered by what is there after it was asked.
+    let mut question: Option<Question> = None;
     loop {
         match events.next_timeout(Duration::from_millis(50)) {
             Next::Event(event) => {
@@ -142,15 +144,15 @@ fn follow(
             }
             Next::Missed(_) => picture.blind = true,
             Next::Nothing => {
-                while let Ok(question) = asked.try_recv() {
-                    let _ = match question {
-                        Question::Tell(answer) => answer.send(picture.clone()).is_ok(),
-                        Question::Forget(done) => {
-                            picture = Picture::default();
-                            done.send(()).is_ok()
-                        }
-                    };
+                match question.take() {
+                    Some(Question::Tell(answer)) => drop(answer.send(picture.clone())),
+                    Some(Question::Forget(done)) => {
+                        picture = Picture::default();
+                        drop(done.send(()));
+                    }
+                    None => {}
                 }
+                question = asked.try_recv().ok();
             }
             Next::Closed => return picture,
         }

@@ -40,7 +40,10 @@ pub fn warm(world: &World) -> Result<(), Error> {
     }
     drop(leases);
     registry.scope(|_| {
-        (0..COMMITS).try_for_each(|_| Ok::<_, Error>(drop(registry.replace(set, next()?)?)))
+        for _ in 0..COMMITS {
+            registry.replace(set, next()?)?;
+        }
+        Ok::<(), Error>(())
     })?;
     threads(registry, 8 * world.options.threads);
     registry.retire(set)?.reclaimed(SOON)

@@ -301,11 +301,9 @@ impl<'l> LeasedSet<'l> {
     /// All tensors of this generation by ordinal, readable or not.
     pub fn iter(&self) -> impl Iterator<Item = Result<Weight<'l>, Error>> + use<'l> {
         let this = *self;
-        this.meta()
-            .facts
-            .layout
-            .ordinals()
-            .map(move |ordinal| this.weight(ordinal))
+        let tensors = this.meta().facts.layout.tensors();
+        // An earlier generation's tensors may be missing in between.
+        tensors.map(move |(ordinal, _)| this.weight(ordinal))
     }
 }
 

@@ -53,11 +53,10 @@ pub fn replace(worker: &mut Worker) -> Done {
     let staged = stage(worker, group)?;
     let world = worker.world.clone();
     if world.plants(Plant::Torn) {
-        let first = staged
-            .into_iter()
-            .next()
-            .map(|one| world.registry.replace_staged(members[0].1, one));
-        return first.map_or(Ok(()), |replaced| Ok(drop(replaced?)));
+        for one in staged.into_iter().take(1) {
+            world.registry.replace_staged(members[0].1, one)?;
+        }
+        return Ok(());
     }
     let mut all = world.registry.transaction();
     for ((_, set), staged) in members.iter().zip(staged) {
