@@ -141,7 +141,7 @@ mod tests {
         let tensor = InMemory::new().tensor("t0", Dtype::U8, [1], [1]).unwrap();
         registry.publish("one", tensor).unwrap();
         assert_eq!(books.disagree(&registry.ledger()), None);
-        let account = weighbridge::Account::foreign("somebody");
+        let account = weighbridge::Account::namespace("somebody");
         let byte = registry.reserve_in(&account, 1).unwrap();
         assert!(books.disagree(&registry.ledger()).is_some());
         drop(byte);

@@ -28,7 +28,7 @@ impl Body {
             1 => (self.role as u64) << 32 | u64::from(tensor),
             2 => self.stamp,
             _ => {
-                let key = self.uid ^ (self.role as u64) << 48 ^ self.stamp.rotate_left(17);
+                let key = self.uid ^ mix(self.role as u64) ^ self.stamp.rotate_left(17);
                 mix(key ^ mix(u64::from(tensor) << 40 ^ (len as u64) << 20 ^ at as u64))
             }
         }
