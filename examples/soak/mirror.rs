@@ -145,10 +145,13 @@ fn follow(
             Next::Missed(_) => picture.blind = true,
             Next::Nothing => {
                 match question.take() {
-                    Some(Question::Tell(answer)) => drop(answer.send(picture.clone())),
+                    // Who asked waits for the answer, but not for ever.
+                    Some(Question::Tell(answer)) => {
+                        let _ = answer.send(picture.clone());
+                    }
                     Some(Question::Forget(done)) => {
                         picture = Picture::default();
-                        drop(done.send(()));
+                        let _ = done.send(());
                     }
                     None => {}
                 }
