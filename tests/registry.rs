@@ -614,3 +614,21 @@ fn a_replace_that_cannot_be_reads_nothing() {
     ));
     assert_eq!(registry.ledger().peak, peak, "nothing was reserved");
 }
+
+/// Ordinals are the set's for its whole life, so a generation may have none of some: those are not its.
+#[test]
+fn a_generation_lists_its_own_tensors_and_no_others() {
+    let registry = registry();
+    let with = |names: &[&str]| {
+        let none = Ok(InMemory::new());
+        let add =
+            |set: Result<InMemory, Error>, name: &&str| set?.tensor(name, Dtype::U8, [1], [7]);
+        names.iter().fold(none, add).unwrap()
+    };
+    let set = registry.publish("set", with(&["a", "b"])).unwrap();
+    registry.replace(set, with(&["b", "c"])).unwrap();
+    let lease = registry.acquire(set).unwrap();
+    let listed = lease.set(set).unwrap().iter();
+    let names: Vec<&str> = listed.map(|weight| weight.unwrap().name()).collect();
+    assert_eq!(names, ["b", "c"]);
+}

@@ -4,6 +4,8 @@
 //! `cargo run --release --example serve` needs no model of yours: it serves the tiny real
 //! model in `fixtures/`. See `--help` for a model of your own.
 
+#[path = "../common/arguments.rs"]
+mod arguments;
 mod llama;
 mod operator;
 mod options;

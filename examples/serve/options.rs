@@ -3,6 +3,8 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::arguments::number;
+
 pub const HELP: &str = "\
 Serves prompts from one registry on many threads while adapters are swapped under them, and checks
 every answer.
@@ -94,14 +96,5 @@ impl Options {
             Some((_, dirs)) => dirs.push(dir),
             None => self.adapters.push((name.to_owned(), vec![dir])),
         }
-    }
-}
-
-fn number(option: &str, value: &str) -> Result<u64, String> {
-    match value.parse() {
-        Ok(number @ 1..) => Ok(number),
-        _ => Err(format!(
-            "{option} takes a whole number from 1, not {value:?}"
-        )),
     }
 }
