@@ -59,6 +59,9 @@ def edits(mutant):
     return [(edit["file"], edit["find"], edit["replace"]) for edit in mutant["edit"]]
 
 
+PASSED, FAILED, UNFINISHED = "passed", "failed", "not finished"
+
+
 class DoesNotBuild(Exception):
     pass
 
@@ -108,8 +111,9 @@ class Copy:
             raise DoesNotBuild(failed) from None
 
     def explore(self, binaries, name, limit, bound=None):
-        """One model: (passed, executions, seconds). A crash, a deadlock report, a livelock (branch limit) and
-        running out of time count as failures of the model, that is, the mistake is seen."""
-        passed, executions, seconds, _ = self.run.explore(
+        """One model: (verdict, executions, seconds). A crash, a deadlock report and a livelock (branch limit) are
+        failures of the model, that is, the mistake is seen; what running out of time is, its caller knows."""
+        passed, executions, seconds, output = self.run.explore(
             binaries[name], name, bound or self.models[name]["preemption_bound"], limit)
-        return passed, executions, seconds
+        verdict = PASSED if passed else UNFINISHED if output.startswith("not finished") else FAILED
+        return verdict, executions, seconds

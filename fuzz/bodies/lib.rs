@@ -13,8 +13,11 @@ pub mod names;
 pub mod operations;
 pub mod ordered;
 
+/// What is done with one input. It panics if something is wrong.
+pub type Body = fn(&[u8]);
+
 /// Each target by its name.
-pub const TARGETS: [(&str, fn(&[u8])); 5] = [
+pub const TARGETS: [(&str, Body); 5] = [
     ("adapter_config", adapter_config::run),
     ("header", header::run),
     ("index", index::run),

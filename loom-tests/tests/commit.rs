@@ -593,7 +593,11 @@ fn iriw() {
                         let view = rig.spine.view(me);
                         let one = Rig::peek(&view, first).unwrap();
                         let two = Rig::peek(&view, second).unwrap();
-                        notes.lock().unwrap().push(if first == a { (one, two) } else { (two, one) });
+                        notes.lock().unwrap().push(if first == a {
+                            (one, two)
+                        } else {
+                            (two, one)
+                        });
                     })
                 };
                 [put(a), put(b), look(a, b), look(b, a)]

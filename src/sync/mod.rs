@@ -28,9 +28,9 @@ pub mod thread;
 #[cfg(not(weighbridge_tsan))]
 pub use lock::{Condvar, Mutex, MutexGuard};
 pub use once::OnceLock;
+#[cfg(weighbridge_tsan)]
+pub use seen::{Condvar, Mutex, MutexGuard};
 #[cfg(weighbridge_shuttle)]
 pub(crate) use shuttle::thread_local;
 #[cfg(not(weighbridge_shuttle))]
 pub(crate) use std::thread_local;
-#[cfg(weighbridge_tsan)]
-pub use seen::{Condvar, Mutex, MutexGuard};

@@ -19,7 +19,7 @@ fn tensors_that_look_the_same_are_not_tied() {
                 .and_then(|set| set.tensor(format!("{name}.empty"), Dtype::U8, [0, 4], []))
         };
         names
-            .fold(Ok(InMemory::new()), |set, one| with(set?, one))
+            .try_fold(InMemory::new(), with)
             .map_err(|error: Error| error)
     };
     let registry = registry();

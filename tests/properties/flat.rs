@@ -359,7 +359,7 @@ impl Flat {
         );
         assert_eq!(self.flat.total_bytes(), weights(true).1 + weights(false).1);
         assert_eq!(self.flat.len(), weights(true).0 + weights(false).0);
-        assert_eq!(self.flat.is_empty(), self.flat.len() == 0);
+        assert_eq!(self.flat.is_empty(), matches!(self.flat.len(), 0));
         let mut adapters: Vec<&str> = self.there.keys().map(|&name| NAMES[name].0).collect();
         adapters.retain(|adapter| !adapter.is_empty());
         adapters.dedup();

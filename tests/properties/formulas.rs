@@ -469,7 +469,8 @@ fn contents_are_what_their_format_says_and_layouts_are_shared() {
                         .collect()
                 };
             let mut shapes: Vec<_> = sets.iter().map(shape).collect();
-            (shapes.sort(), shapes.dedup());
+            shapes.sort();
+            shapes.dedup();
             assert_eq!(
                 registry.stats().layouts,
                 shapes.len(),

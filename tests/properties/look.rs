@@ -161,7 +161,8 @@ impl World<'_> {
                 format!("{name} {set} g{generation} {} B", one.bytes())
             })
             .collect();
-        (held.sort(), retired.sort());
+        held.sort();
+        retired.sort();
         assert_eq!(retired, held, "what is retired and not back");
         assert_eq!(now.retired_generations, held.len());
         let trouble = [
@@ -194,7 +195,8 @@ impl World<'_> {
             .iter()
             .map(|one| format!("{} g{}", one.name, one.generation))
             .collect();
-        (fences.sort(), now.sort());
+        fences.sort();
+        now.sort();
         assert_eq!(now, fences, "what waits for fences");
     }
 
@@ -394,7 +396,8 @@ impl World<'_> {
                 .into_iter()
                 .map(|one| one.label)
                 .collect();
-            (labels.sort(), now.sort());
+            labels.sort();
+            now.sort();
             assert_eq!(now, labels, "who holds {words}");
         }
     }

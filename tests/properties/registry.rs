@@ -192,7 +192,7 @@ fn end(world: &mut World<'_>) {
 }
 
 /// As it can be pasted into [`regressions`].
-fn show(ops: &Vec<Op>) -> String {
+fn show(ops: &[Op]) -> String {
     let one = |op: &Op| format!("    {},\n", format!("{op:?}").replace('[', "vec!["));
     format!("run(&[\n{}]);", ops.iter().map(one).collect::<String>())
 }
