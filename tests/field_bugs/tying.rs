@@ -13,7 +13,7 @@ const EMBEDDING: &str = "model.embed_tokens.weight";
 #[test]
 fn tensors_that_look_the_same_are_not_tied() {
     let of = |fills: [u8; 3]| {
-        let names = ["a", "b", "c"].into_iter().zip(fills);
+        let mut names = ["a", "b", "c"].into_iter().zip(fills);
         let with = |set: InMemory, (name, fill): (&str, u8)| {
             set.tensor(name, Dtype::U8, [4], [fill; 4])
                 .and_then(|set| set.tensor(format!("{name}.empty"), Dtype::U8, [0, 4], []))

@@ -199,13 +199,18 @@ fn show(ops: &[Op]) -> String {
 
 #[test]
 fn the_registry_is_its_model() {
-    cases(400, &case(), show, |ops| {
-        if let Err(why) = super::run::attempt(|| run(ops)) {
-            // Shrinking waits often for what never comes.
-            PATIENCE.store(300, Ordering::Relaxed);
-            panic!("{why}");
-        }
-    });
+    cases(
+        400,
+        &case(),
+        |ops| show(ops),
+        |ops| {
+            if let Err(why) = super::run::attempt(|| run(ops)) {
+                // Shrinking waits often for what never comes.
+                PATIENCE.store(300, Ordering::Relaxed);
+                panic!("{why}");
+            }
+        },
+    );
     let seen = SEEN.lock().unwrap();
     if std::env::var_os("WEIGHBRIDGE_PROPERTIES_SEEN").is_some() {
         for (what, times) in seen.iter() {
