@@ -102,6 +102,7 @@ pub use tensor::{Shard, WeightKind};
 macro_rules! links {
     () => {
         "\
+[FIELD_BUGS.md]: crate::_documentation::verification::field_bugs
 [GUARANTEES.md]: crate::_documentation::guarantees
 [MEMORY_ORDERING.md]: crate::_documentation::memory_ordering
 [VERIFICATION.md]: crate::_documentation::verification
@@ -112,6 +113,14 @@ macro_rules! links {
 [ordering/fences.md]: crate::_documentation::memory_ordering::fences
 [ordering/labels.md]: crate::_documentation::memory_ordering::labels
 [ordering/names.md]: crate::_documentation::memory_ordering::names
+[verification/faults.md]: crate::_documentation::verification::faults
+[verification/histories.md]: crate::_documentation::verification::histories
+[verification/lines.md]: crate::_documentation::verification::lines
+[verification/mutants.md]: crate::_documentation::verification::mutants
+[verification/orderings.md]: crate::_documentation::verification::orderings
+[verification/sanitizers.md]: crate::_documentation::verification::sanitizers
+[verification/schedules.md]: crate::_documentation::verification::schedules
+[verification/soak.md]: crate::_documentation::verification::soak
 [what the models found]: crate::_documentation::verification#what-the-models-found
 "
     };
@@ -149,7 +158,26 @@ pub mod _documentation {
     pub mod json {}
     #[doc = links!()]
     #[doc = include_str!("../docs/VERIFICATION.md")]
-    pub mod verification {}
+    pub mod verification {
+        #[doc = include_str!("../docs/verification/mutants.md")]
+        pub mod mutants {}
+        #[doc = include_str!("../docs/verification/orderings.md")]
+        pub mod orderings {}
+        #[doc = include_str!("../docs/verification/lines.md")]
+        pub mod lines {}
+        #[doc = include_str!("../docs/verification/histories.md")]
+        pub mod histories {}
+        #[doc = include_str!("../docs/verification/schedules.md")]
+        pub mod schedules {}
+        #[doc = include_str!("../docs/verification/sanitizers.md")]
+        pub mod sanitizers {}
+        #[doc = include_str!("../docs/verification/faults.md")]
+        pub mod faults {}
+        #[doc = include_str!("../docs/FIELD_BUGS.md")]
+        pub mod field_bugs {}
+        #[doc = include_str!("../docs/verification/soak.md")]
+        pub mod soak {}
+    }
     #[doc = include_str!("../docs/COMING_FROM_RLX.md")]
     pub mod coming_from_rlx {}
     #[doc = include_str!("../CHANGELOG.md")]
