@@ -247,11 +247,13 @@ impl Labels {
             // E60: Relaxed: a stale value fails the exchange, whose count has moved.
             let next = self.entry(index)?.next.load(Ordering::Relaxed);
             let changed = next | ((head >> INDEX_BITS).wrapping_add(1) << INDEX_BITS);
-            // E60: Acquire on both sides: as above, for the head we go on with.
+            // E60: Relaxed if it succeeds: the change count makes `head` the very value that was loaded, and
+            // what earlier pushes released goes on through our exchange. Acquire if not: as above, for the
+            // head we go on with.
             match self.free.compare_exchange_weak(
                 head,
                 changed,
-                Ordering::AcqRel,  // E60
+                Ordering::Relaxed, // E60
                 Ordering::Acquire, // E60
             ) {
                 Ok(_) => return Some(index),
@@ -272,7 +274,7 @@ impl Labels {
             match self.free.compare_exchange_weak(
                 head,
                 changed,
-                Ordering::AcqRel,  // E60
+                Ordering::Release, // E60
                 Ordering::Relaxed, // E60
             ) {
                 Ok(_) => return,

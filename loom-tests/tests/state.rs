@@ -8,7 +8,7 @@ use loom::thread;
 use weighbridge::__loom::sync::epoch::Participant;
 use weighbridge::__loom::sync::{Condvar, Mutex};
 use weighbridge::__loom::{
-    Change, Expect, Key, Miss, Node, Reclaimer, Spine, StagedNode, Storage, Vitals,
+    Change, Expect, Key, Miss, Node, Reclaimer, Spine, StagedNode, StateWord, Storage, Vitals,
 };
 use weighbridge_loom_tests::{Rig, act, model, play, saw, value};
 
@@ -192,10 +192,9 @@ fn drain() {
     });
 }
 
-/// Who sees "drained" without waiting may touch what the lease's holder touched.
-#[test]
-fn drained_reads() {
-    model("drained_reads", &["drained", "not yet"], || {
+/// Who sees, without waiting, that no lease is left may touch what the lease's holder touched.
+fn nobody_holds(name: &'static str, drained: fn(&StateWord) -> bool) {
+    model(name, &["drained", "not yet"], move || {
         let rig = Arc::new(Rig::new());
         let main = rig.member();
         let key = rig.publish(&main.0);
@@ -208,7 +207,7 @@ fn drained_reads() {
             theirs.0.with_mut(|at| unsafe { *at = 1 });
             drop(hold);
         });
-        if vitals.state().is_drained() {
+        if drained(vitals.state()) {
             // SAFETY: no lease is left; the checker reports it if that is not enough.
             assert_eq!(scratch.0.with(|at| unsafe { *at }), 1);
             saw("drained");
@@ -217,6 +216,44 @@ fn drained_reads() {
         }
         thread.join().unwrap();
         Arc::into_inner(rig).unwrap().finish(vec![main]);
+    });
+}
+
+#[test]
+fn drained_reads() {
+    nobody_holds("drained_reads", StateWord::is_drained);
+}
+
+/// The same for the count of a generation that takes no more leases.
+#[test]
+fn drained_count() {
+    nobody_holds("drained_count", |state| state.holds() == 0);
+}
+
+/// Who sees that its generation is superseded finds the next one.
+#[test]
+fn superseded_next() {
+    model("superseded_next", &["superseded", "not yet"], || {
+        play(
+            1,
+            |_, keys| {
+                let key = keys[0];
+                [
+                    act(move |rig, me| drop(supersede(rig, me, key, 1))),
+                    act(move |rig, me| {
+                        let hold = rig.hold(me, key).unwrap();
+                        if hold.node().vitals().state().is_dead() {
+                            let next = Rig::peek(&rig.spine.view(me), key);
+                            assert_eq!(next, Some(1), "told before it can be found");
+                            saw("superseded");
+                        } else {
+                            saw("not yet");
+                        }
+                    }),
+                ]
+            },
+            |_, _, _| {},
+        );
     });
 }
 

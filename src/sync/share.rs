@@ -99,8 +99,8 @@ mod real {
         pub fn sole(self) -> Result<T, Self> {
             // SAFETY: our share keeps it alive.
             let counted = unsafe { self.0.as_ref() };
-            // E19: Acquire, as in `end`; nobody can add a share when ours is the only one.
-            if counted.count.load(Ordering::Acquire) != 1 {
+            // E19: Relaxed: `end` acquires; nobody can add a share when ours is the only one.
+            if counted.count.load(Ordering::Relaxed) != 1 {
                 return Err(self);
             }
             match self.end() {

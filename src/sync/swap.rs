@@ -82,7 +82,7 @@ mod mock {
                 Err(poisoned) => poisoned.into_inner().push(value),
             }
             // E12, E16, E40: the contract's release; a swap, as in arc-swap.
-            self.current.swap(next, Ordering::AcqRel);
+            self.current.swap(next, Ordering::Release);
         }
     }
 }
