@@ -161,6 +161,7 @@ pub mod _documentation {
     pub mod verification {
         #[doc = include_str!("../docs/verification/mutants.md")]
         pub mod mutants {}
+        #[doc = links!()]
         #[doc = include_str!("../docs/verification/orderings.md")]
         pub mod orderings {}
         #[doc = include_str!("../docs/verification/lines.md")]

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use weighbridge::__loom::sync::epoch::Participant;
 use weighbridge::__loom::sync::stop::before_write;
-use weighbridge::__loom::{Change, Expect, Key, Miss, Refusal};
+use weighbridge::__loom::{Expect, Key, Miss, Refusal};
 use weighbridge_loom_tests::{Gate, Rig, act, model, old_or_new, play, saw};
 
 #[test]

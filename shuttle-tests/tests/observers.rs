@@ -50,9 +50,11 @@ fn events_come_in_the_order_of_commits() {
         let registry = registry();
         let a = registry.publish("a", bytes(0)).unwrap();
         let b = registry.publish("b", bytes(0)).unwrap();
+        // Of its own: writers of one set wait for each other before they come here.
+        let c = registry.publish("c", bytes(0)).unwrap();
         let mut events = registry.events();
         let one = start(&registry, move |registry| {
-            registry.replace(a, bytes(1)).unwrap();
+            registry.replace(c, bytes(1)).unwrap();
         });
         let two = start(&registry, move |registry| {
             let mut both = registry.transaction();
@@ -62,7 +64,7 @@ fn events_come_in_the_order_of_commits() {
             }
             both.commit().unwrap();
         });
-        let mut last = 2;
+        let mut last = 3;
         let mut following = 0;
         for _ in 0..3 {
             let (commit, more, set, generation) = next_commit(&mut events).unwrap();
