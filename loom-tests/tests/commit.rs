@@ -4,9 +4,8 @@
 use std::sync::Arc;
 
 use weighbridge::__loom::sync::epoch::Participant;
-use weighbridge::__loom::sync::stop::before_write;
 use weighbridge::__loom::{Expect, Key, Miss, Refusal};
-use weighbridge_loom_tests::{Gate, Rig, act, model, old_or_new, play, saw};
+use weighbridge_loom_tests::{Rig, act, model, old_or_new, play, saw};
 
 #[test]
 fn txn2_acq() {
@@ -162,51 +161,6 @@ fn txn_txn_any() {
             },
         );
     });
-}
-
-/// A writer stands still before one of its writes until a reader has finished. Who waited for the writer would
-/// wait for ever, and the checker says so.
-fn stalled_before(name: &'static str, writes: usize) {
-    model(name, &["old", "new"], move || {
-        let gate = Arc::new(Gate::default());
-        play(
-            2,
-            |_, keys| {
-                let (a, b) = (keys[0], keys[1]);
-                let (closed, open) = (Arc::clone(&gate), gate);
-                [
-                    act(move |rig, me| {
-                        before_write(writes, move || closed.pass());
-                        rig.commit(me, &mut [rig.swap(a, 1), rig.swap(b, 1)])
-                            .unwrap();
-                    }),
-                    act(move |rig, me| {
-                        let view = rig.spine.view(me);
-                        let seen = Rig::peek(&view, a);
-                        drop(view);
-                        assert_eq!(seen, Some(0), "seen before the clock moved");
-                        assert_eq!(rig.read(me, &[b, a]), Ok(vec![0, 0]));
-                        drop(rig.lease(me, &[a]).unwrap().clone());
-                        saw("old");
-                        open.open();
-                    }),
-                ]
-            },
-            |rig, me, keys| old_or_new(&rig.read(me, keys).unwrap()),
-        );
-    });
-}
-
-/// Between the slots of one commit.
-#[test]
-fn stalled_half() {
-    stalled_before("stalled_half", 1);
-}
-
-/// Between the last slot and the clock, W4 and W5.
-#[test]
-fn stalled() {
-    stalled_before("stalled", 2);
 }
 
 /// Two sets retired at once, and a wait for both: drained is final for both.
