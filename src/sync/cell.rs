@@ -55,13 +55,6 @@ mod checked {
             self.0.with(|at| unsafe { *at })
         }
     }
-
-    /// Its memory is given up, which is a write, too.
-    impl<T> Drop for Plain<T> {
-        fn drop(&mut self) {
-            self.0.with_mut(|_| ());
-        }
-    }
 }
 
 #[cfg(weighbridge_loom)]
