@@ -21,9 +21,9 @@ pub use std::sync::atomic::{AtomicPtr, AtomicU32, Ordering, fence};
 /// where, as here, every write of the word is a read-modify-write: one release sequence.
 #[inline]
 pub fn acquire(word: &AtomicU64) {
-    fence(Ordering::Acquire);
+    fence(Ordering::Acquire); // The edge is the caller's (E4).
     if cfg!(weighbridge_tsan) {
-        word.load(Ordering::Acquire);
+        word.load(Ordering::Acquire); // As above.
     }
 }
 
