@@ -125,7 +125,11 @@ pub fn figures(world: &World, points: &[Point]) -> Verdict {
         "KiB",
         &series(points, |it| it.resident.map(|it| it as f64)),
     );
-    println!("{live}\n{blocks}\n{resident}\n");
+    println!(
+        "{live}\n{blocks}\n{resident}\n\
+         (RSS is not judged: it is what the allocator keeps, and goes on settling for minutes; \
+         live bytes are all that was asked for and not given back.)\n"
+    );
     verdict
 }
 
