@@ -59,10 +59,13 @@ impl World<'_> {
             .filter(|lease| lease.fence.is_some())
             .count();
         let total: u64 = self.model.total().iter().sum();
+        let held = self.held_up().count();
+        // A generation is counted as back an instant before it says so itself.
         let done = || {
             let now = self.registry.stats();
             now.ledger.total() == total
                 && now.reclaimed_generations == reclaimed
+                && now.retired_generations == held
                 && now.pending_fences == fences as u64
         };
         while !done() && !left().is_zero() {
@@ -74,6 +77,12 @@ impl World<'_> {
             "generations that are back"
         );
         assert_eq!(now.pending_fences, fences as u64, "pending fences");
+    }
+
+    /// The generations that are over, and not back.
+    fn held_up(&self) -> impl Iterator<Item = NodeId> {
+        let nodes = 0..self.model.nodes.len();
+        nodes.filter(|&node| self.model.nodes[node].dead && !self.model.is_reclaimed(node))
     }
 
     fn books(&mut self) {
@@ -149,9 +158,7 @@ impl World<'_> {
             (named, self.model.commits),
             "sets, commits"
         );
-        let nodes = 0..self.model.nodes.len();
-        let held =
-            nodes.filter(|&node| self.model.nodes[node].dead && !self.model.is_reclaimed(node));
+        let held = self.held_up();
         let mut held: Vec<String> = held.map(|node| self.model.former_in_words(node)).collect();
         let retired = self.registry.retired();
         let mut retired: Vec<String> = retired
