@@ -436,6 +436,97 @@ fn refusals_are_told_once_with_their_cause() {
     );
 }
 
+/// Whoever asks for what is gone, and a tenant that reaches for what is another's: no call is refused in
+/// silence, none twice.
+#[test]
+fn no_writer_is_refused_in_silence() {
+    use Operation::{Publish, Rebind, Replace, Retire, Rollback, Transaction};
+    let registry = registry();
+    let base = registry.publish("base", tiny()).unwrap();
+    let gone = registry.publish("gone", bytes(4, 1)).unwrap();
+    registry.retire(gone).unwrap();
+    let theirs = registry.publish(("them", "a"), bytes(4, 1)).unwrap();
+    let lora = registry
+        .publish("lora", adapter("pirate-v1", base))
+        .unwrap();
+    let ours = registry
+        .publish(("us", "lora"), adapter("pirate-v1", base))
+        .unwrap();
+    let number = registry.catalog().number();
+    let tenant = registry.namespace("us").unwrap();
+    let staged = || registry.stage(bytes(4, 1)).unwrap();
+    let link = registry.weight_handle(theirs, "w").unwrap();
+    let on_theirs = || {
+        registry
+            .stage(bytes(4, 1).alias("linked", link).unwrap())
+            .unwrap()
+    };
+    let mut events = registry.events();
+    let mut told = |call: &str, expected: Operation, cause: Cause| {
+        let kinds = kinds(&mut events);
+        assert!(
+            matches!(&kinds[..], [EventKind::Refused { operation, cause: why, .. }]
+                if (*operation, *why) == (expected, cause)),
+            "{call}: {kinds:?}"
+        );
+    };
+    macro_rules! refused {
+        ($operation:ident, $cause:ident: $($call:expr),+ $(,)?) => {$(
+            assert!($call.is_err(), stringify!($call));
+            told(stringify!($call), $operation, Cause::$cause);
+        )+};
+    }
+    refused!(Replace, NotFound:
+        registry.replace(gone, bytes(4, 2)),
+        registry.replace_if(gone, number, bytes(4, 2)),
+        registry.replace_staged(gone, staged()),
+        registry.replace_staged_if(gone, number, staged()),
+        registry.replace_drained(gone, bytes(4, 2), SOON),
+    );
+    refused!(Retire, NotFound:
+        registry.retire(gone),
+        registry.retire_if(gone, number),
+        registry.retire_cascade(gone),
+        registry.revoke(gone),
+    );
+    refused!(Rebind, NotFound: registry.rebind(gone, base));
+    refused!(Rollback, NotFound: registry.rollback(gone), registry.rollback_to(gone, number));
+    let mut steps = registry.transaction();
+    refused!(Transaction, NotFound:
+        steps.replace(gone, staged()),
+        steps.replace_if(gone, number, staged()),
+        steps.retire(gone),
+        steps.retire_if(gone, number),
+        steps.retire_cascade(gone),
+        steps.rebind(gone, base),
+        steps.rebind_adapters(gone),
+        steps.rollback(gone),
+    );
+    drop(steps);
+    refused!(Replace, Misuse:
+        tenant.replace(theirs, bytes(4, 2)),
+        tenant.replace_if(theirs, number, bytes(4, 2)),
+        tenant.replace_staged(theirs, staged()),
+        tenant.replace_staged_if(theirs, number, staged()),
+        tenant.replace_drained(theirs, bytes(4, 2), SOON),
+    );
+    refused!(Publish, Misuse: tenant.publish_staged("linked", on_theirs()));
+    refused!(Retire, Misuse: tenant.retire(theirs), tenant.retire_if(theirs, number));
+    refused!(Rebind, Misuse: tenant.rebind(lora, base), tenant.rebind(ours, theirs));
+    refused!(Rollback, Misuse: tenant.rollback(theirs), tenant.rollback_to(theirs, number));
+    let mut steps = tenant.transaction();
+    refused!(Transaction, Misuse:
+        steps.publish("linked", on_theirs()),
+        steps.replace(theirs, staged()),
+        steps.replace_if(theirs, number, staged()),
+        steps.retire(theirs),
+        steps.retire_if(theirs, number),
+        steps.rebind(theirs, base),
+        steps.rebind(ours, theirs),
+        steps.rollback(theirs),
+    );
+}
+
 #[test]
 fn however_long_a_text_is_what_is_kept_of_it_is_short() {
     let registry = registry();

@@ -287,6 +287,57 @@ fn two_drained_swaps() {
     });
 }
 
+/// While a drained swap waits, or loads, somebody brings back what it emptied, or retires the set.
+#[test]
+fn a_drained_swap_is_overtaken() {
+    let outcomes = [
+        "swapped",
+        "brought back",
+        "retired before",
+        "retired while empty",
+        "retired after",
+    ];
+    explore("a_drained_swap_is_overtaken", &outcomes, || {
+        let registry = tight();
+        let set = registry.publish("s", bytes(1)).unwrap();
+        let held = registry.acquire(set).unwrap();
+        let holder = spawn(move || drop(held));
+        let swapper = start(&registry, move |registry| {
+            let answer = registry.replace_drained(set, bytes(2), LONG);
+            answer.err().map(|failed| failed.into_parts().0)
+        });
+        let back = match registry.rollback(set) {
+            Ok(_) => true,
+            // Not empty yet, or not any more.
+            Err(Error::NotKept { .. }) => false,
+            Err(other) => panic!("{other}"),
+        };
+        let early = match registry.acquire(set) {
+            Ok(lease) => Some(value(&lease, set)),
+            Err(Error::NotResident { .. }) => None,
+            Err(other) => panic!("{other}"),
+        };
+        let gone = registry.retire(set).unwrap();
+        holder.join().unwrap();
+        match (swapper.join().unwrap(), back, early) {
+            (None, false, early) => saw(if early == Some(2) {
+                "retired after"
+            } else {
+                "swapped"
+            }),
+            (Some(Error::Conflict { .. } | Error::StaleHandle { .. }), true, Some(1)) => {
+                saw("brought back");
+            }
+            (Some(Error::StaleHandle { .. }), false, Some(1)) => saw("retired before"),
+            (Some(Error::StaleHandle { .. }), false, None) => saw("retired while empty"),
+            other => panic!("{other:?}"),
+        }
+        gone.reclaimed(LONG).unwrap();
+        assert_eq!((total(&registry), registry.ledger().peak), (0, LINE));
+        empty(&registry);
+    });
+}
+
 #[test]
 fn what_is_kept_and_a_retire() {
     explore("what_is_kept_and_a_retire", &["kept", "gone"], || {

@@ -116,6 +116,14 @@ fn tenant(name: &str) -> Account {
 }
 
 #[test]
+fn an_account_says_whose_it_is() {
+    let said = ["", "a\"b"].map(|name| Account::namespace(name).to_string());
+    assert_eq!(said, ["the default namespace", "namespace \"a\\\"b\""]);
+    let said = Account::foreign("gpu0").to_string();
+    assert_eq!(said, "foreign account \"gpu0\"");
+}
+
+#[test]
 fn an_account_counts_beside_the_total_and_is_asked_first() {
     let ledger = Ledger::new(100);
     ledger.set_limit(&tenant("a"), Some(50));

@@ -285,6 +285,33 @@ mod tests {
         assert_eq!(index.lookup(NameRef::from(("ax", ""))), None);
     }
 
+    /// Sixty-four bits of a hash are one name only until they are two.
+    #[test]
+    fn names_with_one_hash_are_two_names() {
+        const HASH: u64 = 42;
+        let mut table = Table::new();
+        let names = ["a", "b"].map(SetName::from);
+        for (number, name) in names.iter().enumerate() {
+            let entry = Entry {
+                hash: HASH,
+                name: name.clone(),
+                record: number,
+            };
+            table.insert_unique(HASH, entry, |entry| entry.hash);
+        }
+        let there = |table: &_| [0, 1].map(|at| find(table, HASH, &names[at].as_ref()).copied());
+        assert_eq!(there(&table), [Some(0), Some(1)]);
+        assert_eq!(find(&table, HASH, &NameRef::from("c")), None);
+        remove(&mut table, HASH, &NameRef::from("c"));
+        assert_eq!(there(&table), [Some(0), Some(1)]);
+        for gone in [1, 0] {
+            let mut table = table.clone();
+            remove(&mut table, HASH, &names[gone].as_ref());
+            let rest = [0, 1].map(|number| (number != gone).then_some(number));
+            assert_eq!(there(&table), rest);
+        }
+    }
+
     #[test]
     fn a_small_registry_pays_little() {
         let shards = SHARDS * size_of::<Shard<Arc<u32>>>();

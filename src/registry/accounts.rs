@@ -7,6 +7,7 @@
 use super::WeightRegistry;
 use super::confines::Confines;
 use super::content::Targets;
+use super::event::Operation;
 use super::staged::Staged;
 use super::step::{Act, Step};
 use crate::error::Error;
@@ -144,9 +145,11 @@ pub(super) fn unassign(steps: &[Step], assigned: &[usize]) {
 }
 
 impl WeightRegistry {
-    /// The account of a set that is current now.
-    pub(super) fn account_of(&self, set: SetHandle) -> Result<Account, Error> {
-        let record = self.record(set)?;
+    /// The account that pays for what follows this set.
+    pub(super) fn account_to_replace(&self, set: SetHandle) -> Result<Account, Error> {
+        let record = self
+            .record(set)
+            .inspect_err(|error| self.note_refusal(Operation::Replace, set, error))?;
         Ok(Account::namespace(record.name.namespace()))
     }
 

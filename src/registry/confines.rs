@@ -30,6 +30,11 @@ impl Confines<'_> {
         })
     }
 
+    /// May this follow that set?
+    pub(super) fn follow(&self, set: SetHandle, staged: &Staged) -> Result<(), Error> {
+        self.own(set).and_then(|()| self.staged(staged))
+    }
+
     /// May it be read and stood on? Its own, and those of the default namespace.
     pub(super) fn readable(&self, set: SetHandle) -> Result<(), Error> {
         self.readable_in(&self.registry.view(), set)

@@ -124,21 +124,22 @@ impl WeightRegistry {
     /// # Errors
     /// As [`retire`](Self::retire), without [`Error::Dependants`] and [`Error::AliasedBy`].
     pub fn retire_cascade(&self, set: SetHandle) -> Result<Vec<Retirement>, Error> {
-        self.shared.check_process()?;
-        self.record(set)?;
-        loop {
-            let mut all = self.transaction();
-            all.retire_cascade(set)?;
-            match all.commit() {
-                Ok(done) => return Ok(done.previous),
-                Err(failed) => match failed.error() {
-                    // Another one was bound to it, or retired, since we looked.
-                    Error::Dependants { .. } | Error::AliasedBy { .. } => {}
-                    Error::StaleHandle { handle } if *handle != set => {}
-                    _ => return Err(failed.into()),
-                },
+        // One call, whoever came between and how often.
+        self.observe_whole(Operation::Retire, set, itself, || {
+            loop {
+                let mut all = self.transaction();
+                all.retire_cascade(set)?;
+                match all.commit() {
+                    Ok(done) => return Ok(done.previous),
+                    Err(failed) => match failed.error() {
+                        // Another one was bound to it, or retired, since we looked.
+                        Error::Dependants { .. } | Error::AliasedBy { .. } => {}
+                        Error::StaleHandle { handle } if *handle != set => {}
+                        _ => return Err(failed.into()),
+                    },
+                }
             }
-        }
+        })
     }
 }
 

@@ -208,7 +208,7 @@ impl WeightRegistry {
     /// As [`stage`](Self::stage) and [`replace_staged`](Self::replace_staged). What the set alone forbids
     /// (its kind, adapters on it) is said before anything is read.
     pub fn replace(&self, set: SetHandle, source: impl Source) -> Result<Replaced, PublishError> {
-        let account = self.account_of(set)?;
+        let account = self.account_to_replace(set)?;
         self.replace_on(Terms::charged(&account), set, None, source)
     }
 
@@ -223,7 +223,7 @@ impl WeightRegistry {
         expected: Generation,
         source: impl Source,
     ) -> Result<Replaced, PublishError> {
-        let account = self.account_of(set)?;
+        let account = self.account_to_replace(set)?;
         self.replace_on(Terms::charged(&account), set, Some(expected), source)
     }
 

@@ -47,7 +47,7 @@ impl WeightRegistry {
         source: impl Source,
         timeout: Duration,
     ) -> Result<Replaced, PublishError> {
-        let account = self.account_of(set)?;
+        let account = self.account_to_replace(set)?;
         self.replace_drained_on(Terms::charged(&account), set, source, timeout)
     }
 

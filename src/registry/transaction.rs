@@ -253,10 +253,12 @@ impl Transaction<'_> {
     /// [`Error::KindMismatch`] if it is no adapter, [`Error::StaleHandle`], [`Error::WrongRegistry`],
     /// [`Error::TwiceInTransaction`], [`Error::Forked`]; the transaction goes on without this step.
     pub fn rebind(&mut self, adapter: SetHandle, base: SetHandle) -> Result<(), Error> {
-        self.registry.shared.check_process()?;
-        self.registry.key(base)?;
-        let record = self.registry.check_rebind(adapter)?;
-        let record = self.once(record)?;
+        let process = self.registry.shared.check_process();
+        let record = process
+            .and_then(|()| self.registry.key(base))
+            .and_then(|_| self.registry.check_rebind(adapter))
+            .and_then(|record| self.once(record))
+            .inspect_err(|error| self.note_refusal(adapter, error))?;
         self.add(record, Expect::Tenant(adapter.tag), Act::Rebind(Some(base)));
         Ok(())
     }
@@ -267,8 +269,10 @@ impl Transaction<'_> {
     /// # Errors
     /// [`Error::StaleHandle`], [`Error::WrongRegistry`], [`Error::Forked`].
     pub fn rebind_adapters(&mut self, base: SetHandle) -> Result<usize, Error> {
-        self.registry.shared.check_process()?;
-        self.registry.record(base)?;
+        let process = self.registry.shared.check_process();
+        process
+            .and_then(|()| self.registry.record(base))
+            .inspect_err(|error| self.note_refusal(base, error))?;
         let mut count = 0;
         for one in self.registry.dependants(base) {
             if one.adapter && !self.places.contains_key(&one.record.handle) {
@@ -286,9 +290,7 @@ impl Transaction<'_> {
     /// [`Error::StaleHandle`], [`Error::WrongRegistry`], [`Error::TwiceInTransaction`],
     /// [`Error::Forked`]; the transaction goes on without this step. That nothing is kept is said by [`commit`](Self::commit).
     pub fn rollback(&mut self, set: SetHandle) -> Result<(), Error> {
-        self.registry.shared.check_process()?;
-        let record = self.registry.record(set)?;
-        let record = self.once(record)?;
+        let record = self.there_once(set)?;
         self.add(record, Expect::Tenant(set.tag), Act::Restore(None));
         Ok(())
     }
@@ -361,13 +363,18 @@ impl Transaction<'_> {
     }
 
     fn retire_expecting(&mut self, set: SetHandle, expect: Expect) -> Result<(), Error> {
-        let process = self.registry.shared.check_process();
-        let record = process
-            .and_then(|()| self.registry.record(set))
-            .and_then(|record| self.once(record))
-            .inspect_err(|error| self.note_refusal(set, error))?;
+        let record = self.there_once(set)?;
         self.add(record, expect, Act::Retire);
         Ok(())
+    }
+
+    /// A set that is there, and not in this transaction yet.
+    fn there_once(&self, set: SetHandle) -> Result<Arc<SetRecord>, Error> {
+        let process = self.registry.shared.check_process();
+        process
+            .and_then(|()| self.registry.record(set))
+            .and_then(|record| self.once(record))
+            .inspect_err(|error| self.note_refusal(set, error))
     }
 
     /// A step was not added.

@@ -87,6 +87,9 @@ impl Checkpoint {
     /// Ties: if `config.json` says `tie_word_embeddings`, `lm_head.weight` is
     /// `model.embed_tokens.weight`. Where the file has both they must be equal, and one is kept.
     ///
+    /// A file, or an index, without tensors is legal as the format has it: a set without tensors. Who
+    /// expects some looks at the [`Plan`].
+    ///
     /// Features of quantised modules, which adapters are checked against, are understood if
     /// `quantization_config` names GPTQ, AWQ, bitsandbytes, compressed-tensors or an FP8 format;
     /// otherwise the modules are unchecked ([`Plan::unchecked_modules`]).

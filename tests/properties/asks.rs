@@ -232,7 +232,8 @@ impl Model {
         new: &super::model::Set,
         staged: &Staged,
     ) -> Answer {
-        self.admitted(terms, &staged.content)?;
+        let admitted = self.admitted(terms, &staged.content);
+        self.tell("publish", name_of(new.name), admitted)?;
         let answer = self.reserve_name(new, staged).and_then(|set| {
             let step = step(set, Expect::Vacant, Act::Become(staged.clone()));
             self.commit(vec![step]).map(drop).map_err(|(_, why)| {
@@ -292,10 +293,10 @@ impl Model {
         expect: Expect,
         content: &Content,
     ) -> Answer<NodeId> {
-        self.own(terms, handle)?;
-        let set = self.there(handle)?;
-        let may = self.may_follow(handle, expect, content);
+        let may = self.own(terms, handle);
+        let may = may.and_then(|()| self.may_follow(handle, expect, content));
         self.tell("replace", handle, may)?;
+        let set = self.there(handle)?;
         let account = Account::namespace(self.sets[set].name.0);
         let staged = self.stage(terms, Some(&account), content, None)?;
         let answer = self.replace_staged(OPERATOR, handle, expect, &staged);
@@ -309,9 +310,9 @@ impl Model {
         expect: Expect,
         staged: &Staged,
     ) -> Answer<NodeId> {
-        self.own(terms, handle)?;
-        self.admitted(terms, &staged.content)?;
-        let answer = self.follow(handle, expect, staged);
+        let admitted = self.own(terms, handle);
+        let admitted = admitted.and_then(|()| self.admitted(terms, &staged.content));
+        let answer = admitted.and_then(|()| self.follow(handle, expect, staged));
         self.tell("replace", handle, answer)
     }
 
@@ -338,10 +339,8 @@ impl Model {
         handle: SetHandle,
         expect: Expect,
     ) -> Answer<NodeId> {
-        self.own(terms, handle)?;
-        let answer = self
-            .there(handle)
-            .and_then(|set| self.one(step(set, expect, Act::Retire)));
+        let set = self.own(terms, handle).and_then(|()| self.there(handle));
+        let answer = set.and_then(|set| self.one(step(set, expect, Act::Retire)));
         self.tell("retire", handle, answer)
     }
 
@@ -351,9 +350,9 @@ impl Model {
         adapter: SetHandle,
         base: SetHandle,
     ) -> Answer<NodeId> {
-        self.own(terms, adapter)?;
-        self.readable(terms, base)?;
-        let answer = self.check_rebind(adapter);
+        let allowed = self.own(terms, adapter);
+        let allowed = allowed.and_then(|()| self.readable(terms, base));
+        let answer = allowed.and_then(|()| self.check_rebind(adapter));
         let answer =
             answer.and_then(|set| self.one(step(set, Expect::Tenant, Act::Rebind(Some(base)))));
         self.tell("rebind", adapter, answer)
@@ -377,9 +376,8 @@ impl Model {
         handle: SetHandle,
         to: Option<u64>,
     ) -> Answer<NodeId> {
-        self.own(terms, handle)?;
-        let answer = self.there(handle);
-        let answer = answer.and_then(|set| self.one(step(set, Expect::Tenant, Act::Restore(to))));
+        let set = self.own(terms, handle).and_then(|()| self.there(handle));
+        let answer = set.and_then(|set| self.one(step(set, Expect::Tenant, Act::Restore(to))));
         self.tell("rollback", handle, answer)
     }
 
@@ -413,9 +411,8 @@ impl Model {
         handle: SetHandle,
         content: &Content,
     ) -> Answer<NodeId> {
-        self.own(terms, handle)?;
-        let set = self.there(handle)?;
-        let answer = self.drain_and_swap(terms, set, content);
+        let set = self.own(terms, handle).and_then(|()| self.there(handle));
+        let answer = set.and_then(|set| self.drain_and_swap(terms, set, content));
         self.tell("replace", handle, answer)
     }
 

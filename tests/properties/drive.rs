@@ -170,10 +170,9 @@ impl World<'_> {
     pub fn cascade(&mut self, set: SetHandle) {
         let answer = self.registry.retire_cascade(set);
         let mut open = super::reads::Open::default();
-        let expected = self.model.there(set).and_then(|_| {
-            open.cascade(&mut self.model, set)?;
-            Ok(())
-        });
+        let there = self.model.there(set);
+        let there = self.model.tell("retire", set, there);
+        let expected = there.and_then(|_| open.cascade(&mut self.model, set));
         let kept: Vec<bool> = {
             let sets = open
                 .steps

@@ -290,7 +290,7 @@ impl<'r> World<'r> {
         let (adapter, base) = (self.handle(adapter)?, self.handle(base)?);
         let (mut transaction, mut open) = self.take_transaction();
         let answer = transaction.rebind(adapter, base);
-        let expected = open.rebind(&self.model, adapter, base);
+        let expected = open.rebind(&mut self.model, adapter, base);
         self.compare("rebind in a transaction", &answer, &expected);
         self.transaction = Some((transaction, open));
         Some(())
@@ -300,7 +300,7 @@ impl<'r> World<'r> {
         let base = self.handle(base)?;
         let (mut transaction, mut open) = self.take_transaction();
         let answer = transaction.rebind_adapters(base);
-        let expected = open.rebind_all(&self.model, base);
+        let expected = open.rebind_all(&mut self.model, base);
         self.compare("rebind_adapters", &answer, &expected);
         assert_eq!(answer.ok(), expected.ok());
         self.transaction = Some((transaction, open));
@@ -311,7 +311,7 @@ impl<'r> World<'r> {
         let set = self.handle(who)?;
         let (mut transaction, mut open) = self.take_transaction();
         let answer = transaction.rollback(set);
-        let expected = open.rollback(&self.model, set);
+        let expected = open.rollback(&mut self.model, set);
         self.compare("rollback in a transaction", &answer, &expected);
         self.transaction = Some((transaction, open));
         Some(())

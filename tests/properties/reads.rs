@@ -172,16 +172,19 @@ impl Open {
         Ok(())
     }
 
-    pub fn rebind(&mut self, model: &Model, adapter: SetHandle, base: SetHandle) -> Answer {
-        model.set(base).ok_or(format!("WrongRegistry {base}"))?;
-        let set = self.once(model, model.check_rebind(adapter)?)?;
+    pub fn rebind(&mut self, model: &mut Model, adapter: SetHandle, base: SetHandle) -> Answer {
+        let ours = model.set(base).ok_or(format!("WrongRegistry {base}"));
+        let answer = ours.and_then(|_| model.check_rebind(adapter));
+        let answer = answer.and_then(|set| self.once(model, set));
+        let set = model.tell("transaction", adapter, answer)?;
         self.steps
             .push(step(set, Expect::Tenant, Act::Rebind(Some(base))));
         Ok(())
     }
 
-    pub fn rebind_all(&mut self, model: &Model, base: SetHandle) -> Answer<usize> {
-        let base = model.there(base)?;
+    pub fn rebind_all(&mut self, model: &mut Model, base: SetHandle) -> Answer<usize> {
+        let answer = model.there(base);
+        let base = model.tell("transaction", base, answer)?;
         let mut count = 0;
         for (set, adapter, _) in model.standing(base) {
             if adapter && self.place(set).is_none() {
@@ -193,8 +196,9 @@ impl Open {
         Ok(count)
     }
 
-    pub fn rollback(&mut self, model: &Model, handle: SetHandle) -> Answer {
-        let set = self.once(model, model.there(handle)?)?;
+    pub fn rollback(&mut self, model: &mut Model, handle: SetHandle) -> Answer {
+        let answer = model.there(handle).and_then(|set| self.once(model, set));
+        let set = model.tell("transaction", handle, answer)?;
         self.steps
             .push(step(set, Expect::Tenant, Act::Restore(None)));
         Ok(())

@@ -249,7 +249,8 @@ impl WeightRegistry {
 
     /// The generations that are no longer current and whose bytes are not back yet, oldest first:
     /// what to look at when memory does not come back. Those that are only kept for a rollback are not
-    /// among them: see [`kept`](WeightRegistry::kept).
+    /// among them: see [`kept`](WeightRegistry::kept). What a set kept goes when it is retired, and the
+    /// retirement of its last generation waits for that, too.
     pub fn retired(&self) -> Vec<Retirement> {
         let mut going = self.going.lock();
         going.retain(|retirement| !retirement.is_reclaimed());

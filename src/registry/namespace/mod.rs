@@ -15,6 +15,7 @@ use super::WeightRegistry;
 use super::accounts::{NamespaceStats, Terms};
 use super::catalog::Catalog;
 use super::confines::Confines;
+use super::event::Operation;
 use super::filling::Filling;
 use super::lease::Lease;
 use super::retirement::{Replaced, Retirement};
@@ -177,8 +178,9 @@ impl<'r> Namespace<'r> {
     /// Also [`Error::WrongNamespace`] if it stands on what is another namespace's,
     /// [`Error::ChargedElsewhere`] if it was staged for another one.
     pub fn publish_staged(&self, name: &str, staged: Staged) -> Result<SetHandle, PublishError> {
-        let staged = self.admit(staged)?;
-        self.registry.publish_staged(self.full(name), staged)
+        let (name, allowed) = (self.full(name), self.confines().staged(&staged));
+        let staged = self.admit(Operation::Publish, &name, allowed, staged)?;
+        self.registry.publish_staged(name, staged)
     }
 
     /// [`WeightRegistry::replace`], of one of its sets.
@@ -186,7 +188,7 @@ impl<'r> Namespace<'r> {
     /// # Errors
     /// As [`stage`](Self::stage) and [`replace_staged`](Self::replace_staged).
     pub fn replace(&self, set: SetHandle, source: impl Source) -> Result<Replaced, PublishError> {
-        self.confines().own(set)?;
+        self.own(Operation::Replace, set)?;
         self.registry.replace_on(self.terms(), set, None, source)
     }
 
@@ -200,7 +202,7 @@ impl<'r> Namespace<'r> {
         expected: Generation,
         source: impl Source,
     ) -> Result<Replaced, PublishError> {
-        self.confines().own(set)?;
+        self.own(Operation::Replace, set)?;
         self.registry
             .replace_on(self.terms(), set, Some(expected), source)
     }
@@ -240,7 +242,7 @@ impl<'r> Namespace<'r> {
         source: impl Source,
         timeout: Duration,
     ) -> Result<Replaced, PublishError> {
-        self.confines().own(set)?;
+        self.own(Operation::Replace, set)?;
         let terms = self.terms();
         self.registry
             .replace_drained_on(terms, set, source, timeout)
@@ -251,7 +253,7 @@ impl<'r> Namespace<'r> {
     /// # Errors
     /// Also [`Error::WrongNamespace`].
     pub fn retire(&self, set: SetHandle) -> Result<Retirement, Error> {
-        self.confines().own(set)?;
+        self.own(Operation::Retire, set)?;
         self.registry.retire(set)
     }
 
@@ -260,7 +262,7 @@ impl<'r> Namespace<'r> {
     /// # Errors
     /// Also [`Error::WrongNamespace`].
     pub fn retire_if(&self, set: SetHandle, expected: Generation) -> Result<Retirement, Error> {
-        self.confines().own(set)?;
+        self.own(Operation::Retire, set)?;
         self.registry.retire_if(set, expected)
     }
 
@@ -270,8 +272,9 @@ impl<'r> Namespace<'r> {
     /// # Errors
     /// Also [`Error::WrongNamespace`].
     pub fn rebind(&self, adapter: SetHandle, base: SetHandle) -> Result<Replaced, Error> {
-        self.confines().own(adapter)?;
-        self.confines().readable(base)?;
+        self.own(Operation::Rebind, adapter)?;
+        let readable = self.confines().readable(base);
+        self.told(Operation::Rebind, adapter, readable)?;
         self.registry.rebind(adapter, base)
     }
 
@@ -298,7 +301,7 @@ impl<'r> Namespace<'r> {
     /// # Errors
     /// Also [`Error::WrongNamespace`].
     pub fn rollback(&self, set: SetHandle) -> Result<Replaced, Error> {
-        self.confines().own(set)?;
+        self.own(Operation::Rollback, set)?;
         self.registry.rollback(set)
     }
 
@@ -307,7 +310,7 @@ impl<'r> Namespace<'r> {
     /// # Errors
     /// Also [`Error::WrongNamespace`].
     pub fn rollback_to(&self, set: SetHandle, generation: Generation) -> Result<Replaced, Error> {
-        self.confines().own(set)?;
+        self.own(Operation::Rollback, set)?;
         self.registry.rollback_to(set, generation)
     }
 
@@ -330,9 +333,30 @@ impl<'r> Namespace<'r> {
         }
     }
 
-    /// May it be published here, whoever staged it?
-    fn admit(&self, staged: Staged) -> Result<Staged, PublishError> {
-        match self.confines().staged(&staged) {
+    /// What the namespace may not touch is told, like any refusal.
+    fn told(
+        &self,
+        operation: Operation,
+        subject: impl fmt::Display,
+        allowed: Result<(), Error>,
+    ) -> Result<(), Error> {
+        allowed.inspect_err(|error| self.registry.note_refusal(operation, subject, error))
+    }
+
+    /// May it change this set?
+    fn own(&self, operation: Operation, set: SetHandle) -> Result<(), Error> {
+        self.told(operation, set, self.confines().own(set))
+    }
+
+    /// What was staged, if that is allowed.
+    fn admit(
+        &self,
+        operation: Operation,
+        subject: impl fmt::Display,
+        allowed: Result<(), Error>,
+        staged: Staged,
+    ) -> Result<Staged, PublishError> {
+        match self.told(operation, subject, allowed) {
             Ok(()) => Ok(staged),
             Err(error) => Err(PublishError::new(error, Some(staged))),
         }
@@ -340,10 +364,8 @@ impl<'r> Namespace<'r> {
 
     /// May it follow this set?
     fn admit_for(&self, set: SetHandle, staged: Staged) -> Result<Staged, PublishError> {
-        match self.confines().own(set) {
-            Ok(()) => self.admit(staged),
-            Err(error) => Err(PublishError::new(error, Some(staged))),
-        }
+        let allowed = self.confines().follow(set, &staged);
+        self.admit(Operation::Replace, set, allowed, staged)
     }
 }
 

@@ -9,6 +9,7 @@ use super::{Confines, Namespace};
 use crate::error::Error;
 use crate::handle::{Generation, SetHandle};
 use crate::registry::accounts::Terms;
+use crate::registry::event::Operation;
 use crate::registry::staged::{PublishError, Staged};
 use crate::registry::transaction::{Committed, Transaction, TransactionError};
 use crate::source::Source;
@@ -54,8 +55,11 @@ impl NamespaceTransaction<'_> {
     /// # Errors
     /// As [`Namespace::publish_staged`]; the transaction goes on without this step.
     pub fn publish(&mut self, name: &str, staged: Staged) -> Result<SetHandle, PublishError> {
-        let staged = self.admit(self.confines().staged(&staged), staged)?;
-        let set = self.inner.publish(self.namespace.full(name), staged)?;
+        let (name, allowed) = (self.namespace.full(name), self.confines().staged(&staged));
+        let staged = self
+            .namespace
+            .admit(Operation::Transaction, &name, allowed, staged)?;
+        let set = self.inner.publish(name, staged)?;
         self.coming.push(set);
         Ok(set)
     }
@@ -88,7 +92,7 @@ impl NamespaceTransaction<'_> {
     /// # Errors
     /// Also [`Error::WrongNamespace`]; the transaction goes on without this step.
     pub fn retire(&mut self, set: SetHandle) -> Result<(), Error> {
-        self.confines().own(set)?;
+        self.told(set, self.confines().own(set))?;
         self.inner.retire(set)
     }
 
@@ -97,7 +101,7 @@ impl NamespaceTransaction<'_> {
     /// # Errors
     /// As [`retire`](Self::retire).
     pub fn retire_if(&mut self, set: SetHandle, expected: Generation) -> Result<(), Error> {
-        self.confines().own(set)?;
+        self.told(set, self.confines().own(set))?;
         self.inner.retire_if(set, expected)
     }
 
@@ -107,8 +111,8 @@ impl NamespaceTransaction<'_> {
     /// # Errors
     /// Also [`Error::WrongNamespace`]; the transaction goes on without this step.
     pub fn rebind(&mut self, adapter: SetHandle, base: SetHandle) -> Result<(), Error> {
-        self.confines().own(adapter)?;
-        self.confines().readable(base)?;
+        self.told(adapter, self.confines().own(adapter))?;
+        self.told(adapter, self.confines().readable(base))?;
         self.inner.rebind(adapter, base)
     }
 
@@ -117,7 +121,7 @@ impl NamespaceTransaction<'_> {
     /// # Errors
     /// Also [`Error::WrongNamespace`]; the transaction goes on without this step.
     pub fn rollback(&mut self, set: SetHandle) -> Result<(), Error> {
-        self.confines().own(set)?;
+        self.told(set, self.confines().own(set))?;
         self.inner.rollback(set)
     }
 
@@ -136,17 +140,15 @@ impl NamespaceTransaction<'_> {
         }
     }
 
-    fn admit_for(&self, set: SetHandle, staged: Staged) -> Result<Staged, PublishError> {
-        let confines = self.confines();
-        let allowed = confines.own(set).and_then(|()| confines.staged(&staged));
-        self.admit(allowed, staged)
+    fn told(&self, subject: SetHandle, allowed: Result<(), Error>) -> Result<(), Error> {
+        self.namespace
+            .told(Operation::Transaction, subject, allowed)
     }
 
-    fn admit(&self, allowed: Result<(), Error>, staged: Staged) -> Result<Staged, PublishError> {
-        match allowed {
-            Ok(()) => Ok(staged),
-            Err(error) => Err(PublishError::new(error, Some(staged))),
-        }
+    fn admit_for(&self, set: SetHandle, staged: Staged) -> Result<Staged, PublishError> {
+        let allowed = self.confines().follow(set, &staged);
+        self.namespace
+            .admit(Operation::Transaction, set, allowed, staged)
     }
 }
 
