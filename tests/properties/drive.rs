@@ -311,11 +311,14 @@ impl World<'_> {
             Way::ByCall => self.registry.acquire(&sets),
             Way::Labelled => self.registry.acquire_as(label.as_deref()?, &sets),
             Way::ByReader => self.reader.acquire(&sets),
-            Way::InScope => {
-                let (scope, seen) = self.scope.as_ref()?;
-                view = seen.clone();
-                scope.acquire(&sets)
-            }
+            Way::InScope => match &self.scope {
+                Some((scope, seen)) => {
+                    view = seen.clone();
+                    scope.acquire(&sets)
+                }
+                // One of its own.
+                None => self.reader.scope().acquire(&sets),
+            },
             Way::AsTenant(tenant) => {
                 terms.tenant = Some(TENANTS[tenant]);
                 self.registry

@@ -20,10 +20,15 @@ const LIMIT: u64 = 1_000;
 
 /// Answers that a run of the fixed seed must have seen, so that it cannot go blind without a word.
 const MUST: &[&str] = &[
+    "acquire NotResident",
     "acquire StaleHandle",
     "acquire WrongBase",
     "acquire WrongNamespace",
     "acquire WrongRegistry",
+    "acquire in a scope NotResident",
+    "acquire in a scope StaleHandle",
+    "acquire in a scope Superseded",
+    "acquire in a scope WrongBase",
     "acquire in a scope ok",
     "acquire ok",
     "cascade in a transaction StaleHandle",
@@ -62,8 +67,10 @@ const MUST: &[&str] = &[
     "replace in a transaction ok",
     "replace ok",
     "replace_drained AdapterMismatch",
+    "replace_drained Emptied",
     "replace_drained InvalidTensor",
     "replace_drained KindMismatch",
+    "replace_drained NotDrained",
     "replace_drained StaleHandle",
     "replace_drained WrongNamespace",
     "replace_drained ok",
