@@ -486,9 +486,9 @@ fn no_writer_is_refused_in_silence() {
     refused!(Retire, NotFound:
         registry.retire(gone),
         registry.retire_if(gone, number),
-        registry.retire_cascade(gone),
         registry.revoke(gone),
     );
+    refused!(Transaction, NotFound: registry.retire_cascade(gone));
     refused!(Rebind, NotFound: registry.rebind(gone, base));
     refused!(Rollback, NotFound: registry.rollback(gone), registry.rollback_to(gone, number));
     let mut steps = registry.transaction();

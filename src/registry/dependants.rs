@@ -125,7 +125,8 @@ impl WeightRegistry {
     /// As [`retire`](Self::retire), without [`Error::Dependants`] and [`Error::AliasedBy`].
     pub fn retire_cascade(&self, set: SetHandle) -> Result<Vec<Retirement>, Error> {
         // One call, whoever came between and how often.
-        self.observe_whole(Operation::Retire, set, itself, || {
+        let subject = format!("{set} and what stands on it");
+        self.observe_whole(Operation::Transaction, subject, itself, || {
             loop {
                 let mut all = self.transaction();
                 all.retire_cascade(set)?;

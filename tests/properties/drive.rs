@@ -171,7 +171,9 @@ impl World<'_> {
         let answer = self.registry.retire_cascade(set);
         let mut open = super::reads::Open::default();
         let there = self.model.there(set);
-        let there = self.model.tell("retire", set, there);
+        let there = self
+            .model
+            .tell("transaction", format!("{set} and what stands on it"), there);
         let expected = there.and_then(|_| open.cascade(&mut self.model, set));
         let kept: Vec<bool> = {
             let sets = open
