@@ -181,7 +181,8 @@ impl Labels {
     }
 
     /// The live entries of one generation. Not a picture: while leases come and go, one that is
-    /// cloned and dropped meanwhile may be missed or seen twice. A lease that began before this call
+    /// cloned and dropped meanwhile may be missed or seen twice, and so may one that moves to another
+    /// entry: it is given to a fence, or its fence panics. Any other lease that began before this call
     /// and ends after it is found; one whose end happens before this call is not.
     pub fn holders(&self, slot: u32, birth: u64) -> Vec<Labelled> {
         self.select(|record| (record.slot, record.birth) == (u64::from(slot), birth))

@@ -73,7 +73,7 @@ fn epoch_protects() {
 /// The twin: freeing at once must be reported. If it is not, the checker does not see the collector
 /// or the slots, and no other model of this build means anything.
 #[test]
-#[should_panic]
+#[should_panic(expected = "Causality violation")]
 fn epoch_must_fail() {
     model("epoch_must_fail", &[], || body(true));
 }
@@ -81,7 +81,7 @@ fn epoch_must_fail() {
 /// The second twin: reading after the guard is gone must be reported, which takes garbage that is
 /// really collected inside the model.
 #[test]
-#[should_panic]
+#[should_panic(expected = "Causality violation")]
 fn epoch_guard_must_matter() {
     model("epoch_guard_must_matter", &[], || {
         let collector = Collector::new();

@@ -255,6 +255,33 @@ fn a_drained_swap_runs_out_of_time() {
     );
 }
 
+/// The old generation is about to come back, and somebody else fills the place first.
+#[test]
+fn a_drained_swap_comes_back_too_late() {
+    let outcomes = ["came back", "too late", "before it was empty"];
+    explore("a_drained_swap_comes_back_too_late", &outcomes, || {
+        let registry = tight();
+        let set = registry.publish("s", bytes(1)).unwrap();
+        let held = registry.acquire(set).unwrap();
+        // No bytes: there is room for that.
+        let filler = start(&registry, move |registry| {
+            registry.replace(set, InMemory::new()).unwrap()
+        });
+        let failed = registry.replace_drained(set, bytes(2), SOON).unwrap_err();
+        let superseded = filler.join().unwrap().previous.generation().number();
+        match (failed.error(), superseded) {
+            // The first commit was the publish, the second one emptied the place.
+            (Error::Conflict { .. }, 2) => saw("too late"),
+            (Error::NotDrained(_), 3) => saw("came back"),
+            (Error::Conflict { .. } | Error::OverLimit { .. }, 1) => saw("before it was empty"),
+            (other, superseded) => panic!("{other}, and {superseded} was superseded"),
+        }
+        drop((held, failed));
+        assert_eq!(total(&registry), 0, "the filler has no bytes");
+        empty(&registry);
+    });
+}
+
 #[test]
 fn two_drained_swaps() {
     let outcomes = ["both", "one", "not resident"];

@@ -39,8 +39,8 @@ impl WeightRegistry {
     /// number. [`Error::Emptied`], with the cause: what failed after that (reading the source; an adapter
     /// that was published meanwhile, on what the set was, and does not fit what it becomes), leaves the
     /// set without bytes. Fill it by this call, which takes the adapters along, or retire it.
-    /// [`Error::Conflict`] if somebody else gave it a generation meanwhile: before it was vacated nothing
-    /// is changed, afterwards the error returns what was staged.
+    /// [`Error::Conflict`] if somebody else gave it a generation meanwhile, [`Error::StaleHandle`] if it was
+    /// retired: before it was vacated nothing is changed, afterwards the error returns what was staged.
     pub fn replace_drained(
         &self,
         set: SetHandle,
@@ -245,9 +245,15 @@ impl WeightRegistry {
                 *vacated = Some(kept);
                 drop(writing);
                 let (expect, act) = (Expect::Tenant(record.handle.tag), Act::Restore(Some(old)));
-                // If that is refused, somebody else has given it a generation, or retired it.
-                let _ = self.commit_with_adapters(record, expect, act);
-                Err(error)
+                match self.commit_with_adapters(record, expect, act) {
+                    Ok(_) => Err(error),
+                    Err(_) if self.empty_place(record.handle).is_some() => Err(Error::Emptied {
+                        set: record.name.clone(),
+                        cause: Box::new(error),
+                    }),
+                    // Somebody else has given it a generation, or retired it, before we came back.
+                    Err(_) => Err(self.moved_on(record, old)),
+                }
             }
         }
     }

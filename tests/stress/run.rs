@@ -36,6 +36,7 @@ pub fn enter_rooms() {
         rounds: number("WEIGHBRIDGE_STRESS_ROUNDS", 30),
     };
     let repeat = number("WEIGHBRIDGE_STRESS_REPEAT", 1);
+    assert_ne!(repeat, 0, "nothing would be checked");
     for (name, case) in wanted(CASES) {
         (0..repeat).for_each(|_| case(size));
         println!("test {name} ... ok ({repeat} times, {size:?})");

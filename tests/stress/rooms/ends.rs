@@ -7,7 +7,7 @@ use weighbridge::{Lease, SetHandle};
 
 use super::Size;
 use super::crew::Crew;
-use super::oracle::{LONG, acquire, close, registry, source, stamp_in};
+use super::oracle::{LONG, acquire_now, close, registry, source, stamp_in};
 
 /// Reads what it holds once more when its thread ends.
 struct Pocket(Vec<(Lease, SetHandle)>);
@@ -37,7 +37,7 @@ pub fn threads_exit_with_leases(size: Size) {
                     POCKET.with_borrow_mut(|pocket| pocket.0.reserve(4));
                 }
                 for _ in 0..2 {
-                    let lease = acquire(&registry, &[set], way % 4).unwrap();
+                    let lease = acquire_now(&registry, &[set], way);
                     POCKET.with_borrow_mut(|pocket| pocket.0.push((lease, set)));
                 }
             });
@@ -58,14 +58,14 @@ pub fn leases_outlive_the_registry(size: Size) {
         let registry = registry();
         let sets = ["a", "b"].map(|name| registry.publish(name, source(1, round)).unwrap());
         let leases: Vec<Lease> = (0..size.threads)
-            .map(|way| acquire(&registry, &sets, way % 4).unwrap())
+            .map(|way| acquire_now(&registry, &sets, way))
             .collect();
         let going = registry.retire(sets[1]).unwrap();
         let mut crew = Crew::new();
         for (way, lease) in leases.into_iter().enumerate() {
             let registry = Arc::clone(&registry);
             crew.lead(move || {
-                let mine = acquire(&registry, &sets[..1], way % 4);
+                let mine = acquire_now(&registry, &sets[..1], way);
                 // The second half of the threads goes on when the registry may be gone.
                 let registry = (way % 2 == 0).then_some(registry);
                 let twin = lease.clone();
@@ -74,7 +74,7 @@ pub fn leases_outlive_the_registry(size: Size) {
                     assert_eq!(stamp_in(&twin, set).version, round);
                 }
                 drop(registry);
-                assert_eq!(stamp_in(&mine.unwrap(), sets[0]).version, round);
+                assert_eq!(stamp_in(&mine, sets[0]).version, round);
             });
         }
         crew.lead(move || going.reclaimed(LONG).unwrap());

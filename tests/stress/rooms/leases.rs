@@ -5,7 +5,7 @@ use std::thread;
 
 use super::Size;
 use super::crew::{Crew, Shelf};
-use super::oracle::{LONG, Seen, acquire, close, registry, source, stamp_in};
+use super::oracle::{LONG, Seen, acquire, acquire_now, close, registry, source, stamp_in};
 
 /// One writer, one set.
 pub fn replace_under_readers(size: Size) {
@@ -85,7 +85,7 @@ pub fn last_drop_elsewhere(size: Size) {
         let mut turn = place;
         crew.follow(move || {
             turn += 1;
-            let lease = acquire(&registry, &[set], turn % 4);
+            let lease = acquire(&registry, &[set], turn);
             let Some(other) = shelf.swap(turn, lease) else {
                 return;
             };
@@ -147,7 +147,7 @@ pub fn waits_end(size: Size) {
     for round in 0..size.rounds {
         let set = registry.publish("s", source(1, round)).unwrap();
         let held: Vec<_> = (0..size.threads)
-            .map(|way| acquire(&registry, &[set], way % 4).unwrap())
+            .map(|way| acquire_now(&registry, &[set], way))
             .collect();
         let going = registry.retire(set).unwrap();
         let mut crew = Crew::new();
@@ -188,7 +188,7 @@ pub fn revoked_leases_end(size: Size) {
     for way in 0..size.threads {
         let registry = Arc::clone(&registry);
         crew.follow(move || {
-            let lease = acquire(&registry, &[set], way % 4).unwrap();
+            let lease = acquire_now(&registry, &[set], way);
             let was = stamp_in(&lease, set);
             for _ in 0..50 {
                 if lease.is_revoked() {

@@ -68,7 +68,8 @@ pub fn events(size: Size) {
     for subscriber in 0..size.threads {
         let mut events = registry.events();
         crew.lead(move || {
-            let (mut sequence, mut commit) = (0, 0);
+            // Of the next event, as soon as one was seen.
+            let (mut expected, mut commit) = (None, 0);
             loop {
                 let next = match subscriber % 2 {
                     0 => events.next_timeout(LONG),
@@ -76,11 +77,16 @@ pub fn events(size: Size) {
                 };
                 let event = match next {
                     Next::Event(event) => event,
-                    Next::Missed(_) | Next::Nothing => continue,
+                    Next::Missed(events) => {
+                        assert_ne!(events, 0);
+                        expected = expected.map(|next| next + events);
+                        continue;
+                    }
+                    Next::Nothing => continue,
                     Next::Closed => return,
                 };
-                assert!(event.sequence > sequence, "went back");
-                sequence = event.sequence;
+                assert_eq!(event.sequence, expected.unwrap_or(event.sequence), "a gap");
+                expected = Some(event.sequence + 1);
                 let (number, handle) = match &event.kind {
                     EventKind::Published { commit, now, .. } => (*commit, now.handle),
                     EventKind::Replaced {
