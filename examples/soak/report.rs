@@ -134,7 +134,13 @@ pub fn figures(world: &World, points: &[Point]) -> Verdict {
 }
 
 /// The end; whether every check passed.
-pub fn verdict((failed, first): &(u64, Vec<String>), growth: Verdict, leftover: &[String]) -> bool {
+pub fn verdict(
+    (failed, first): &(u64, Vec<String>),
+    points: &[Point],
+    growth: Verdict,
+    leftover: &[String],
+) -> bool {
+    let compared = points.iter().filter(|point| !point.count.blind).count();
     for one in first.iter().chain(leftover) {
         println!("  WRONG: {one}");
     }
@@ -147,6 +153,10 @@ pub fn verdict((failed, first): &(u64, Vec<String>), growth: Verdict, leftover: 
         (
             format!("{failed} reads, sums and waits were wrong"),
             *failed == 0,
+        ),
+        (
+            format!("the copy made of events was compared at {compared} meetings"),
+            compared > 0,
         ),
         (
             format!("growth of live bytes: {told}"),

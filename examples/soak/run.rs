@@ -129,7 +129,7 @@ pub fn run(options: Options) -> Result<bool, Error> {
     let growth = report::figures(&world, &points);
     let failures = world.failures();
     let leftover = close(world, mirror, threads.as_deref(), descriptors.as_deref());
-    Ok(report::verdict(&failures, growth, &leftover))
+    Ok(report::verdict(&failures, &points, growth, &leftover))
 }
 
 /// The registry goes; what is still there that was not there at the start.

@@ -3,7 +3,8 @@
 //! In the shipping build these are std's. In the checked build every access first touches a
 //! companion atomic with a relaxed read-modify-write: loom forgets a thread's load of an atomic when
 //! another thread loads the same atomic before it writes it, and then skips interleavings without a
-//! word; the touch makes it see every pair of accesses. It carries no ordering. In the scheduled build
+//! word; the touch makes it see every pair of accesses. It carries no ordering by itself; after a fence loom
+//! gives it the fence's, and orders a little more than C11 would. In the scheduled build
 //! (`weighbridge_shuttle`) every access is a switch point, and all are sequentially consistent.
 
 #[cfg(weighbridge_tsan)]
