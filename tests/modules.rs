@@ -186,6 +186,27 @@ fn gptq() {
     let marlin = r#"{"quant_method":"gptq","bits":4,"checkpoint_format":"marlin"}"#;
     is_unchecked(checkpoint(marlin, &with(&[qweight(8), index(64)])));
     is_unchecked(checkpoint("null", &with(&[qweight(8), index(64)])));
+
+    // An index that is none says nothing.
+    let square = zeros("m.g_idx", Dtype::I32, &[64, 1]);
+    is_known(
+        checkpoint(four, &with(&[qweight(8), square.clone()])),
+        24,
+        64,
+    );
+    is_unchecked(checkpoint(mixed, &with(&[qweight(16), square])));
+}
+
+/// What is left dense in a quantised checkpoint, as heads are, is checked like any dense module.
+#[test]
+fn dense_modules_beside_packed_ones() {
+    for packed in [
+        r#"{"quant_method":"gptq","bits":4}"#,
+        r#"{"quant_method":"awq","bits":4,"version":"gemm"}"#,
+    ] {
+        let weight = zeros("m.weight", Dtype::F16, &[24, 64]);
+        is_known(checkpoint(packed, &[weight]), 24, 64);
+    }
 }
 
 #[test]
