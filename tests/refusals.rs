@@ -161,6 +161,11 @@ fn headers_that_lie() {
     for (header, data, words) in [
         (t.clone(), 5, &["5 bytes of data", "end at 4"][..]),
         ("{}".to_owned(), 1, &["1 bytes of data", "end at 0"]),
+        (
+            one("\"U8\"", "4", "[0,4]"),
+            4,
+            &["\"t\"", "an array of dimensions"],
+        ),
         (two("[0,4]", "[2,6]"), 6, &["\"b\"", "overlaps"]),
         (
             two("[2,6]", "[0,4]"),

@@ -222,6 +222,53 @@ fn a_tied_head_that_differs_is_refused() {
     );
 }
 
+/// Both are read in pieces, from wherever they are in the file: 300 KiB each, and 5 bytes.
+#[test]
+fn a_tied_head_is_compared_from_its_first_byte_to_its_last() {
+    const LEN: usize = (300 << 10) + 5;
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(
+        dir.path().join("config.json"),
+        r#"{"tie_word_embeddings":true}"#,
+    )
+    .unwrap();
+    let embedding: Vec<u8> = (0..LEN).map(|at| (at * 7 / 3 % 251) as u8).collect();
+    let open = |head: &[u8]| {
+        let tensor = |data| safetensors::tensor::TensorView::new(Dtype::U8, vec![LEN], data);
+        let views = [
+            ("lm_head.weight", tensor(head).unwrap()),
+            ("model.embed_tokens.weight", tensor(&embedding).unwrap()),
+        ];
+        let file = safetensors::serialize(views, None).unwrap();
+        std::fs::write(dir.path().join("model.safetensors"), file).unwrap();
+        Checkpoint::open(dir.path())
+    };
+    let same = open(&embedding).unwrap();
+    assert_eq!(same.plan().arena_bytes(), (LEN as u64).next_multiple_of(64));
+    for at in [0, (128 << 10) - 1, 128 << 10, (256 << 10) + 1, LEN - 1] {
+        let mut head = embedding.clone();
+        head[at] ^= 1;
+        let refused = open(&head).expect_err(&format!("byte {at}"));
+        assert!(refused.to_string().contains("other bytes"), "{refused}");
+    }
+}
+
+#[test]
+fn a_checkpoint_s_own_alias() {
+    let registry = registry();
+    let owner = registry.publish("owner", tiny()).unwrap();
+    let norm = registry.weight_handle(owner, "model.norm.weight").unwrap();
+    let tensors = tiny().plan().tensors().len();
+    let linked = tiny().alias("linked", norm).unwrap();
+    assert_eq!(linked.plan().aliases().len(), 1);
+    assert_eq!(linked.plan().tensors().len(), tensors);
+    let set = registry.publish("linked", linked).unwrap();
+    let lease = registry.acquire([owner, set]).unwrap();
+    let [one, other] = [(owner, "model.norm.weight"), (set, "linked")]
+        .map(|(set, name)| lease.set(set).unwrap().get(name).unwrap().bytes().as_ptr());
+    assert_eq!(one, other);
+}
+
 #[test]
 fn identities_tell_versions_scales_and_declarations_apart() {
     let registry = registry();

@@ -34,6 +34,44 @@ fn every_state_counts_and_the_end_is_exact() {
 }
 
 #[test]
+fn the_total_is_all_of_it() {
+    let snapshot = LedgerSnapshot {
+        reserved: 1,
+        resident: 2,
+        kept: 4,
+        retired: 8,
+        limit: 16,
+        peak: 32,
+    };
+    assert_eq!(snapshot.total(), 15);
+}
+
+/// Only of generations that were current, each once, also where the next one has taken them over.
+#[test]
+fn what_has_come_back_is_counted_once() {
+    let ledger = Ledger::new(100);
+    drop(ledger.reserve(50).unwrap());
+    let staged = ledger.reserve(40).unwrap();
+    staged.settle();
+    staged.unsettle();
+    drop(staged);
+    assert_eq!(ledger.reclaimed(), 0, "never current");
+    let current = ledger.reserve(60).unwrap();
+    current.settle();
+    current.retire();
+    assert_eq!(ledger.reclaimed(), 0, "not back yet");
+    let next = current.reuse(ledger.reserve(10).unwrap());
+    assert_eq!(ledger.reclaimed(), 60);
+    drop(next);
+    assert_eq!(ledger.reclaimed(), 60, "never current as a whole");
+    let last = ledger.reserve(7).unwrap();
+    last.settle();
+    last.retire();
+    drop(last);
+    assert_eq!(ledger.reclaimed(), 67);
+}
+
+#[test]
 fn the_state_is_the_strongest_of_the_uses() {
     let ledger = Ledger::new(100);
     let states = || {
@@ -221,6 +259,7 @@ fn a_charge_is_assigned_once_or_not_at_all() {
     assert_eq!(charge.account(), None, "refused: as it was");
     assert!(charge.assign("b").unwrap());
     assert!(!charge.assign("b").unwrap(), "it was there already");
+    assert_eq!(charge.account(), Some(tenant("b")));
     let Err(Error::ChargedElsewhere {
         charged_to,
         offered_to,

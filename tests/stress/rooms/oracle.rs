@@ -149,7 +149,11 @@ pub fn acquire_now(registry: &WeightRegistry, sets: &[SetHandle], way: usize) ->
     let lease = match turn % 5 {
         0 => registry.acquire_as("one of many", sets),
         1 => registry.reader().acquire(sets),
-        2 => registry.acquire(sets).map(|lease| lease.clone()),
+        2 => registry.acquire(sets).map(|lease| {
+            let twin = lease.clone();
+            drop(lease);
+            twin
+        }),
         _ => registry.acquire(sets),
     };
     lease.expect("it is there")
