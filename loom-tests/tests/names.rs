@@ -136,7 +136,7 @@ fn name_shard() {
 /// settling; whoever comes last leaves no name behind.
 #[test]
 fn name_early_retire() {
-    model("name_early_retire", &["done"], || {
+    model("name_early_retire", &["retired before", "retired after"], || {
         let index = Arc::new(Index::<u32>::new());
         let alive = Arc::new(AtomicU64::new(1));
         let name = SetName::from("x");
@@ -151,6 +151,9 @@ fn name_early_retire() {
         claim.settle(1);
         if alive.load(Ordering::Acquire) == 0 {
             index.unlink(&name, |&record| record == 1);
+            saw("retired before");
+        } else {
+            saw("retired after");
         }
         retirer.join().unwrap();
         assert_eq!(
@@ -159,7 +162,6 @@ fn name_early_retire() {
             "a retired set kept its name"
         );
         assert!(index.claim(&name).is_ok(), "a retired set kept its claim");
-        saw("done");
     });
 }
 
