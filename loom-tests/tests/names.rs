@@ -136,33 +136,37 @@ fn name_shard() {
 /// settling; whoever comes last leaves no name behind.
 #[test]
 fn name_early_retire() {
-    model("name_early_retire", &["retired before", "retired after"], || {
-        let index = Arc::new(Index::<u32>::new());
-        let alive = Arc::new(AtomicU64::new(1));
-        let name = SetName::from("x");
-        let claim = index.claim(&name).ok().unwrap();
-        let retirer = {
-            let (index, alive, name) = (Arc::clone(&index), Arc::clone(&alive), name.clone());
-            thread::spawn(move || {
-                alive.store(0, Ordering::Release);
+    model(
+        "name_early_retire",
+        &["retired before", "retired after"],
+        || {
+            let index = Arc::new(Index::<u32>::new());
+            let alive = Arc::new(AtomicU64::new(1));
+            let name = SetName::from("x");
+            let claim = index.claim(&name).ok().unwrap();
+            let retirer = {
+                let (index, alive, name) = (Arc::clone(&index), Arc::clone(&alive), name.clone());
+                thread::spawn(move || {
+                    alive.store(0, Ordering::Release);
+                    index.unlink(&name, |&record| record == 1);
+                })
+            };
+            claim.settle(1);
+            if alive.load(Ordering::Acquire) == 0 {
                 index.unlink(&name, |&record| record == 1);
-            })
-        };
-        claim.settle(1);
-        if alive.load(Ordering::Acquire) == 0 {
-            index.unlink(&name, |&record| record == 1);
-            saw("retired before");
-        } else {
-            saw("retired after");
-        }
-        retirer.join().unwrap();
-        assert_eq!(
-            index.lookup(name.as_ref()),
-            None,
-            "a retired set kept its name"
-        );
-        assert!(index.claim(&name).is_ok(), "a retired set kept its claim");
-    });
+                saw("retired before");
+            } else {
+                saw("retired after");
+            }
+            retirer.join().unwrap();
+            assert_eq!(
+                index.lookup(name.as_ref()),
+                None,
+                "a retired set kept its name"
+            );
+            assert!(index.claim(&name).is_ok(), "a retired set kept its claim");
+        },
+    );
 }
 
 /// A name changes hands: the old record never comes back after the new one was seen.
