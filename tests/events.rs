@@ -487,6 +487,12 @@ fn no_writer_is_refused_in_silence() {
         registry.retire(gone),
         registry.retire_if(gone, number),
         registry.revoke(gone),
+        registry.retire_after(gone, || true),
+        registry.retire_after_if(gone, number, || true),
+    );
+    refused!(Retire, Conflict:
+        registry.retire_if(theirs, number),
+        registry.retire_after_if(theirs, number, || true),
     );
     refused!(Transaction, NotFound: registry.retire_cascade(gone));
     refused!(Rebind, NotFound: registry.rebind(gone, base));

@@ -89,9 +89,11 @@ pub enum EventKind {
         /// What is gone.
         former: Former,
     },
-    /// A writer was told no: by a call that stages, publishes, replaces, retires, rebinds or rolls back, or
-    /// adds such a step to a transaction, and whatever the reason, a stale handle and another namespace's
-    /// set among them. Calls that read or set a limit are no writers. Whoever is told so in a loop fills the stream; it then says less of the rest.
+    /// A writer was told no: by a call of the registry that stages, publishes, replaces, retires, rebinds or
+    /// rolls back, or adds such a step to a transaction, and whatever the reason, a stale handle and another
+    /// namespace's set among them. Calls that read, reserve, or set how much is kept or may be had are no
+    /// writers here, and a filling tells who fills it only. Whoever is told so in a loop fills the stream; it
+    /// then says less of the rest.
     #[non_exhaustive]
     Refused {
         /// What it wanted.

@@ -9,8 +9,10 @@ use std::mem::ManuallyDrop;
 use std::sync::Arc;
 
 use super::WeightRegistry;
+use super::event::Operation;
 use super::generation::{Hold, Meta};
 use super::lease::Lease;
+use super::observe::itself;
 use super::retirement::Retirement;
 use super::shared::Shared;
 use crate::core::{Bell, Kept};
@@ -129,19 +131,7 @@ impl WeightRegistry {
     /// As [`retire`](Self::retire) and [`acquire`](Self::acquire). Then nothing was retired, and the
     /// fence is dropped.
     pub fn retire_after(&self, set: SetHandle, fence: impl Fence) -> Result<Retirement, Error> {
-        loop {
-            let lease = self.acquire(set)?;
-            let current = generation_of(&lease);
-            match self.retire_if(set, current) {
-                // Replaced meanwhile: that generation is not the last.
-                Err(Error::Conflict { .. }) => {}
-                Err(error) => return Err(error),
-                Ok(retirement) => {
-                    lease.release_after(fence);
-                    return Ok(retirement);
-                }
-            }
-        }
+        self.retire_and_fence(set, None, fence)
     }
 
     /// [`retire_after`](Self::retire_after), provided that `expected` is still current.
@@ -154,19 +144,50 @@ impl WeightRegistry {
         expected: Generation,
         fence: impl Fence,
     ) -> Result<Retirement, Error> {
-        let lease = self.acquire(set)?;
-        let current = generation_of(&lease);
-        if current != expected {
-            let record = self.record(set)?;
-            return Err(Error::Conflict {
-                set: record.name.clone(),
-                expected,
-                current,
-            });
-        }
-        let retirement = self.retire_if(set, expected)?;
+        self.retire_and_fence(set, Some(expected), fence)
+    }
+
+    fn retire_and_fence(
+        &self,
+        set: SetHandle,
+        expected: Option<Generation>,
+        fence: impl Fence,
+    ) -> Result<Retirement, Error> {
+        // One call, however often it looks; and the fence, which is foreign, is not touched in it.
+        let retired = self.observe_whole(Operation::Retire, set, itself, || {
+            self.retire_leased(set, expected)
+        });
+        let (lease, retirement) = retired?;
         lease.release_after(fence);
         Ok(retirement)
+    }
+
+    /// Retires exactly the generation that the lease is of.
+    fn retire_leased(
+        &self,
+        set: SetHandle,
+        expected: Option<Generation>,
+    ) -> Result<(Lease, Retirement), Error> {
+        loop {
+            let lease = self.acquire(set)?;
+            let current = generation_of(&lease);
+            if let Some(expected) = expected
+                && expected != current
+            {
+                let record = self.record(set)?;
+                return Err(Error::Conflict {
+                    set: record.name.clone(),
+                    expected,
+                    current,
+                });
+            }
+            match self.retire_if(set, current) {
+                // Replaced meanwhile: that generation is not the last.
+                Err(Error::Conflict { .. }) if expected.is_none() => {}
+                Err(error) => return Err(error),
+                Ok(retirement) => return Ok((lease, retirement)),
+            }
+        }
     }
 
     /// [`retire`](Self::retire), and asks whoever holds a lease of it to end it; see

@@ -218,7 +218,7 @@ impl World<'_> {
             Err(why) => {
                 let (_signal, fence) = weighbridge::fence::signal("none");
                 answer = Some(registry.retire_after(set, fence));
-                Err(why)
+                self.model.tell("retire", set, Err(why))
             }
             Ok(lease) => {
                 let expected = self.model.retire(OPERATOR, set, Expect::Tenant);
