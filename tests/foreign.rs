@@ -13,7 +13,8 @@ use support::{SOON, bytes, registry};
 use weighbridge::memory::{Memory, Owner};
 use weighbridge::source::{Foreign, InMemory, Source};
 use weighbridge::{
-    Dtype, Error, Identity, Lease, LedgerSnapshot, Plan, Staged, WeightKind, WeightRegistry,
+    Dtype, Error, Identity, Lease, LedgerSnapshot, Plan, SetHandle, Staged, WeightKind,
+    WeightRegistry,
 };
 
 const RECLAIMER: &str = "weighbridge-reclaimer";
@@ -139,6 +140,54 @@ fn an_owner_ends_once_on_the_reclaimers_thread_after_the_last_lease() {
     assert_eq!(log.ends(), [RECLAIMER]);
     drop(registry);
     assert_eq!(log.ends(), [RECLAIMER], "once");
+}
+
+/// What a set kept and let go of is listed until its bytes are back, however it was let go of.
+#[test]
+fn what_was_kept_is_listed_until_its_bytes_are_back() {
+    let ways: [fn(&WeightRegistry, SetHandle); 3] = [
+        |registry, set| drop(registry.replace(set, bytes(1, 3)).unwrap()),
+        |registry, set| registry.keep_previous(set, 0).unwrap(),
+        |registry, set| drop(registry.retire(set).unwrap()),
+    ];
+    for (let_go, leased) in ways.into_iter().flat_map(|way| [(way, true), (way, false)]) {
+        let (registry, log) = (registry(), Log::new());
+        let (go_on, may_go_on) = channel::<()>();
+        let owner = Theirs::on_host([7; 1000], &log).charged(1000);
+        let owner = owner.at_the_end(move || may_go_on.recv().unwrap());
+        let set = registry.publish("s", whole(owner)).unwrap();
+        registry.keep_previous(set, 1).unwrap();
+        let lease = leased.then(|| registry.acquire(set).unwrap());
+        let first = registry.replace(set, bytes(1, 2)).unwrap().previous;
+        if !leased {
+            first.reclaimed(SOON).unwrap(); // kept, all the same
+        }
+        let_go(&registry, set);
+        let listed = || {
+            let retired = registry.retired();
+            let mut of_first = retired
+                .into_iter()
+                .filter(|one| one.generation() == first.generation());
+            let found = of_first.next();
+            assert!(of_first.next().is_none(), "one generation is listed once");
+            found
+        };
+        let held = listed().expect("its bytes are not back");
+        assert_eq!((held.leases(), held.bytes()), (u64::from(leased), 1000));
+        drop(lease);
+        first.drained(SOON).unwrap();
+        let going = listed().expect("its bytes are not back");
+        assert_eq!((going.leases(), going.is_reclaimed()), (0, false));
+        assert_eq!(going.bytes(), 1000);
+        go_on.send(()).unwrap();
+        going.reclaimed(SOON).unwrap();
+        assert!(listed().is_none());
+        for rest in registry.retired() {
+            rest.reclaimed(SOON).unwrap();
+        }
+        let now = registry.ledger();
+        assert_eq!(now.total(), now.resident + now.kept);
+    }
 }
 
 #[test]

@@ -14,7 +14,7 @@ use super::dependants::blocked_by;
 use super::generation::{Change, Hold, Meta, StagedNode, generation};
 use super::posting::Posting;
 use super::prepare::There;
-use super::record::{Going, Kept, SetRecord, Writing};
+use super::record::{Bin, Going, Kept, SetRecord, Writing};
 use super::retirement::Retirement;
 use super::staged::{PublishError, Staged};
 use super::step::{Act, Done, Step, Undone};
@@ -375,14 +375,16 @@ impl WeightRegistry {
         }
         let mut previous = Vec::with_capacity(superseded.len());
         let mut gone = Vec::new();
+        let mut let_go = Vec::with_capacity(superseded.len());
         for (index, (superseded, kept)) in superseded.into_iter().zip(kept).enumerate() {
             let Writing { record, history } = &mut writings[index];
+            let mut bin = Bin::new(queue);
             if let Remains::Act {
                 act: Act::Retire, ..
             } = &remains[index]
             {
                 // Before the last generation is noted: that one is the newest.
-                history.clear(queue);
+                history.clear(&mut bin);
             }
             let retirement =
                 |parts| Retirement::new(Arc::clone(record), parts, Arc::clone(&self.shared));
@@ -402,21 +404,25 @@ impl WeightRegistry {
                     Act::Retire => whole = true,
                     Act::Become(_) | Act::Restore(_) | Act::Rebind(_) => {
                         if let Some(restored) = restored {
-                            history.remove(*restored, queue);
-                            history.fill_place(queue);
+                            history.remove(*restored, &mut bin);
+                            history.fill_place(&mut bin);
                         }
-                        history.extend(kept, queue);
+                        history.extend(kept, &mut bin);
                     }
                 },
                 Remains::Staged { .. } => {
-                    history.fill_place(queue);
-                    history.extend(kept, queue);
+                    history.fill_place(&mut bin);
+                    history.extend(kept, &mut bin);
                 }
             }
             let whole = whole.then(|| retirement(history.going.clone()));
             previous.push(one.map(|one| whole.unwrap_or(one)));
+            let_go.push(bin.gone);
         }
         self.remember(gone);
+        for (writing, gone) in writings.iter().zip(let_go) {
+            self.remember_let_go(writing.record, gone);
+        }
         Ok(Done { number, previous })
     }
 

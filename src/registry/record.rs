@@ -53,6 +53,22 @@ pub(crate) struct Kept {
     content: Option<Box<Content>>,
 }
 
+/// Where kept generations go that a set lets go of: their bytes to the reclaimer, and here what is left of
+/// them, for whoever lists what is not back yet.
+pub(crate) struct Bin<'q> {
+    queue: &'q Reclaimer,
+    pub(crate) gone: Vec<Going>,
+}
+
+impl<'q> Bin<'q> {
+    pub(crate) fn new(queue: &'q Reclaimer) -> Self {
+        Bin {
+            queue,
+            gone: Vec::new(),
+        }
+    }
+}
+
 /// The right to give a set its next generation. Other writers of this set wait; readers and other
 /// sets do not care.
 pub(crate) struct Writing<'r> {
@@ -123,16 +139,16 @@ impl History {
     }
 
     /// Keeps a superseded generation, and lets go of those that are too many.
-    pub(crate) fn extend(&mut self, kept: Option<Kept>, queue: &Reclaimer) {
+    pub(crate) fn extend(&mut self, kept: Option<Kept>, bin: &mut Bin<'_>) {
         self.kept.extend(kept);
-        self.trim(queue);
+        self.trim(bin);
     }
 
     /// Lets go of the oldest until there are no more than [`keep`](Self::keep).
-    pub(crate) fn trim(&mut self, queue: &Reclaimer) {
+    pub(crate) fn trim(&mut self, bin: &mut Bin<'_>) {
         while self.kept.len() > self.keep {
             if let Some(oldest) = self.kept.pop_front() {
-                self.discard(oldest, queue);
+                self.discard(oldest, bin);
             }
         }
     }
@@ -145,42 +161,34 @@ impl History {
     }
 
     /// Lets go of one of them: it is current again, under another number.
-    pub(crate) fn remove(&mut self, generation: Generation, queue: &Reclaimer) {
+    pub(crate) fn remove(&mut self, generation: Generation, bin: &mut Bin<'_>) {
         let is_it = |kept: &Kept| kept.generation == generation;
         let position = self.kept.iter().position(is_it);
         let kept = position.and_then(|position| self.kept.remove(position));
         if let Some(kept) = kept.or_else(|| self.vacated.take_if(|kept| is_it(kept))) {
-            self.discard(kept, queue);
+            self.discard(kept, bin);
         }
     }
 
     /// The next generation is here: lets go of the one whose place was empty.
-    pub(crate) fn fill_place(&mut self, queue: &Reclaimer) {
+    pub(crate) fn fill_place(&mut self, bin: &mut Bin<'_>) {
         if let Some(vacated) = self.vacated.take() {
-            self.discard(vacated, queue);
+            self.discard(vacated, bin);
         }
     }
 
     /// Lets go of all of them.
-    pub(crate) fn clear(&mut self, queue: &Reclaimer) {
+    pub(crate) fn clear(&mut self, bin: &mut Bin<'_>) {
         while let Some(kept) = self.kept.pop_front().or_else(|| self.vacated.take()) {
-            self.discard(kept, queue);
+            self.discard(kept, bin);
         }
     }
 
     /// Whoever waits for this set's bytes waits for these, too.
-    fn discard(&mut self, kept: Kept, queue: &Reclaimer) {
-        let mut going = kept.discard(queue);
-        self.going.retain(|one| !one.vitals.is_reclaimed());
-        if self
-            .going
-            .iter()
-            .any(|one| one.generation == going.generation)
-        {
-            // Somebody still has a lease of that generation: the bytes are counted there.
-            going.bytes = 0;
-        }
-        self.note(going);
+    fn discard(&mut self, kept: Kept, bin: &mut Bin<'_>) {
+        let going = kept.discard(bin.queue);
+        self.note(going.clone());
+        bin.gone.push(going);
     }
 }
 

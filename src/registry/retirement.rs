@@ -80,6 +80,16 @@ impl Retirement {
         }
     }
 
+    /// Is this about that generation?
+    pub(super) fn is_of(&self, record: &Arc<SetRecord>, generation: &Going) -> bool {
+        Arc::ptr_eq(&self.record, record) && self.generation() == generation.generation
+    }
+
+    /// What the generation was kept for is over, too: it is gone when both are.
+    pub(super) fn add(&mut self, kept: Going) {
+        self.going.push(kept);
+    }
+
     /// The set's name.
     pub fn name(&self) -> &SetName {
         &self.record.name
@@ -107,7 +117,7 @@ impl Retirement {
     /// has, too, count here, and come back only when nothing has them any more: see
     /// [`reclaimed`](Self::reclaimed).
     pub fn bytes(&self) -> u64 {
-        self.going.iter().map(|one| one.bytes).sum()
+        self.generations().map(|one| one.bytes).sum()
     }
 
     /// Leases that are in the way right now.
@@ -128,18 +138,20 @@ impl Retirement {
         self.in_the_way().1
     }
 
+    /// Each generation once: of one that was kept, its node and its bytes go one after the other.
+    fn generations(&self) -> impl Iterator<Item = &Going> {
+        self.going.iter().enumerate().filter_map(|(index, one)| {
+            let mut earlier = self.going[..index].iter();
+            earlier
+                .all(|other| other.generation != one.generation)
+                .then_some(one)
+        })
+    }
+
     fn in_the_way(&self) -> (Vec<Holder>, Vec<FenceHolder>) {
         let slot = self.record.handle.slot;
         let (mut holders, mut fences) = (Vec::new(), Vec::new());
-        for (index, one) in self.going.iter().enumerate() {
-            // Of a generation that was kept, its node and its bytes go one after the other.
-            let earlier = &self.going[..index];
-            if earlier
-                .iter()
-                .any(|other| other.generation == one.generation)
-            {
-                continue;
-            }
+        for one in self.generations() {
             let found = self.shared.holders(slot, one.generation.0);
             holders.extend(found.0);
             fences.extend(found.1);

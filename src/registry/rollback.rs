@@ -8,7 +8,7 @@ use std::sync::Arc;
 use super::WeightRegistry;
 use super::event::Operation;
 use super::observe::itself;
-use super::record::Kept;
+use super::record::{Bin, Kept};
 use super::retirement::Replaced;
 use super::step::Act;
 use crate::core::Expect;
@@ -46,7 +46,9 @@ impl WeightRegistry {
         // Retired meanwhile: its history was closed under this lock.
         self.record(set)?;
         writing.history.keep = n;
-        writing.history.trim(self.spine.reclaimer());
+        let mut bin = Bin::new(self.spine.reclaimer());
+        writing.history.trim(&mut bin);
+        self.remember_let_go(&record, bin.gone);
         Ok(())
     }
 
@@ -110,7 +112,8 @@ impl WeightRegistry {
             records.extend(node.meta().map(|meta| Arc::clone(&meta.record)));
         });
         for record in records {
-            record.write().history.clear(self.spine.reclaimer());
+            let mut bin = Bin::new(self.spine.reclaimer());
+            record.write().history.clear(&mut bin);
         }
     }
 

@@ -14,6 +14,7 @@ pub use entry::CatalogEntry;
 
 use super::WeightRegistry;
 use super::generation::{Meta, generation};
+use super::record::{Going, SetRecord};
 use super::retirement::Retirement;
 use crate::core::{Picture, Shot};
 use crate::handle::Generation;
@@ -247,10 +248,9 @@ impl WeightRegistry {
         self.shared.ledger.snapshot()
     }
 
-    /// The generations that are no longer current and whose bytes are not back yet, oldest first:
-    /// what to look at when memory does not come back. Those that are only kept for a rollback are not
-    /// among them: see [`kept`](WeightRegistry::kept). What a set kept goes when it is retired, and the
-    /// retirement of its last generation waits for that, too.
+    /// The generations that are no longer current and whose bytes are not back yet, those first that
+    /// began to go first: what to look at when memory does not come back. Those that are only kept for a
+    /// rollback are not among them (see [`kept`](WeightRegistry::kept)) until the set lets go of them.
     pub fn retired(&self) -> Vec<Retirement> {
         let mut going = self.going.lock();
         going.retain(|retirement| !retirement.is_reclaimed());
@@ -268,5 +268,23 @@ impl WeightRegistry {
         let mut going = self.going.lock();
         going.retain(|retirement| !retirement.is_reclaimed());
         going.extend(gone);
+    }
+
+    /// Kept generations of `record` that it let go of.
+    pub(super) fn remember_let_go(&self, record: &Arc<SetRecord>, gone: Vec<Going>) {
+        if gone.is_empty() {
+            return;
+        }
+        let mut going = self.going.lock();
+        going.retain(|retirement| !retirement.is_reclaimed());
+        for one in gone {
+            // Somebody still has a lease of it: its bytes go with the later of the two.
+            if let Some(leased) = going.iter_mut().find(|other| other.is_of(record, &one)) {
+                leased.add(one);
+            } else {
+                let shared = Arc::clone(&self.shared);
+                going.push(Retirement::new(Arc::clone(record), vec![one], shared));
+            }
+        }
     }
 }
