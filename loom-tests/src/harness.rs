@@ -4,7 +4,7 @@
 use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 thread_local! {
     // All of a model's threads are coroutines of one system thread.
@@ -14,6 +14,27 @@ thread_local! {
 /// Notes that an outcome was reached.
 pub fn saw(outcome: impl Into<String>) {
     SEEN.with(|seen| seen.borrow_mut().insert(outcome.into()));
+}
+
+/// Something that happens, watched by a flag that the checker does not see: it orders nothing and adds no
+/// executions.
+#[derive(Clone, Default)]
+pub struct Moment(Arc<AtomicBool>);
+
+impl Moment {
+    /// It has happened.
+    pub fn happened(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+
+    /// Notes as an outcome whether it has happened by now.
+    pub fn saw(&self, yes: &str, not_yet: &str) {
+        saw(if self.0.load(Ordering::Relaxed) {
+            yes
+        } else {
+            not_yet
+        });
+    }
 }
 
 /// Explores `body` completely within the preemption bound (`LOOM_MAX_PREEMPTIONS`), and fails if it

@@ -12,6 +12,6 @@ mod harness;
 mod rig;
 mod stage;
 
-pub use harness::{model, old_or_new, saw};
+pub use harness::{Moment, model, old_or_new, saw};
 pub use rig::{Load, Meta, Rig, Send2, Tally, value};
 pub use stage::{Act, Gate, act, play};

@@ -30,6 +30,11 @@ pub struct Tally {
 }
 
 impl Tally {
+    /// Bytes that were freed so far.
+    pub fn freed(&self) -> usize {
+        self.bytes.load(Ordering::Relaxed)
+    }
+
     /// Everything that was made is gone, once.
     ///
     /// # Panics
@@ -286,7 +291,7 @@ impl Rig {
 
     /// Bytes that were freed so far.
     pub fn freed(&self) -> usize {
-        self.tally.bytes.load(Ordering::Relaxed)
+        self.tally.freed()
     }
 }
 

@@ -2,7 +2,7 @@
 #![cfg(weighbridge_loom)]
 
 use weighbridge::__loom::{Bond, Change, Expect, Key, Refusal};
-use weighbridge_loom_tests::{Rig, act, model, old_or_new, play, saw};
+use weighbridge_loom_tests::{Moment, Rig, act, model, old_or_new, play, saw};
 
 /// An adapter on the first generation of `base`, published before the threads start.
 fn adapter_on(rig: &Rig, base: Key) -> Key {
@@ -186,31 +186,39 @@ fn two_bonds() {
 /// An adapter cannot come along with a base that goes.
 #[test]
 fn along_with_nothing() {
-    model("along_with_nothing", &["refused"], || {
-        play(
-            1,
-            |rig, keys| {
-                let base = keys[0];
-                let adapter = adapter_on(rig, base);
-                [
-                    act(move |rig, me| {
-                        let mut changes = [rig.along(adapter, base, 1), rig.bury(base)];
-                        match rig.commit(me, &mut changes) {
-                            Err(Refusal::BaseGone { index: 0, .. }) => saw("refused"),
-                            other => panic!("{other:?}"),
-                        }
-                        let mut changes = [rig.along(adapter, base, 1)];
-                        match rig.commit(me, &mut changes) {
-                            Err(Refusal::BaseGone { index: 0, .. }) => (),
-                            other => panic!("{other:?}"),
-                        }
-                    }),
-                    act(move |rig, me| {
-                        assert_eq!(rig.read(me, &[adapter, base]), Ok(vec![0, 0]));
-                    }),
-                ]
-            },
-            |rig, _, keys| assert_eq!(rig.spine.dependants(keys[0]), 1),
-        );
-    });
+    model(
+        "along_with_nothing",
+        &["refused", "refused first", "read first"],
+        || {
+            play(
+                1,
+                |rig, keys| {
+                    let base = keys[0];
+                    let adapter = adapter_on(rig, base);
+                    let refusal = Moment::default();
+                    let refused_now = refusal.clone();
+                    [
+                        act(move |rig, me| {
+                            let mut changes = [rig.along(adapter, base, 1), rig.bury(base)];
+                            match rig.commit(me, &mut changes) {
+                                Err(Refusal::BaseGone { index: 0, .. }) => saw("refused"),
+                                other => panic!("{other:?}"),
+                            }
+                            refused_now.happened();
+                            let mut changes = [rig.along(adapter, base, 1)];
+                            match rig.commit(me, &mut changes) {
+                                Err(Refusal::BaseGone { index: 0, .. }) => (),
+                                other => panic!("{other:?}"),
+                            }
+                        }),
+                        act(move |rig, me| {
+                            assert_eq!(rig.read(me, &[adapter, base]), Ok(vec![0, 0]));
+                            refusal.saw("refused first", "read first");
+                        }),
+                    ]
+                },
+                |rig, _, keys| assert_eq!(rig.spine.dependants(keys[0]), 1),
+            );
+        },
+    );
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use weighbridge::__loom::sync::epoch::Participant;
 use weighbridge::__loom::{Expect, Key, Miss, Refusal};
-use weighbridge_loom_tests::{Rig, act, model, old_or_new, play, saw};
+use weighbridge_loom_tests::{Moment, Rig, act, model, old_or_new, play, saw};
 
 #[test]
 fn txn2_acq() {
@@ -339,11 +339,13 @@ fn three_sub() {
 /// A transaction that is refused is never seen, and returns what it staged.
 #[test]
 fn conflict() {
-    model("conflict", &["read"], || {
+    model("conflict", &["refused first", "read first"], || {
         play(
             2,
             |_, keys| {
                 let (a, b) = (keys[0], keys[1]);
+                let refusal = Moment::default();
+                let refused_now = refusal.clone();
                 [
                     act(move |rig, me| {
                         let wrong = Expect::Exactly {
@@ -352,12 +354,13 @@ fn conflict() {
                         };
                         let mut changes = [rig.swap(a, 1), rig.put(b, wrong, 1)];
                         let refused = rig.commit(me, &mut changes);
+                        refused_now.happened();
                         assert!(matches!(refused, Err(Refusal::Changed { index: 1, .. })));
                         assert!(changes.into_iter().all(|c| c.into_node().is_some()));
                     }),
                     act(move |rig, me| {
                         assert_eq!(rig.read(me, &[a, b]), Ok(vec![0, 0]));
-                        saw("read");
+                        refusal.saw("refused first", "read first");
                     }),
                 ]
             },
@@ -439,7 +442,7 @@ fn reuse() {
 /// Writers of unrelated sets: their numbers are unique and both are current afterwards.
 #[test]
 fn two_writers() {
-    model("two_writers", &["done"], || {
+    model("two_writers", &["a first", "b first"], || {
         play(
             2,
             |_, keys| {
@@ -457,10 +460,10 @@ fn two_writers() {
             },
             |rig, me, keys| {
                 let view = rig.spine.view(me);
-                let birth = |key| view.resolve(key).unwrap().birth();
-                assert_ne!(birth(keys[0]), birth(keys[1]), "one number for two commits");
+                let [a, b] = [0, 1].map(|n| view.resolve(keys[n]).unwrap().birth());
+                assert_ne!(a, b, "one number for two commits");
                 assert_eq!(view.number(), 4);
-                saw("done");
+                saw(if a < b { "a first" } else { "b first" });
             },
         );
     });

@@ -8,7 +8,7 @@ use loom::thread;
 use weighbridge::__loom::Node;
 use weighbridge::__loom::events::{Found, Ring};
 use weighbridge::__loom::sync::atomic::{AtomicU64, Ordering};
-use weighbridge_loom_tests::{Load, Meta, act, model, play, saw};
+use weighbridge_loom_tests::{Load, Meta, Moment, act, model, play, saw};
 
 /// Two publishers post as they come; a subscriber sees each place once, in order, and what is in it.
 #[test]
@@ -120,18 +120,27 @@ fn events_overtaken() {
 /// A subscriber sleeps; the post wakes it. A lost wake-up is a deadlock, which the checker reports.
 #[test]
 fn events_wait() {
-    model("events_wait", &["done"], || {
+    model("events_wait", &["1 of 2", "2 of 2", "both", "one"], || {
         let ring = Arc::new(Ring::new(2));
         let mut cursor = ring.now();
-        let publishers = [(); 2].map(|()| {
-            let ring = Arc::clone(&ring);
+        let both = Moment::default();
+        let publishers = [1, 2].map(|who| {
+            let (ring, both) = (Arc::clone(&ring), both.clone());
             thread::spawn(move || {
                 let place = ring.reserve(1).unwrap();
                 ring.post([(place, place)]);
+                if place == 1 {
+                    saw(format!("{who} of 2"));
+                } else {
+                    both.happened();
+                }
             })
         });
         for place in 1..=2 {
             assert_eq!(ring.wait(&mut cursor, None), Found::Event(place, place));
+            if place == 1 {
+                both.saw("both", "one");
+            }
         }
         // A wait that gives up disturbs nobody.
         let past = Some(Instant::now());
@@ -139,7 +148,6 @@ fn events_wait() {
         for publisher in publishers {
             publisher.join().unwrap();
         }
-        saw("done");
     });
 }
 

@@ -12,7 +12,7 @@ use weighbridge::__loom::{
     Bell, Change, Expect, Hold, Keeper, Kept, Key, Node, Reclaimer, Spine, StagedNode, Storage,
     Vitals,
 };
-use weighbridge_loom_tests::{model, saw};
+use weighbridge_loom_tests::{Moment, model, saw};
 
 /// Memory that a device reads without a lease. If its read is not ordered before the free, the
 /// checker reports it.
@@ -273,20 +273,29 @@ impl Drop for Bytes {
 /// The first two fences of a registry come at once: one thread is started, both are kept.
 #[test]
 fn fence_start() {
-    model("fence_start", &["at once"], || {
-        let keeper = Arc::new(Keeping::new());
-        let gone = Gone::default();
-        let passed = |keeper: &Arc<Keeping>, gone: &Gone| {
-            keeper.keep(fenced((), || true, gone));
-        };
-        let other = {
-            let (keeper, gone) = (Arc::clone(&keeper), gone.clone());
-            thread::spawn(move || passed(&keeper, &gone))
-        };
-        passed(&keeper, &gone);
-        gone.wait(2);
-        other.join().unwrap();
-    });
+    model(
+        "fence_start",
+        &["at once", "kept before", "kept after"],
+        || {
+            let keeper = Arc::new(Keeping::new());
+            let gone = Gone::default();
+            let passed = |keeper: &Arc<Keeping>, gone: &Gone| {
+                keeper.keep(fenced((), || true, gone));
+            };
+            let kept = Moment::default();
+            let other = {
+                let (keeper, gone, kept) = (Arc::clone(&keeper), gone.clone(), kept.clone());
+                thread::spawn(move || {
+                    passed(&keeper, &gone);
+                    kept.happened();
+                })
+            };
+            passed(&keeper, &gone);
+            kept.saw("kept before", "kept after");
+            gone.wait(2);
+            other.join().unwrap();
+        },
+    );
 }
 
 /// Who sees that its lease is revoked sees what the revoker did before.

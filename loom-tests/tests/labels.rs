@@ -6,7 +6,7 @@ use std::sync::Arc;
 use loom::thread;
 use weighbridge::__loom::labels::Labels;
 use weighbridge::__loom::sync::atomic::{AtomicU64, Ordering};
-use weighbridge_loom_tests::{model, saw};
+use weighbridge_loom_tests::{Moment, model, saw};
 
 /// An observer reads whole labels while they come and go, under the right generation.
 #[test]
@@ -46,21 +46,24 @@ fn label_torn() {
 /// wrong: no two leases share an entry, none is lost.
 #[test]
 fn label_entries() {
-    model("label_entries", &["done"], || {
+    model("label_entries", &["churned", "not yet"], || {
         let labels = Arc::new(Labels::new());
         // All three entries exist and are free.
         let all = [0, 1, 2].map(|slot| labels.claim("x", slot, 0, 0).unwrap());
         all.into_iter().for_each(|id| labels.release(id));
+        let churned = Moment::default();
         let churn = {
-            let labels = Arc::clone(&labels);
+            let (labels, churned) = (Arc::clone(&labels), churned.clone());
             thread::spawn(move || {
                 let first = labels.claim("x", 1, 1, 0).unwrap();
                 let second = labels.claim("x", 1, 2, 0).unwrap();
                 labels.release(first);
+                churned.happened();
                 second
             })
         };
         let mine = labels.claim("x", 2, 1, 0).unwrap();
+        churned.saw("churned", "not yet");
         let theirs = churn.join().unwrap();
         assert_ne!(mine, theirs, "two leases share an entry");
         let third = labels.claim("x", 3, 1, 0).expect("an entry was lost");
@@ -72,7 +75,6 @@ fn label_entries() {
             labels.claim("x", 4, 1, 0).is_none(),
             "an entry was made twice"
         );
-        saw("done");
     });
 }
 
@@ -80,16 +82,20 @@ fn label_entries() {
 /// told "full" while entries are about to appear.
 #[test]
 fn label_grow() {
-    model("label_grow", &["done"], || {
+    model("label_grow", &["grown", "not yet"], || {
         let labels = Arc::new(Labels::new());
         let other = Arc::clone(&labels);
+        let grown = Moment::default();
+        let growing = grown.clone();
         let grower = thread::spawn(move || {
             let first = other.claim("x", 1, 1, 0).expect("told full too early");
             let second = other.claim("x", 1, 2, 0).expect("told full too early");
             assert_ne!(first, second, "two leases share an entry");
+            growing.happened();
             [first, second]
         });
         let mine = labels.claim("x", 2, 1, 0).expect("told full too early");
+        grown.saw("grown", "not yet");
         let theirs = grower.join().unwrap();
         assert!(!theirs.contains(&mine), "two leases share an entry");
         assert!(
@@ -99,7 +105,6 @@ fn label_grow() {
         for slot_birth in [(1, 1), (1, 2), (2, 1)] {
             assert_eq!(labels.holders(slot_birth.0, slot_birth.1).len(), 1);
         }
-        saw("done");
     });
 }
 

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use loom::thread;
 use weighbridge::__loom::names::{Index, SetName};
 use weighbridge::__loom::sync::stop::before_write;
-use weighbridge_loom_tests::{Gate, Rig, act, model, old_or_new, play, saw};
+use weighbridge_loom_tests::{Gate, Moment, Rig, act, model, old_or_new, play, saw};
 
 /// A writer stands still before one of its writes until a reader has finished.
 fn stalled_before(name: &'static str, writes: usize) {
@@ -57,22 +57,26 @@ fn stalled() {
 /// not wait for it.
 #[test]
 fn name_stalled() {
-    model("name_stalled", &["looked up"], || {
+    model("name_stalled", &["stands still", "not there yet"], || {
         let index = Arc::new(Index::<u32>::new());
         index.claim(&SetName::from("a")).ok().unwrap().settle(1);
-        let gate = Arc::new(Gate::default());
+        let (gate, stands) = (Arc::new(Gate::default()), Moment::default());
         let writer = {
             let (index, gate) = (Arc::clone(&index), Arc::clone(&gate));
+            let stands = stands.clone();
             thread::spawn(move || {
                 let claim = index.claim(&SetName::from("b")).ok().unwrap();
-                before_write(0, move || gate.pass());
+                before_write(0, move || {
+                    stands.happened();
+                    gate.pass();
+                });
                 claim.settle(2);
                 assert_eq!(index.lookup("b".into()), Some(2));
             })
         };
         assert_eq!(index.lookup("a".into()), Some(1));
         assert_eq!(index.lookup("b".into()), None, "found before it was shown");
-        saw("looked up");
+        stands.saw("stands still", "not there yet");
         gate.open();
         writer.join().unwrap();
         assert_eq!(index.lookup("b".into()), Some(2));

@@ -10,7 +10,7 @@ use weighbridge::__loom::sync::{Condvar, Mutex};
 use weighbridge::__loom::{
     Change, Expect, Key, Miss, Node, Reclaimer, Spine, StagedNode, Storage, Vitals,
 };
-use weighbridge_loom_tests::{Rig, act, model, play, saw, value};
+use weighbridge_loom_tests::{Moment, Rig, act, model, play, saw, value};
 
 /// Replaces `key` and returns what waits for the old generation.
 fn supersede(rig: &Rig, me: &Participant, key: Key, next: u64) -> Arc<Vitals> {
@@ -155,7 +155,7 @@ fn clone_two() {
 /// A lease of a dead generation is cloned; the two drops race each other.
 #[test]
 fn clone_split() {
-    model("clone_split", &["done"], || {
+    model("clone_split", &["here", "there"], || {
         let rig = Arc::new(Rig::new());
         let main = rig.member();
         let key = rig.publish(&main.0);
@@ -165,9 +165,10 @@ fn clone_split() {
         let thread = thread::spawn(move || assert_eq!(value(&twin), 0));
         assert_eq!(value(&hold), 0);
         drop(hold);
+        // Who was last.
+        saw(if rig.freed() == 1 { "here" } else { "there" });
         thread.join().unwrap();
         assert_eq!(rig.freed(), 1);
-        saw("done");
         Arc::into_inner(rig).unwrap().finish(vec![main]);
     });
 }
@@ -175,19 +176,24 @@ fn clone_split() {
 /// Wait for the drain while the last lease goes: no lost wake-up.
 #[test]
 fn drain() {
-    model("drain", &["drained"], || {
+    model("drain", &["drained", "leased"], || {
         let rig = Arc::new(Rig::new());
         let main = rig.member();
         let key = rig.publish(&main.0);
         let hold = rig.hold(&main.0, key).unwrap();
         let thread = thread::spawn(move || drop(hold));
         let vitals = supersede(&rig, &main.0, key, 1);
+        // What the wait will find.
+        saw(if rig.freed() == 1 {
+            "drained"
+        } else {
+            "leased"
+        });
         vitals.wait_drained(None).unwrap();
         // Frees happen on the spot here, after the announcement.
         vitals.wait_reclaimed(None).unwrap();
         assert_eq!(rig.freed(), 1);
         thread.join().unwrap();
-        saw("drained");
         Arc::into_inner(rig).unwrap().finish(vec![main]);
     });
 }
@@ -411,7 +417,7 @@ fn guard_and_lease() {
 /// A guard is open all the time: the bytes come back, the node waits.
 #[test]
 fn idle_guard() {
-    model("idle_guard", &["done"], || {
+    model("idle_guard", &["drained", "leased"], || {
         let rig = Arc::new(Rig::new());
         let (main, idle) = (rig.member(), rig.member());
         let key = rig.publish(&main.0);
@@ -419,6 +425,12 @@ fn idle_guard() {
         let view = rig.spine.view(&idle.0);
         let thread = thread::spawn(move || drop(hold));
         let vitals = supersede(&rig, &main.0, key, 1);
+        // What the wait will find.
+        saw(if rig.freed() == 1 {
+            "drained"
+        } else {
+            "leased"
+        });
         vitals.wait_reclaimed(None).unwrap();
         thread.join().unwrap();
         assert_eq!(rig.freed(), 1);
@@ -428,7 +440,6 @@ fn idle_guard() {
             "the view's snapshot must stay"
         );
         drop(view);
-        saw("done");
         Arc::into_inner(rig).unwrap().finish(vec![main, idle]);
     });
 }
@@ -462,23 +473,27 @@ fn two_set_two() {
 /// The registry goes while a lease of its current generation goes.
 #[test]
 fn regdrop() {
-    model("regdrop", &["done"], || {
+    model("regdrop", &["lease first", "registry first"], || {
         let rig = Rig::new();
         let main = rig.member();
         let key = rig.publish(&main.0);
         let hold = rig.hold(&main.0, key).unwrap();
         let thread = thread::spawn(move || assert_eq!(value(&hold), 0));
         let tally = rig.sweep(vec![main]);
+        saw(if tally.freed() == 1 {
+            "lease first"
+        } else {
+            "registry first"
+        });
         thread.join().unwrap();
         tally.settle();
-        saw("done");
     });
 }
 
 /// The same with a lease of an old and one of the current generation.
 #[test]
 fn regdrop2() {
-    model("regdrop2", &["done"], || {
+    model("regdrop2", &["0", "1", "2"], || {
         let rig = Rig::new();
         let main = rig.member();
         let key = rig.publish(&main.0);
@@ -490,18 +505,19 @@ fn regdrop2() {
             thread::spawn(move || assert_eq!(value(&new), 1)),
         ];
         let tally = rig.sweep(vec![main]);
+        // How many of the leases were gone when the registry was.
+        saw(tally.freed().to_string());
         for thread in threads {
             thread.join().unwrap();
         }
         tally.settle();
-        saw("done");
     });
 }
 
 /// The reclaimer's thread, asleep or not, and the last lease: everything is freed, there.
 #[test]
 fn reclaimer() {
-    model("reclaimer", &["done"], || {
+    model("reclaimer", &["back", "not yet"], || {
         let queue = Arc::new(Reclaimer::open());
         let worker = Arc::clone(&queue);
         let worker = thread::spawn(move || worker.run(|| false));
@@ -513,6 +529,8 @@ fn reclaimer() {
         let thread = thread::spawn(move || drop(hold));
         let vitals = supersede(&rig, &main.0, key, 1);
         vitals.wait_drained(None).unwrap();
+        // What the other wait will find.
+        saw(if rig.freed() == 1 { "back" } else { "not yet" });
         vitals.wait_reclaimed(None).unwrap();
         assert_eq!(rig.freed(), 1);
         thread.join().unwrap();
@@ -520,7 +538,6 @@ fn reclaimer() {
         queue.close();
         worker.join().unwrap();
         tally.settle();
-        saw("done");
     });
 }
 
@@ -540,52 +557,61 @@ impl Storage for Gate {
 /// "Drained" is announced before the bytes are freed, however long that takes.
 #[test]
 fn drain_before_free() {
-    model("drain_before_free", &["done"], || {
-        let queue = Arc::new(Reclaimer::open());
-        let worker = Arc::clone(&queue);
-        let worker = thread::spawn(move || worker.run(|| false));
-        queue.staff(worker.thread().clone());
-        let spine: Spine<u64, Gate> = Spine::new(Arc::clone(&queue));
-        let me = spine.register();
-        let gate = Arc::new((Mutex::new(false), Condvar::default()));
-        let key = spine.allocate().unwrap();
-        let node = StagedNode::new(
-            key.tag,
-            Vec::new(),
-            0,
-            Gate(Arc::clone(&gate)),
-            Arc::clone(&queue),
-        );
-        let mut vitals = None;
-        let mut commit = |change| {
-            let old = |_, node: &Node<u64, Gate>, _: Option<&Gate>| {
-                vitals = Some(Arc::clone(node.vitals()));
+    model(
+        "drain_before_free",
+        &["released first", "retired first"],
+        || {
+            let queue = Arc::new(Reclaimer::open());
+            let worker = Arc::clone(&queue);
+            let worker = thread::spawn(move || worker.run(|| false));
+            queue.staff(worker.thread().clone());
+            let spine: Spine<u64, Gate> = Spine::new(Arc::clone(&queue));
+            let me = spine.register();
+            let gate = Arc::new((Mutex::new(false), Condvar::default()));
+            let key = spine.allocate().unwrap();
+            let node = StagedNode::new(
+                key.tag,
+                Vec::new(),
+                0,
+                Gate(Arc::clone(&gate)),
+                Arc::clone(&queue),
+            );
+            let mut vitals = None;
+            let mut commit = |change| {
+                let old = |_, node: &Node<u64, Gate>, _: Option<&Gate>| {
+                    vitals = Some(Arc::clone(node.vitals()));
+                };
+                spine.view(&me).commit(&mut [change], |_| (), old).unwrap();
             };
-            spine.view(&me).commit(&mut [change], |_| (), old).unwrap();
-        };
-        commit(Change::new(key.slot, Expect::Vacant, node));
-        let lease = spine.view(&me).acquire(&[key]).unwrap();
-        let releaser = thread::spawn(move || drop(lease));
-        let grave = StagedNode::tombstone(key.tag, Arc::clone(&queue));
-        commit(Change::new(key.slot, Expect::Tenant(key.tag), grave));
-        let vitals = vitals.unwrap();
-        vitals.wait_drained(None).unwrap();
-        *gate.0.lock() = true;
-        gate.1.notify_all();
-        vitals.wait_reclaimed(None).unwrap();
-        releaser.join().unwrap();
-        drop((spine, me));
-        queue.close();
-        worker.join().unwrap();
-        saw("done");
-    });
+            commit(Change::new(key.slot, Expect::Vacant, node));
+            let lease = spine.view(&me).acquire(&[key]).unwrap();
+            let released = Moment::default();
+            let release = released.clone();
+            let releaser = thread::spawn(move || {
+                drop(lease);
+                release.happened();
+            });
+            let grave = StagedNode::tombstone(key.tag, Arc::clone(&queue));
+            commit(Change::new(key.slot, Expect::Tenant(key.tag), grave));
+            released.saw("released first", "retired first");
+            let vitals = vitals.unwrap();
+            vitals.wait_drained(None).unwrap();
+            *gate.0.lock() = true;
+            gate.1.notify_all();
+            vitals.wait_reclaimed(None).unwrap();
+            releaser.join().unwrap();
+            drop((spine, me));
+            queue.close();
+            worker.join().unwrap();
+        },
+    );
 }
 
 /// The queue is closed while the last lease of a dead generation goes: whoever comes too late frees
 /// by itself.
 #[test]
 fn reclaimer_close() {
-    model("reclaimer_close", &["done"], || {
+    model("reclaimer_close", &["0", "1"], || {
         let queue = Arc::new(Reclaimer::open());
         let worker = Arc::clone(&queue);
         let worker = thread::spawn(move || worker.run(|| false));
@@ -597,9 +623,10 @@ fn reclaimer_close() {
         let thread = thread::spawn(move || assert_eq!(value(&hold), 0));
         let tally = rig.sweep(vec![main]);
         queue.close();
+        // Whether its bytes were back when the queue was closed.
+        saw(tally.freed().to_string());
         worker.join().unwrap();
         thread.join().unwrap();
         tally.settle();
-        saw("done");
     });
 }
