@@ -281,6 +281,24 @@ fn names_that_are_none() {
     refused_header(&no_utf8, 0, &["header", "UTF-8"]);
 }
 
+/// A name that is no name is told as far as a name goes, and that it went on.
+#[test]
+fn a_name_that_is_too_long_is_told_cut() {
+    for (name, told) in [
+        ("n".repeat(512) + "x", "n".repeat(512) + "…"),
+        ("n".repeat(512), "n".repeat(512)),
+    ] {
+        // Not as long as it says, so that a name of legal length is refused, too.
+        let entry = r#"{"dtype":"U8","shape":[1],"data_offsets":[0,0]}"#;
+        let file = file_of(&format!("{{\"{name}\":{entry}}}"), 0);
+        let refused = InMemory::from_safetensors(&file).unwrap_err();
+        let Error::Malformed { tensor, .. } = &refused else {
+            panic!("{refused}");
+        };
+        assert_eq!(*tensor, Some(told));
+    }
+}
+
 #[test]
 fn oddities_that_are_legal() {
     for (header, data) in [
