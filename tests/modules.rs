@@ -251,6 +251,11 @@ fn bitsandbytes_in_4_bits() {
     let odd = zeros("m.weight", Dtype::U8, &[8, 1]);
     is_known(of(BNB, odd, state(nf4, json("[3,5]"))), 3, 5);
 
+    // As long as it may be.
+    let mut longest = json("[24,64]");
+    longest.resize(4 << 10, b' ');
+    is_known(of(BNB, weight(), state(nf4, longest)), 24, 64);
+
     // Not the weight's shape, no shape, no JSON, too long, no word in the configuration. The matrix
     // [768, 1] itself is never taken at its word, nor is one of floats.
     for bytes in [

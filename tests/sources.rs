@@ -366,3 +366,27 @@ fn legal_oddities_are_accepted() {
     assert_eq!(set.get("nothing").unwrap().shape(), [2, 0]);
     registry.publish("empty", InMemory::new()).unwrap();
 }
+
+/// Which matrix is which, and what it was declared to be.
+#[test]
+fn what_an_adapter_says_of_itself() {
+    for name in ["pirate-v1", "ranked", "shout"] {
+        let source = PeftAdapter::open(fixture("adapters").join(name)).unwrap();
+        assert_eq!(Source::declared(&source), None);
+        let mut matrices = 0;
+        for tensor in source.plan().tensors() {
+            let expected = if tensor.name().ends_with(".lora_A.weight") {
+                WeightKind::LoraA
+            } else if tensor.name().ends_with(".lora_B.weight") {
+                WeightKind::LoraB
+            } else {
+                continue;
+            };
+            assert_eq!(tensor.kind(), expected, "{}", tensor.name());
+            matrices += 1;
+        }
+        assert!(matrices >= 2 && matrices % 2 == 0, "{matrices}");
+        let declared = PeftAdapter::declared(source, "r1");
+        assert_eq!(Source::declared(&declared), Some("r1"));
+    }
+}

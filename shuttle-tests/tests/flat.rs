@@ -5,8 +5,10 @@
 use std::sync::Arc;
 
 use weighbridge::flat::{FlatHandle, FlatRegistry, Registered};
+use weighbridge::layout::ModuleScale;
+use weighbridge::source::InMemory;
 use weighbridge::{Dtype, Error};
-use weighbridge_shuttle_tests::{LONG, empty, explore, registry, saw, start};
+use weighbridge_shuttle_tests::{LONG, bytes, empty, explore, registry, saw, start, value};
 
 fn flat() -> Arc<FlatRegistry> {
     Arc::new(FlatRegistry::new(registry()))
@@ -172,5 +174,114 @@ fn an_adapter_goes_whole() {
         assert_eq!(flat.adapter_bytes("tenant"), 4 * (2 - gone as u64));
         settled(&flat);
         empty(flat.registry());
+    });
+}
+
+#[test]
+fn a_cascade_takes_an_alias_that_comes() {
+    let outcomes = ["along with it", "too late"];
+    explore("a_cascade_takes_an_alias_that_comes", &outcomes, || {
+        let flat = flat();
+        let target = register(&flat, "w", 1).unwrap().handle();
+        let aliaser = start(&flat, move |flat| flat.alias("x", target, Dtype::U8, [4]));
+        let gone = flat.unregister_cascade(target).unwrap().len();
+        match (aliaser.join().unwrap(), gone) {
+            (Ok(_), 2) => saw("along with it"),
+            (Err(Error::StaleHandle { .. }), 1) => saw("too late"),
+            both => panic!("{both:?}"),
+        }
+        assert_eq!((flat.len(), flat.totals().aliases), (0, 0));
+        settled(&flat);
+        empty(flat.registry());
+    });
+}
+
+#[test]
+fn lists_that_overlap_are_registered_once() {
+    let outcomes = ["mine", "the other's"];
+    explore("lists_that_overlap_are_registered_once", &outcomes, || {
+        fn list(flat: &FlatRegistry, names: [&str; 2]) -> Vec<Registered> {
+            let weights = names.map(|name| (name.into(), Dtype::U8, &[4][..], &[1; 4][..]));
+            flat.register_all(weights).unwrap()
+        }
+        let flat = flat();
+        let other = start(&flat, |flat| list(flat, ["a", "b"]));
+        let mine = list(&flat, ["b", "c"]);
+        let other = other.join().unwrap();
+        assert_eq!(mine[0].handle(), other[1].handle());
+        assert!(mine[0].is_new() != other[1].is_new(), "{mine:?} {other:?}");
+        assert!(mine[1].is_new() && other[0].is_new(), "{mine:?} {other:?}");
+        saw(if mine[0].is_new() {
+            "mine"
+        } else {
+            "the other's"
+        });
+        assert_eq!((flat.total_bytes(), flat.len()), (12, 3));
+        settled(&flat);
+        empty(flat.registry());
+    });
+}
+
+#[test]
+fn the_same_set_is_loaded_once() {
+    let outcomes = ["mine", "the other's"];
+    explore("the_same_set_is_loaded_once", &outcomes, || {
+        let flat = flat();
+        let other = start(&flat, |flat| flat.load("m", bytes(1)).unwrap());
+        let mine = flat.load("m", bytes(1)).unwrap();
+        let other = other.join().unwrap();
+        assert_eq!(mine.handle(), other.handle());
+        assert!(mine.is_new() != other.is_new(), "{mine:?} {other:?}");
+        saw(if mine.is_new() { "mine" } else { "the other's" });
+        let lease = flat.registry().acquire(mine.handle()).unwrap();
+        assert_eq!(value(&lease, mine.handle()), 1);
+        drop(lease);
+        assert_eq!(flat.registry().stats().sets, 1);
+        empty(flat.registry());
+    });
+}
+
+#[test]
+fn an_adapter_is_sealed_from_what_is_there() {
+    let outcomes = [
+        "sealed",
+        "a slice is gone",
+        "a slice went before the commit",
+    ];
+    explore("an_adapter_is_sealed_from_what_is_there", &outcomes, || {
+        let flat = flat();
+        let core = flat.registry();
+        let base = InMemory::new().tensor("p.weight", Dtype::U8, [2, 3], [0; 6]);
+        let base = core.publish("base", base.unwrap()).unwrap();
+        let slice = |name, shape: [usize; 2]| {
+            let bytes = vec![1; shape[0] * shape[1]];
+            let made = flat.register(("pirate", name), Dtype::U8, shape, &bytes);
+            made.unwrap().handle()
+        };
+        let [a, b] = [slice("a", [1, 3]), slice("b", [2, 1])];
+        let thief = start(&flat, move |flat| flat.unregister(a).map(drop));
+        let mut group = flat.lora_group("pirate");
+        let scale = ModuleScale::new(1, 1.0, false);
+        let paired = group.module("p", scale, a, b);
+        let sealed = match paired {
+            Ok(()) => group.seal("pirate", base).map(Some),
+            Err(Error::StaleHandle { .. }) => Ok(None),
+            Err(other) => panic!("{other}"),
+        };
+        match (sealed, thief.join().unwrap()) {
+            (Ok(Some(sealed)), Err(Error::StaleHandle { .. })) => {
+                assert_eq!(core.lookup("pirate"), Some(sealed.set));
+                assert_eq!((flat.len(), flat.total_bytes()), (0, 0));
+                saw("sealed");
+            }
+            (Ok(None), Ok(())) => saw("a slice is gone"),
+            (Err(Error::StaleHandle { .. }), Ok(())) => {
+                saw("a slice went before the commit");
+                assert_eq!(core.lookup("pirate"), None);
+                assert_eq!((flat.len(), flat.total_bytes()), (1, 2));
+            }
+            both => panic!("{both:?}"),
+        }
+        empty(core);
     });
 }

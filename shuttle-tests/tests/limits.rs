@@ -247,3 +247,75 @@ fn bytes_are_charged_until_the_last_lease() {
         empty(&registry);
     });
 }
+
+#[test]
+fn a_tenants_transaction_gets_all_its_seats_or_none() {
+    let outcomes = ["both", "refused"];
+    let name = "a_tenants_transaction_gets_all_its_seats_or_none";
+    explore(name, &outcomes, || {
+        let registry = registry();
+        let limits = NamespaceLimits::none().sets(2);
+        registry.set_namespace_limits("t", limits).unwrap();
+        let other = start(&registry, |registry| {
+            let tenant = registry.namespace("t").unwrap();
+            tenant.publish("c", bytes(1)).is_ok()
+        });
+        let tenant = registry.namespace("t").unwrap();
+        let mut both = tenant.transaction();
+        let added = ["a", "b"].iter().all(|name| {
+            let staged = both.stage(bytes(2)).unwrap();
+            match both.publish(name, staged) {
+                Ok(_) => true,
+                Err(failed) => match failed.error() {
+                    Error::TooManySets { .. } => false,
+                    other => panic!("{other}"),
+                },
+            }
+        });
+        if added {
+            both.commit().unwrap();
+        } else {
+            drop(both);
+        }
+        assert!(added != other.join().unwrap(), "one of them has its seats");
+        saw(if added { "both" } else { "refused" });
+        let there = ["a", "b"].map(|name| tenant.lookup(name).is_some());
+        assert_eq!(there, [added; 2]);
+        assert_eq!(tenant.stats().sets, if added { 2 } else { 1 });
+        empty(&registry);
+        assert_eq!(tenant.stats().sets, 0, "a seat was lost");
+    });
+}
+
+#[test]
+fn a_limit_is_raised_while_sets_come() {
+    explore("a_limit_is_raised_while_sets_come", &["1", "2"], || {
+        let registry = registry();
+        let limit = |lines| NamespaceLimits::none().bytes(lines * LINE);
+        registry.set_namespace_limits("t", limit(1)).unwrap();
+        let other = start(&registry, move |registry| {
+            registry.set_namespace_limits("t", limit(2)).unwrap();
+            // And down again, below what may be there by now: that stays.
+            registry.set_namespace_limits("t", limit(1)).unwrap();
+        });
+        let tenant = registry.namespace("t").unwrap();
+        let came = ["a", "b", "c"]
+            .iter()
+            .filter(|name| match tenant.publish(name, bytes(1)) {
+                Ok(_) => true,
+                Err(failed) => match failed.error() {
+                    Error::OverAccountLimit { .. } => false,
+                    other => panic!("{other}"),
+                },
+            });
+        let came = came.count() as u64;
+        other.join().unwrap();
+        saw(came.to_string());
+        let account = registry.account(&Account::namespace("t"));
+        assert_eq!((account.total(), account.peak), (came * LINE, came * LINE));
+        assert!(came <= 2, "over every limit that there was");
+        let refused = tenant.publish("d", bytes(1)).unwrap_err();
+        assert!(matches!(refused.error(), Error::OverAccountLimit { .. }));
+        empty(&registry);
+    });
+}

@@ -439,3 +439,105 @@ fn a_drained_swap_takes_adapters_along() {
         empty(&registry);
     });
 }
+
+#[test]
+fn what_is_let_go_of_is_listed_until_it_is_back() {
+    let outcomes = ["kept", "let go of", "back"];
+    let name = "what_is_let_go_of_is_listed_until_it_is_back";
+    explore(name, &outcomes, || {
+        let registry = registry();
+        let set = registry.publish("s", bytes(1)).unwrap();
+        registry.keep_previous(set, 1).unwrap();
+        registry
+            .replace(set, bytes(2))
+            .unwrap()
+            .previous
+            .reclaimed(LONG)
+            .unwrap();
+        let writer = start(&registry, move |registry| {
+            registry.keep_previous(set, 0).unwrap();
+        });
+        let now = registry.ledger();
+        saw(match (now.kept, now.retired) {
+            (LINE, 0) => "kept",
+            (0, LINE) => "let go of",
+            (0, 0) => "back",
+            both => panic!("{both:?}"),
+        });
+        writer.join().unwrap();
+        for going in registry.retired() {
+            going.reclaimed(LONG).unwrap();
+        }
+        assert_eq!(total(&registry), LINE, "it was in no list");
+        empty(&registry);
+    });
+}
+
+#[test]
+fn keeping_fewer_races_a_replace() {
+    explore("keeping_fewer_races_a_replace", &["1", "2"], || {
+        let registry = registry();
+        let set = registry.publish("s", bytes(1)).unwrap();
+        registry.keep_previous(set, 2).unwrap();
+        registry.replace(set, bytes(2)).unwrap();
+        let writer = start(&registry, move |registry| {
+            registry.replace(set, bytes(3)).unwrap();
+            let kept = registry.kept(set).unwrap();
+            saw(kept.len().to_string());
+            let latest = kept.last().expect("at least one is kept");
+            registry.rollback_to(set, latest.generation).unwrap();
+        });
+        registry.keep_previous(set, 1).unwrap();
+        assert!(registry.kept(set).unwrap().len() <= 1);
+        writer.join().unwrap();
+        assert_eq!(filled(&registry, set), 2);
+        for going in registry.retired() {
+            going.reclaimed(LONG).unwrap();
+        }
+        assert_eq!(registry.kept(set).unwrap().len(), 1);
+        assert_eq!(total(&registry), 2 * LINE);
+        empty(&registry);
+    });
+}
+
+#[test]
+fn an_adapter_is_moved_while_its_new_base_goes() {
+    let outcomes = ["moved", "gone", "leased before", "leased after"];
+    let name = "an_adapter_is_moved_while_its_new_base_goes";
+    explore(name, &outcomes, || {
+        let registry = registry();
+        let old = registry.publish("old", bytes(1)).unwrap();
+        let new = registry.publish("new", bytes(2)).unwrap();
+        let set = registry.publish("a", adapter(old, 3)).unwrap();
+        let mover = start(&registry, move |registry| {
+            registry.rebind(set, new).map(drop)
+        });
+        let reader = start(&registry, move |registry| {
+            let lease = registry.acquire(set).unwrap();
+            assert_eq!(value(&lease, set), 3);
+            let on = lease.set(set).unwrap().base();
+            saw(if on == Some(new) {
+                "leased after"
+            } else {
+                "leased before"
+            });
+        });
+        let gone = registry.retire(new);
+        let on = match (mover.join().unwrap(), gone) {
+            (Ok(()), Err(Error::Dependants { .. })) => {
+                saw("moved");
+                new
+            }
+            (Err(Error::StaleHandle { .. } | Error::BaseNotCurrent { .. }), Ok(_)) => {
+                saw("gone");
+                old
+            }
+            both => panic!("{both:?}"),
+        };
+        reader.join().unwrap();
+        let lease = registry.acquire([set, on]).unwrap();
+        assert_eq!(value(&lease, set), 3);
+        drop(lease);
+        empty(&registry);
+    });
+}

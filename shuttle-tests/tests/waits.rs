@@ -268,3 +268,39 @@ fn a_fence_covers_what_is_retired() {
         empty(&registry);
     });
 }
+
+#[test]
+fn a_fence_is_put_on_what_was_expected_or_on_nothing() {
+    let outcomes = ["retired", "conflict"];
+    let name = "a_fence_is_put_on_what_was_expected_or_on_nothing";
+    explore(name, &outcomes, || {
+        let registry = registry();
+        let set = registry.publish("s", bytes(1)).unwrap();
+        let seen = registry.scope(|scope| scope.get(set).unwrap().generation());
+        let writer = start(&registry, move |registry| {
+            registry.replace(set, bytes(2)).map(|swap| swap.previous)
+        });
+        let (bell, fence) = signal("device");
+        match (
+            registry.retire_after_if(set, seen, fence),
+            writer.join().unwrap(),
+        ) {
+            (Ok(gone), Err(_)) => {
+                saw("retired");
+                assert_eq!(gone.generation(), seen);
+                assert!(gone.reclaimed(SOON).is_err(), "let go before its fence");
+                bell.set();
+                gone.reclaimed(LONG).unwrap();
+            }
+            (Err(Error::Conflict { .. }), Ok(previous)) => {
+                saw("conflict");
+                // Nobody waits for the fence, which never passes.
+                previous.reclaimed(LONG).unwrap();
+                assert_eq!(registry.stats().pending_fences, 0);
+                drop(bell);
+            }
+            both => panic!("{both:?}"),
+        }
+        empty(&registry);
+    });
+}
