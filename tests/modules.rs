@@ -589,3 +589,15 @@ fn real_adapters_are_checked_in_full() {
     let q: Linear = linear("model.layers.0.self_attn.q_proj");
     assert_eq!((q.outputs(), q.inputs()), (96, 96));
 }
+
+/// The first name below a module's is the module's with a dot, and nothing.
+#[test]
+fn the_shortest_name_below_a_module() {
+    let registry = registry();
+    let odd = InMemory::new().tensor("p.", Dtype::U8, [1], [0]).unwrap();
+    let set = registry.publish("odd", odd).unwrap();
+    let lease = registry.acquire(set).unwrap();
+    let table = lease.set(set).unwrap().layout().module_table();
+    assert_eq!(table.get("p"), Some(Module::Unchecked));
+    assert_eq!(table.get("q"), None);
+}
