@@ -225,10 +225,7 @@ pub fn clear(world: &World, workers: &mut [Worker], mirror: &Mirror) {
             world.fail(format!("all leases have ended, and {error}"));
         }
     }
-    // What was kept for a rollback goes without a retirement of its own.
-    until(world, "every byte back", || {
-        world.registry.ledger().total() == 0
-    });
+    // What sets kept for a rollback was among those.
     nothing_left(world);
     let told = mirror.ask();
     world.demand(told.is_some_and(|it| it.blind || it.is_empty()), || {

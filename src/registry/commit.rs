@@ -375,7 +375,7 @@ impl WeightRegistry {
         }
         let mut previous = Vec::with_capacity(superseded.len());
         let mut gone = Vec::new();
-        let mut let_go = Vec::with_capacity(superseded.len());
+        let mut let_go = Vec::new();
         for (index, (superseded, kept)) in superseded.into_iter().zip(kept).enumerate() {
             let Writing { record, history } = &mut writings[index];
             let mut bin = Bin::new(queue);
@@ -417,12 +417,9 @@ impl WeightRegistry {
             }
             let whole = whole.then(|| retirement(history.going.clone()));
             previous.push(one.map(|one| whole.unwrap_or(one)));
-            let_go.push(bin.gone);
+            let_go.extend(bin.gone.into_iter().map(|one| (Arc::clone(record), one)));
         }
-        self.remember(gone);
-        for (writing, gone) in writings.iter().zip(let_go) {
-            self.remember_let_go(writing.record, gone);
-        }
+        self.remember(gone, let_go);
         Ok(Done { number, previous })
     }
 

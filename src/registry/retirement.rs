@@ -4,6 +4,7 @@
 //! What lives here: [`Retirement`], its two waits, asking the holders to let go; [`Replaced`], which has
 //! one. What does not: retiring (`publish`), fences (`fenced`), the waits' machinery (`core::vitals`).
 
+use std::collections::HashSet;
 use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -80,11 +81,6 @@ impl Retirement {
         }
     }
 
-    /// Is this about that generation?
-    pub(super) fn is_of(&self, record: &Arc<SetRecord>, generation: &Going) -> bool {
-        Arc::ptr_eq(&self.record, record) && self.generation() == generation.generation
-    }
-
     /// What the generation was kept for is over, too: it is gone when both are.
     pub(super) fn add(&mut self, kept: Going) {
         self.going.push(kept);
@@ -140,12 +136,10 @@ impl Retirement {
 
     /// Each generation once: of one that was kept, its node and its bytes go one after the other.
     fn generations(&self) -> impl Iterator<Item = &Going> {
-        self.going.iter().enumerate().filter_map(|(index, one)| {
-            let mut earlier = self.going[..index].iter();
-            earlier
-                .all(|other| other.generation != one.generation)
-                .then_some(one)
-        })
+        let mut seen = HashSet::new();
+        self.going
+            .iter()
+            .filter(move |one| seen.insert(one.generation))
     }
 
     fn in_the_way(&self) -> (Vec<Holder>, Vec<FenceHolder>) {

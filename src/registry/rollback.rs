@@ -48,7 +48,9 @@ impl WeightRegistry {
         writing.history.keep = n;
         let mut bin = Bin::new(self.spine.reclaimer());
         writing.history.trim(&mut bin);
-        self.remember_let_go(&record, bin.gone);
+        let let_go = bin.gone.into_iter();
+        let let_go = let_go.map(|one| (Arc::clone(&record), one)).collect();
+        self.remember(Vec::new(), let_go);
         Ok(())
     }
 

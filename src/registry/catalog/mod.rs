@@ -5,6 +5,7 @@
 
 pub(super) mod entry;
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,7 +18,7 @@ use super::generation::{Meta, generation};
 use super::record::{Going, SetRecord};
 use super::retirement::Retirement;
 use crate::core::{Picture, Shot};
-use crate::handle::Generation;
+use crate::handle::{Generation, SetHandle};
 use crate::holdup::Holder;
 use crate::ledger::LedgerSnapshot;
 use crate::sync::atomic::{AtomicU64, Ordering};
@@ -130,7 +131,8 @@ pub struct Stats {
     /// The ledger.
     pub ledger: LedgerSnapshot,
     /// Generations that are no longer current and have not let go of their bytes yet, as in
-    /// [`WeightRegistry::retired`].
+    /// [`WeightRegistry::retired`]. One that was kept and is not any more is among them, and among the
+    /// reclaimed ones already.
     pub retired_generations: usize,
     /// The labelled lease that has been held longest, of those that wait for no fence.
     pub oldest_lease: Option<Holder>,
@@ -249,17 +251,22 @@ impl WeightRegistry {
     }
 
     /// The generations that are no longer current and whose bytes are not back yet, those first that
-    /// began to go first: what to look at when memory does not come back. Those that are only kept for a
-    /// rollback are not among them (see [`kept`](WeightRegistry::kept)) until the set lets go of them.
+    /// began to go first: what to look at when memory does not come back. A generation is among them when
+    /// the call that superseded it has returned.
+    ///
+    /// Those that are only kept for a rollback are not among them (see [`kept`](WeightRegistry::kept))
+    /// until their set lets go of them; then they are, although the [`Retirement`] that their replace gave
+    /// may have ended long ago. So is, for a moment, the old number of a generation that a rollback made
+    /// current again. Memory that a drained swap takes over is freed by its caller, and not among them.
     pub fn retired(&self) -> Vec<Retirement> {
         let mut going = self.going.lock();
         going.retain(|retirement| !retirement.is_reclaimed());
         going.clone()
     }
 
-    /// What one commit superseded.
-    pub(super) fn remember(&self, gone: Vec<Retirement>) {
-        if gone.is_empty() {
+    /// What one commit superseded, and kept generations that sets let go of: listed at one instant.
+    pub(super) fn remember(&self, gone: Vec<Retirement>, let_go: Vec<(Arc<SetRecord>, Going)>) {
+        if gone.is_empty() && let_go.is_empty() {
             return;
         }
         for vitals in gone.iter().filter_map(Retirement::vitals) {
@@ -268,22 +275,19 @@ impl WeightRegistry {
         let mut going = self.going.lock();
         going.retain(|retirement| !retirement.is_reclaimed());
         going.extend(gone);
-    }
-
-    /// Kept generations of `record` that it let go of.
-    pub(super) fn remember_let_go(&self, record: &Arc<SetRecord>, gone: Vec<Going>) {
-        if gone.is_empty() {
+        if let_go.is_empty() {
             return;
         }
-        let mut going = self.going.lock();
-        going.retain(|retirement| !retirement.is_reclaimed());
-        for one in gone {
-            // Somebody still has a lease of it: its bytes go with the later of the two.
-            if let Some(leased) = going.iter_mut().find(|other| other.is_of(record, &one)) {
-                leased.add(one);
+        let places = going.iter().enumerate();
+        let listed: HashMap<(SetHandle, Generation), usize> = places
+            .map(|(at, one)| ((one.set(), one.generation()), at))
+            .collect();
+        for (record, one) in let_go {
+            // Is its node still on its way, too? Then it is gone when both are.
+            if let Some(&at) = listed.get(&(record.handle, one.generation)) {
+                going[at].add(one);
             } else {
-                let shared = Arc::clone(&self.shared);
-                going.push(Retirement::new(Arc::clone(record), vec![one], shared));
+                going.push(Retirement::new(record, vec![one], Arc::clone(&self.shared)));
             }
         }
     }
