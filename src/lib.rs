@@ -139,6 +139,7 @@ pub mod _documentation {
         #[doc = include_str!("../docs/design/sources.md")]
         pub mod sources {}
     }
+    #[doc = links!()]
     #[doc = include_str!("../docs/GUARANTEES.md")]
     pub mod guarantees {}
     #[doc = links!()]
