@@ -116,6 +116,7 @@ macro_rules! links {
 [verification/faults.md]: crate::_documentation::verification::faults
 [verification/histories.md]: crate::_documentation::verification::histories
 [verification/lines.md]: crate::_documentation::verification::lines
+[verification/logic.md]: crate::_documentation::verification::logic
 [verification/mutants.md]: crate::_documentation::verification::mutants
 [verification/orderings.md]: crate::_documentation::verification::orderings
 [verification/sanitizers.md]: crate::_documentation::verification::sanitizers
@@ -167,6 +168,8 @@ pub mod _documentation {
         pub mod orderings {}
         #[doc = include_str!("../docs/verification/lines.md")]
         pub mod lines {}
+        #[doc = include_str!("../docs/verification/logic.md")]
+        pub mod logic {}
         #[doc = include_str!("../docs/verification/histories.md")]
         pub mod histories {}
         #[doc = include_str!("../docs/verification/schedules.md")]

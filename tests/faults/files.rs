@@ -272,7 +272,7 @@ fn a_file_that_changes_at_any_read_is_refused() {
                 Error::Emptied { cause, .. } => *cause,
                 error => error,
             };
-            let noticed = matches!(error, Error::SourceChanged { .. } | Error::Malformed { .. });
+            let noticed = matches!(error, Error::SourceChanged { .. });
             assert!(noticed, "{what}: {error}");
             refused += 1;
             world.intact(&what, operation.empties.map(|set| set(&world)));
