@@ -233,6 +233,11 @@ const CHANGES: &[Change] = &[
         file.write_all_at(&[0xEE], file.metadata().unwrap().len() - 1)
             .unwrap();
     }),
+    // So that what is read of it is no header any more: that is not its author's mistake.
+    ("written over at its head", |path| {
+        let file = fs::File::options().write(true).open(path).unwrap();
+        file.write_all_at(b"[", 8).unwrap();
+    }),
 ];
 
 /// A file changes at the moment of its `index`-th read, for every one; the library says so.
