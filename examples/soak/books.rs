@@ -6,13 +6,14 @@ use std::collections::HashMap;
 
 use weighbridge::{Identity, LedgerSnapshot};
 
-use crate::check::{Charged, Facts};
+use crate::check::Facts;
 
 /// Every body that is there, once, with the strongest reason why.
 #[derive(Debug, Default)]
 pub struct Books {
-    reasons: HashMap<u64, (Reason, u64)>,
-    identities: HashMap<Identity, u64>,
+    /// By place: two bodies may have the same bytes, even of the same number, but not be at one place.
+    reasons: HashMap<usize, (Reason, u64)>,
+    identities: HashMap<Identity, usize>,
     /// Kept, and neither current nor leased: known by what they are only.
     kept: HashMap<Identity, u64>,
 }
@@ -25,20 +26,19 @@ enum Reason {
 }
 
 impl Books {
-    fn enter(&mut self, body: Charged, reason: Reason) {
-        if body.bytes > 0 {
-            let entry = self.reasons.entry(body.uid).or_insert((reason, body.bytes));
+    fn enter(&mut self, place: usize, bytes: u64, reason: Reason) {
+        if bytes > 0 {
+            let entry = self.reasons.entry(place).or_insert((reason, bytes));
             entry.0 = entry.0.max(reason);
         }
     }
 
     fn enter_set(&mut self, facts: &Facts, reason: Reason) {
-        self.enter(facts.own, reason);
-        if let Some(shared) = facts.shared {
-            self.enter(shared, reason);
+        for body in [Some(facts.own), facts.shared].into_iter().flatten() {
+            self.enter(body.place, body.bytes, reason);
         }
         self.identities
-            .insert(facts.identity.clone(), facts.own.uid);
+            .insert(facts.identity.clone(), facts.own.place);
     }
 
     /// A set that is current.
@@ -54,7 +54,7 @@ impl Books {
     /// A generation that is kept for a rollback.
     pub fn kept(&mut self, identity: &Identity, bytes: u64) {
         match self.identities.get(identity) {
-            Some(&uid) => self.enter(Charged { uid, bytes }, Reason::Kept),
+            Some(&place) => self.enter(place, bytes, Reason::Kept),
             None => {
                 self.kept.insert(identity.clone(), bytes);
             }
@@ -89,8 +89,14 @@ impl Books {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::check::Charged;
     use weighbridge::source::InMemory;
     use weighbridge::{Dtype, WeightRegistry};
+
+    fn at(place: usize, bytes: u64) -> Charged {
+        let uid = place as u64;
+        Charged { uid, place, bytes }
+    }
 
     fn facts(uid: u64, bytes: u64, shared: Option<Charged>) -> Facts {
         let registry = WeightRegistry::builder().build().unwrap();
@@ -102,7 +108,7 @@ mod tests {
             identity: Identity::Declared(format!("{uid}").into()),
             base: None,
             stamp: 0,
-            own: Charged { uid, bytes },
+            own: at(uid as usize, bytes),
             shared,
         }
     }
@@ -116,8 +122,19 @@ mod tests {
         books.leased(&facts(2, 128, None));
         books.leased(&facts(2, 128, None));
         books.leased(&facts(3, 256, Some(lent.own)));
-        books.leased(&facts(4, 512, Some(Charged { uid: 9, bytes: 32 })));
+        books.leased(&facts(4, 512, Some(at(9, 32))));
         assert_eq!(books.totals(), [64, 0, 128 + 256 + 512 + 32]);
+    }
+
+    #[test]
+    fn bytes_that_are_there_twice_count_twice() {
+        let mut books = Books::default();
+        let (again, mut first) = (facts(1, 64, None), facts(2, 64, None));
+        first.own.uid = again.own.uid;
+        first.identity = again.identity.clone();
+        books.current(&again);
+        books.leased(&first);
+        assert_eq!(books.totals(), [64, 0, 64]);
     }
 
     #[test]

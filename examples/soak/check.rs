@@ -14,8 +14,17 @@ use crate::roles::{self, Role};
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Charged {
     pub uid: u64,
+    /// The address of the first of them: a flat weight that is registered again when it has just been
+    /// unregistered, and is still held, is there twice.
+    pub place: usize,
     pub bytes: u64,
 }
+
+const NOTHING: Charged = Charged {
+    uid: 0,
+    place: 0,
+    bytes: 0,
+};
 
 /// What a leased set was seen to be.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -52,9 +61,10 @@ fn declared(identity: &Identity) -> Result<u64, String> {
 impl Files {
     fn look(&self, set: &LeasedSet<'_>, role: Role) -> Result<Charged, String> {
         let (bytes, sums) = self.known.get(&role).ok_or("no such file")?;
-        let mut count = 0;
+        let (mut count, mut place) = (0, usize::MAX);
         for weight in set.iter() {
             let weight = weight.map_err(|error| error.to_string())?;
+            place = place.min(weight.bytes().as_ptr().addr());
             if sums.get(weight.name()) != Some(&checksum(weight.bytes())) {
                 return Err(format!("{} is not what the file has", weight.name()));
             }
@@ -64,7 +74,8 @@ impl Files {
             return Err(format!("{count} tensors, {} bytes", set.bytes()));
         }
         let uid = declared(set.identity())?;
-        Ok(Charged { uid, bytes: *bytes })
+        let bytes = *bytes;
+        Ok(Charged { uid, place, bytes })
     }
 }
 
@@ -83,24 +94,20 @@ fn look_at(set: &LeasedSet<'_>, files: &Files) -> Result<Facts, String> {
         identity: set.identity().clone(),
         base: set.base(),
         stamp: 0,
-        own: Charged { uid: 0, bytes: 0 },
+        own: NOTHING,
         shared: None,
     };
     if files.known.contains_key(&role) {
         facts.own = files.look(set, role)?;
         return Ok(facts);
     }
-    let (own, shared, lengths) = bodies(set)?;
+    let (own, shared, tensors) = bodies(set)?;
     if let Some(own) = own {
         if own.role != role {
             return Err(format!("it has {own:?}"));
         }
-        let bytes = roles::charge(lengths.into_iter());
         facts.stamp = own.stamp;
-        facts.own = Charged {
-            uid: own.uid,
-            bytes,
-        };
+        facts.own = charged(&own, &tensors);
     }
     if facts.own.bytes != set.bytes() {
         return Err(format!(
@@ -109,22 +116,32 @@ fn look_at(set: &LeasedSet<'_>, files: &Files) -> Result<Facts, String> {
             set.bytes()
         ));
     }
-    facts.shared = shared.map(|(body, len)| Charged {
-        uid: body.uid,
-        bytes: roles::charge(std::iter::once(len)),
-    });
-    let target = shared.map(|(body, _)| body.role);
+    let target = shared.as_ref().map(|(body, _)| body.role);
+    facts.shared = shared.map(|(body, tensor)| charged(&body, &[tensor]));
     if roles::USER.contains(&role) && target != Some(roles::owner_of(role)) {
-        return Err(format!("its alias leads to {shared:?}"));
+        return Err(format!("its alias leads to {:?}", facts.shared));
     }
     Ok(facts)
 }
 
-type Bodies = (Option<Body>, Option<(Body, usize)>, Vec<usize>);
+/// A tensor: its number in its body, where it is, and how long.
+type Tensor = (u32, usize, usize);
 
-/// The one body that all own tensors are of, that of the alias, and the lengths of the own ones.
+/// What the ledger has for the body of these tensors, which are in its order.
+fn charged(body: &Body, tensors: &[Tensor]) -> Charged {
+    let places = tensors.iter().map(|&(_, place, _)| place);
+    Charged {
+        uid: body.uid,
+        place: places.min().unwrap_or(0),
+        bytes: roles::charge(tensors.iter().map(|&(_, _, len)| len)),
+    }
+}
+
+type Bodies = (Option<Body>, Option<(Body, Tensor)>, Vec<Tensor>);
+
+/// The one body that all own tensors are of, that of the alias, and the own tensors by number.
 fn bodies(set: &LeasedSet<'_>) -> Result<Bodies, String> {
-    let (mut own, mut shared, mut lengths) = (None, None, Vec::new());
+    let (mut own, mut shared, mut tensors) = (None, None, Vec::new());
     for weight in set.iter() {
         let weight = weight.map_err(|error| error.to_string())?;
         let alias = weight.kind() == WeightKind::TiedAlias;
@@ -135,24 +152,22 @@ fn bodies(set: &LeasedSet<'_>) -> Result<Bodies, String> {
             (false, false) => roles::number_of(weight.name(), weight.kind()),
         };
         let wrong = |wrong| format!("{}: {wrong}", weight.name());
-        let body = Body::of(weight.bytes(), number).map_err(wrong)?;
+        let bytes = weight.bytes();
+        let body = Body::of(bytes, number).map_err(wrong)?;
+        let tensor = (number, bytes.as_ptr().addr(), bytes.len());
         if alias {
-            shared = Some((body, weight.bytes().len()));
+            shared = Some((body, tensor));
             continue;
         }
-        lengths.push((number, weight.bytes().len()));
+        tensors.push(tensor);
         match own {
             None => own = Some(body),
             Some(other) if other == body => {}
             Some(other) => return Err(format!("mixed: {other:?} and {body:?}")),
         }
     }
-    lengths.sort_unstable();
-    Ok((
-        own,
-        shared,
-        lengths.into_iter().map(|(_, len)| len).collect(),
-    ))
+    tensors.sort_unstable();
+    Ok((own, shared, tensors))
 }
 
 /// All sets of a lease, and what they must agree on.

@@ -74,12 +74,17 @@ pub fn works() -> bool {
         .join()
         .unwrap();
     if let Err(error) = &tried {
-        // Not a failure of the library's: on its own this is no reason to turn a machine down. But it is to
-        // be seen: what `eprintln` says in a test that passes is not.
-        let said = format!("NOT RUN: no seccomp notifications here: {error}\n");
-        std::io::Write::write_all(&mut std::io::stderr(), said.as_bytes()).unwrap();
+        // Not a failure of the library's: on its own this is no reason to turn a machine down.
+        not_run(&format!("no seccomp notifications here: {error}"));
     }
     tried.is_ok()
+}
+
+/// Says, where it is seen, that a test tests nothing here, and why. (What `eprintln` says in a test that passes is
+/// not seen.)
+pub fn not_run(why: &str) {
+    let said = format!("NOT RUN: {why}\n");
+    std::io::Write::write_all(&mut std::io::stderr(), said.as_bytes()).unwrap();
 }
 
 /// Runs `act` on a thread of its own, on what `prepare` made there, with `calls` tapped; the calling thread
