@@ -107,9 +107,11 @@ pub fn run(options: Options) -> Result<bool, Error> {
         .map(|seat| Worker::new(seat, Arc::clone(&world)))
         .collect();
     let mut points: Vec<Point> = Vec::with_capacity(1024);
-    while world.started.elapsed() < options.time {
-        let last = world.started.elapsed() + interval(&options) >= options.time;
+    let mut last = false;
+    while !last {
         workers = work(&world, workers, Instant::now() + interval(&options));
+        // Whatever the meetings take, there is one at the end.
+        last = world.started.elapsed() >= options.time;
         let doing = &world.doing[options.threads];
         doing.begin("a meeting", meeting::ALLOWED);
         let count = meeting::count(&world, &workers, &mirror);

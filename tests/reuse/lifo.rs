@@ -12,6 +12,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 /// Sizes are rounded up to this, so that things of different types get each other's blocks.
 const STEP: usize = 64;
+/// Of every block: what has a cache line of its own (or two, as processors fetch them) is handed back here, too.
+const ALIGN: usize = 128;
 /// The largest blocks that are handed back here.
 const LARGEST: usize = 4096;
 /// What a free block is full of.
@@ -56,11 +58,11 @@ pub fn reused() -> u64 {
 
 /// The stack and the real layout of a block.
 fn class(layout: Layout) -> Option<(&'static Stack, Layout)> {
-    if layout.align() > STEP || layout.size() == 0 || layout.size() > LARGEST {
+    if layout.align() > ALIGN || layout.size() == 0 || layout.size() > LARGEST {
         return None;
     }
     let steps = layout.size().div_ceil(STEP);
-    let real = Layout::from_size_align(steps * STEP, STEP).ok()?;
+    let real = Layout::from_size_align(steps * STEP, ALIGN).ok()?;
     Some((&STACKS[steps - 1], real))
 }
 
