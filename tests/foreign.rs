@@ -9,111 +9,15 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use support::theirs::{Log, Theirs, slow, whole};
 use support::{SOON, bytes, registry};
 use weighbridge::memory::{Memory, Owner};
 use weighbridge::source::{Foreign, InMemory, Source};
 use weighbridge::{
-    Dtype, Error, Identity, Lease, LedgerSnapshot, Plan, SetHandle, Staged, WeightKind,
-    WeightRegistry,
+    Dtype, Error, Identity, Lease, LedgerSnapshot, Plan, Staged, WeightKind, WeightRegistry,
 };
 
 const RECLAIMER: &str = "weighbridge-reclaimer";
-
-/// How often an owner ended, and on which thread.
-#[derive(Debug, Default)]
-struct Log(Mutex<Vec<String>>);
-
-impl Log {
-    fn new() -> Arc<Self> {
-        Arc::default()
-    }
-
-    fn ends(&self) -> Vec<String> {
-        self.0.lock().unwrap().clone()
-    }
-}
-
-type AtTheEnd = Mutex<Option<Box<dyn FnOnce() + Send>>>;
-
-/// Memory for tests: of the host, or an address that means nothing.
-struct Theirs {
-    host: Option<Box<[u8]>>,
-    len: u64,
-    address: u64,
-    charged: u64,
-    log: Arc<Log>,
-    at_the_end: AtTheEnd,
-}
-
-impl Theirs {
-    fn on_host(bytes: impl Into<Box<[u8]>>, log: &Arc<Log>) -> Self {
-        let bytes = bytes.into();
-        Theirs {
-            len: bytes.len() as u64,
-            address: bytes.as_ptr().expose_provenance() as u64,
-            host: Some(bytes),
-            charged: 0,
-            log: Arc::clone(log),
-            at_the_end: Mutex::default(),
-        }
-    }
-
-    fn on_device(len: u64, log: &Arc<Log>) -> Self {
-        Theirs {
-            host: None,
-            len,
-            address: 0xd000_0000,
-            charged: 0,
-            log: Arc::clone(log),
-            at_the_end: Mutex::default(),
-        }
-    }
-
-    fn charged(mut self, bytes: u64) -> Self {
-        self.charged = bytes;
-        self
-    }
-
-    fn at_the_end(self, does: impl FnOnce() + Send + 'static) -> Self {
-        *self.at_the_end.lock().unwrap() = Some(Box::new(does));
-        self
-    }
-}
-
-impl Owner for Theirs {
-    fn byte_len(&self) -> u64 {
-        self.len
-    }
-
-    fn address(&self) -> u64 {
-        self.address
-    }
-
-    fn as_host(&self) -> Option<&[u8]> {
-        self.host.as_deref()
-    }
-
-    fn charged_bytes(&self) -> u64 {
-        self.charged
-    }
-}
-
-impl Drop for Theirs {
-    fn drop(&mut self) {
-        let thread = std::thread::current().name().unwrap_or("?").to_owned();
-        self.log.0.lock().unwrap().push(thread);
-        if let Some(does) = self.at_the_end.get_mut().unwrap().take() {
-            does();
-        }
-    }
-}
-
-/// One tensor, `w`, that is all of the memory.
-fn whole(owner: Theirs) -> Foreign {
-    let len = owner.len as usize;
-    let source = Foreign::new(owner).unwrap();
-    source.tensor("w", Dtype::U8, [len], 0).unwrap()
-}
 
 fn nothing_is_left(registry: &WeightRegistry) {
     let ledger: LedgerSnapshot = registry.ledger();
@@ -142,125 +46,6 @@ fn an_owner_ends_once_on_the_reclaimers_thread_after_the_last_lease() {
     assert_eq!(log.ends(), [RECLAIMER], "once");
 }
 
-/// What a set kept and let go of is listed until its bytes are back, however it was let go of.
-#[test]
-fn what_was_kept_is_listed_until_its_bytes_are_back() {
-    let ways: [fn(&WeightRegistry, SetHandle); 3] = [
-        |registry, set| drop(registry.replace(set, bytes(1, 3)).unwrap()),
-        |registry, set| registry.keep_previous(set, 0).unwrap(),
-        |registry, set| drop(registry.retire(set).unwrap()),
-    ];
-    for (let_go, leased) in ways.into_iter().flat_map(|way| [(way, true), (way, false)]) {
-        let (registry, log) = (registry(), Log::new());
-        let (go_on, may_go_on) = channel::<()>();
-        let owner = Theirs::on_host([7; 1000], &log).charged(1000);
-        let owner = owner.at_the_end(move || may_go_on.recv().unwrap());
-        let set = registry.publish("s", whole(owner)).unwrap();
-        registry.keep_previous(set, 1).unwrap();
-        let lease = leased.then(|| registry.acquire(set).unwrap());
-        let first = registry.replace(set, bytes(1, 2)).unwrap().previous;
-        if !leased {
-            first.reclaimed(SOON).unwrap(); // kept, all the same
-        }
-        let_go(&registry, set);
-        let listed = || {
-            let retired = registry.retired();
-            let mut of_first = retired
-                .into_iter()
-                .filter(|one| one.generation() == first.generation());
-            let found = of_first.next();
-            assert!(of_first.next().is_none(), "one generation is listed once");
-            found
-        };
-        let held = listed().expect("its bytes are not back");
-        assert_eq!((held.leases(), held.bytes()), (u64::from(leased), 1000));
-        drop(lease);
-        first.drained(SOON).unwrap();
-        let going = listed().expect("its bytes are not back");
-        assert_eq!((going.leases(), going.is_reclaimed()), (0, false));
-        assert_eq!(going.bytes(), 1000);
-        go_on.send(()).unwrap();
-        going.reclaimed(SOON).unwrap();
-        assert!(listed().is_none());
-        for rest in registry.retired() {
-            rest.reclaimed(SOON).unwrap();
-        }
-        let now = registry.ledger();
-        assert_eq!(now.total(), now.resident + now.kept);
-    }
-}
-
-/// The kept bytes of one set are not listed as another's, though one transaction gave both generations the
-/// same number.
-#[test]
-fn what_two_sets_let_go_of_is_listed_for_each() {
-    let (registry, log) = (registry(), Log::new());
-    let (go_on, may_go_on) = channel::<()>();
-    let owner = Theirs::on_host([7; 100], &log).charged(1000);
-    let owner = owner.at_the_end(move || may_go_on.recv().unwrap());
-    let mut both = registry.transaction();
-    let staged = [both.stage(bytes(1, 1)), both.stage(whole(owner))];
-    let names = ["a", "b"].into_iter();
-    let sets: Vec<SetHandle> = names
-        .zip(staged)
-        .map(|(name, staged)| both.publish(name, staged.unwrap()).unwrap())
-        .collect();
-    both.commit().unwrap();
-    let &[a, b] = &*sets else { unreachable!() };
-    let lease = registry.acquire(a).unwrap();
-    for set in [a, b] {
-        registry.keep_previous(set, 1).unwrap();
-        drop(registry.replace(set, bytes(1, 2)).unwrap());
-    }
-    registry.keep_previous(b, 0).unwrap();
-    let listed = |set| {
-        let retired = registry.retired().into_iter();
-        let of_set: Vec<_> = retired.filter(|one| one.set() == set).collect();
-        of_set
-    };
-    let [of_a, of_b] = [a, b].map(listed);
-    assert_eq!((of_a.len(), of_b.len()), (1, 1));
-    assert_eq!((of_a[0].leases(), of_b[0].leases()), (1, 0));
-    assert_eq!(of_b[0].bytes(), 1000);
-    assert_eq!(of_a[0].generation(), of_b[0].generation());
-    go_on.send(()).unwrap();
-    of_b[0].reclaimed(SOON).unwrap();
-    assert!(!of_a[0].is_reclaimed(), "somebody has a lease of it");
-    drop(lease);
-    of_a[0].reclaimed(SOON).unwrap();
-}
-
-/// Its node goes first, and its bytes after it: it is listed until both are gone.
-#[test]
-fn what_was_kept_is_listed_after_its_node_went() {
-    let (registry, log) = (registry(), Log::new());
-    let (busy, is_busy, go_on) = slow(&log);
-    let (own, has_begun, may_end) = slow(&log);
-    let set = registry.publish("s", whole(own)).unwrap();
-    registry.keep_previous(set, 1).unwrap();
-    let other = registry.publish("busy", whole(busy)).unwrap();
-    drop(registry.retire(other).unwrap());
-    is_busy.recv_timeout(SOON).unwrap();
-    // The reclaimer is busy. Both wait for it, the node first.
-    let first = registry.replace(set, bytes(1, 2)).unwrap().previous;
-    registry.keep_previous(set, 0).unwrap();
-    go_on.send(()).unwrap();
-    first.reclaimed(SOON).unwrap();
-    has_begun.recv_timeout(SOON).unwrap();
-    let retired = registry.retired();
-    assert!(
-        retired
-            .iter()
-            .any(|one| one.set() == set && one.generation() == first.generation()),
-        "its bytes are not back"
-    );
-    may_end.send(()).unwrap();
-    for going in retired {
-        going.reclaimed(SOON).unwrap();
-    }
-    assert_eq!(registry.ledger().total(), registry.ledger().resident);
-}
-
 #[test]
 fn a_panic_at_the_end_is_counted_and_nobody_else_notices() {
     /// A panic whose payload panics again.
@@ -285,17 +70,6 @@ fn a_panic_at_the_end_is_counted_and_nobody_else_notices() {
         nothing_is_left(&registry);
     }
     assert_eq!(log.ends(), [RECLAIMER, RECLAIMER]);
-}
-
-/// An owner whose end has begun, and waits to be told.
-fn slow(log: &Arc<Log>) -> (Theirs, Receiver<()>, Sender<()>) {
-    let (begun, has_begun) = channel();
-    let (go_on, may_go_on) = channel::<()>();
-    let owner = Theirs::on_device(8, log).at_the_end(move || {
-        begun.send(()).unwrap();
-        may_go_on.recv().unwrap();
-    });
-    (owner, has_begun, go_on)
 }
 
 #[test]

@@ -2,6 +2,9 @@
 
 mod support;
 
+use std::sync::mpsc::channel;
+
+use support::theirs::{Log, Theirs, slow, whole};
 use support::{SOON, adapter, bytes, registry, tiny};
 use weighbridge::{Error, Identity, SetHandle, WeightRegistry};
 
@@ -129,6 +132,125 @@ fn a_kept_generation_is_in_the_way_once() {
     drop(lease);
     gone.reclaimed(SOON).unwrap();
     assert_eq!(registry.ledger().total(), 0);
+}
+
+/// What a set kept and let go of is listed until its bytes are back, however it was let go of.
+#[test]
+fn what_was_kept_is_listed_until_its_bytes_are_back() {
+    let ways: [fn(&WeightRegistry, SetHandle); 3] = [
+        |registry, set| drop(registry.replace(set, bytes(1, 3)).unwrap()),
+        |registry, set| registry.keep_previous(set, 0).unwrap(),
+        |registry, set| drop(registry.retire(set).unwrap()),
+    ];
+    for (let_go, leased) in ways.into_iter().flat_map(|way| [(way, true), (way, false)]) {
+        let (registry, log) = (registry(), Log::new());
+        let (go_on, may_go_on) = channel::<()>();
+        let owner = Theirs::on_host([7; 1000], &log).charged(1000);
+        let owner = owner.at_the_end(move || may_go_on.recv().unwrap());
+        let set = registry.publish("s", whole(owner)).unwrap();
+        registry.keep_previous(set, 1).unwrap();
+        let lease = leased.then(|| registry.acquire(set).unwrap());
+        let first = registry.replace(set, bytes(1, 2)).unwrap().previous;
+        if !leased {
+            first.reclaimed(SOON).unwrap(); // kept, all the same
+        }
+        let_go(&registry, set);
+        let listed = || {
+            let retired = registry.retired();
+            let mut of_first = retired
+                .into_iter()
+                .filter(|one| one.generation() == first.generation());
+            let found = of_first.next();
+            assert!(of_first.next().is_none(), "one generation is listed once");
+            found
+        };
+        let held = listed().expect("its bytes are not back");
+        assert_eq!((held.leases(), held.bytes()), (u64::from(leased), 1000));
+        drop(lease);
+        first.drained(SOON).unwrap();
+        let going = listed().expect("its bytes are not back");
+        assert_eq!((going.leases(), going.is_reclaimed()), (0, false));
+        assert_eq!(going.bytes(), 1000);
+        go_on.send(()).unwrap();
+        going.reclaimed(SOON).unwrap();
+        assert!(listed().is_none());
+        for rest in registry.retired() {
+            rest.reclaimed(SOON).unwrap();
+        }
+        let now = registry.ledger();
+        assert_eq!(now.total(), now.resident + now.kept);
+    }
+}
+
+/// The kept bytes of one set are not listed as another's, though one transaction gave both generations the
+/// same number.
+#[test]
+fn what_two_sets_let_go_of_is_listed_for_each() {
+    let (registry, log) = (registry(), Log::new());
+    let (go_on, may_go_on) = channel::<()>();
+    let owner = Theirs::on_host([7; 100], &log).charged(1000);
+    let owner = owner.at_the_end(move || may_go_on.recv().unwrap());
+    let mut both = registry.transaction();
+    let staged = [both.stage(bytes(1, 1)), both.stage(whole(owner))];
+    let names = ["a", "b"].into_iter();
+    let sets: Vec<SetHandle> = names
+        .zip(staged)
+        .map(|(name, staged)| both.publish(name, staged.unwrap()).unwrap())
+        .collect();
+    both.commit().unwrap();
+    let &[a, b] = &*sets else { unreachable!() };
+    let lease = registry.acquire(a).unwrap();
+    for set in [a, b] {
+        registry.keep_previous(set, 1).unwrap();
+        drop(registry.replace(set, bytes(1, 2)).unwrap());
+    }
+    registry.keep_previous(b, 0).unwrap();
+    let listed = |set| {
+        let retired = registry.retired().into_iter();
+        let of_set: Vec<_> = retired.filter(|one| one.set() == set).collect();
+        of_set
+    };
+    let [of_a, of_b] = [a, b].map(listed);
+    assert_eq!((of_a.len(), of_b.len()), (1, 1));
+    assert_eq!((of_a[0].leases(), of_b[0].leases()), (1, 0));
+    assert_eq!(of_b[0].bytes(), 1000);
+    assert_eq!(of_a[0].generation(), of_b[0].generation());
+    go_on.send(()).unwrap();
+    of_b[0].reclaimed(SOON).unwrap();
+    assert!(!of_a[0].is_reclaimed(), "somebody has a lease of it");
+    drop(lease);
+    of_a[0].reclaimed(SOON).unwrap();
+}
+
+/// Its node goes first, and its bytes after it: it is listed until both are gone.
+#[test]
+fn what_was_kept_is_listed_after_its_node_went() {
+    let (registry, log) = (registry(), Log::new());
+    let (busy, is_busy, go_on) = slow(&log);
+    let (own, has_begun, may_end) = slow(&log);
+    let set = registry.publish("s", whole(own)).unwrap();
+    registry.keep_previous(set, 1).unwrap();
+    let other = registry.publish("busy", whole(busy)).unwrap();
+    drop(registry.retire(other).unwrap());
+    is_busy.recv_timeout(SOON).unwrap();
+    // The reclaimer is busy. Both wait for it, the node first.
+    let first = registry.replace(set, bytes(1, 2)).unwrap().previous;
+    registry.keep_previous(set, 0).unwrap();
+    go_on.send(()).unwrap();
+    first.reclaimed(SOON).unwrap();
+    has_begun.recv_timeout(SOON).unwrap();
+    let retired = registry.retired();
+    assert!(
+        retired
+            .iter()
+            .any(|one| one.set() == set && one.generation() == first.generation()),
+        "its bytes are not back"
+    );
+    may_end.send(()).unwrap();
+    for going in retired {
+        going.reclaimed(SOON).unwrap();
+    }
+    assert_eq!(registry.ledger().total(), registry.ledger().resident);
 }
 
 #[test]

@@ -2,6 +2,7 @@
 #![allow(dead_code, reason = "each test binary uses some of it")]
 
 pub mod device;
+pub mod theirs;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
