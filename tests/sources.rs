@@ -223,6 +223,23 @@ fn a_tied_head_that_differs_is_refused() {
 }
 
 /// Both are read in pieces, from wherever they are in the file: 300 KiB each, and 5 bytes.
+/// Read in pieces of 4 MiB, each to its place.
+#[test]
+fn a_tensor_of_several_reads_is_whole() {
+    const LEN: usize = (9 << 20) + 3;
+    let dir = tempfile::tempdir().unwrap();
+    let bytes: Vec<u8> = (0..LEN).map(|at| (at * 7 / 3 % 251) as u8).collect();
+    let tensor = safetensors::tensor::TensorView::new(Dtype::U8, vec![LEN], &bytes).unwrap();
+    let file = safetensors::serialize([("w", tensor)], None).unwrap();
+    std::fs::write(dir.path().join("model.safetensors"), file).unwrap();
+    let registry = registry();
+    let set = registry
+        .publish("s", Checkpoint::open(dir.path()).unwrap())
+        .unwrap();
+    let lease = registry.acquire(set).unwrap();
+    assert!(lease.set(set).unwrap().get("w").unwrap().bytes() == bytes);
+}
+
 #[test]
 fn a_tied_head_is_compared_from_its_first_byte_to_its_last() {
     const LEN: usize = (300 << 10) + 5;
