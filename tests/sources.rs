@@ -222,7 +222,6 @@ fn a_tied_head_that_differs_is_refused() {
     );
 }
 
-/// Both are read in pieces, from wherever they are in the file: 300 KiB each, and 5 bytes.
 /// Read in pieces of 4 MiB, each to its place.
 #[test]
 fn a_tensor_of_several_reads_is_whole() {
@@ -240,6 +239,7 @@ fn a_tensor_of_several_reads_is_whole() {
     assert!(lease.set(set).unwrap().get("w").unwrap().bytes() == bytes);
 }
 
+/// Both are read in pieces, from wherever they are in the file: 300 KiB each, and 5 bytes.
 #[test]
 fn a_tied_head_is_compared_from_its_first_byte_to_its_last() {
     const LEN: usize = (300 << 10) + 5;

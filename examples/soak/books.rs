@@ -4,18 +4,26 @@
 
 use std::collections::HashMap;
 
-use weighbridge::{Identity, LedgerSnapshot};
+use weighbridge::{Identity, LedgerSnapshot, SetHandle};
 
-use crate::check::Facts;
+use crate::check::{Charged, Facts};
+
+/// A number may be at two places: a flat weight that is unregistered and registered again while somebody
+/// holds it. But not in one set, and no place has two numbers.
+type Key = (u64, usize);
 
 /// Every body that is there, once, with the strongest reason why.
 #[derive(Debug, Default)]
 pub struct Books {
-    /// By place: two bodies may have the same bytes, even of the same number, but not be at one place.
-    reasons: HashMap<usize, (Reason, u64)>,
-    identities: HashMap<Identity, usize>,
+    reasons: HashMap<Key, (Reason, u64)>,
+    identities: HashMap<Identity, Key>,
     /// Kept, and neither current nor leased: known by what they are only.
     kept: HashMap<Identity, u64>,
+    /// Where a set has a body, and what a place has.
+    of_sets: HashMap<(SetHandle, u64), Charged>,
+    at_places: HashMap<usize, Charged>,
+    /// The first two that cannot both be.
+    wrong: Option<String>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -26,19 +34,32 @@ enum Reason {
 }
 
 impl Books {
-    fn enter(&mut self, place: usize, bytes: u64, reason: Reason) {
-        if bytes > 0 {
-            let entry = self.reasons.entry(place).or_insert((reason, bytes));
-            entry.0 = entry.0.max(reason);
-        }
+    fn enter(&mut self, key: Key, bytes: u64, reason: Reason) {
+        let entry = self.reasons.entry(key).or_insert((reason, bytes));
+        entry.0 = entry.0.max(reason);
     }
 
     fn enter_set(&mut self, facts: &Facts, reason: Reason) {
-        for body in [Some(facts.own), facts.shared].into_iter().flatten() {
-            self.enter(body.place, body.bytes, reason);
+        let own = facts.own;
+        if own.bytes > 0 {
+            let before = *self.of_sets.entry((facts.handle, own.uid)).or_insert(own);
+            self.compare(before, own, "one set has the same bytes twice");
+        }
+        for body in [Some(own), facts.shared].into_iter().flatten() {
+            if body.bytes > 0 {
+                let before = *self.at_places.entry(body.place).or_insert(body);
+                self.compare(before, body, "one place has two bodies");
+                self.enter((body.uid, body.place), body.bytes, reason);
+            }
         }
         self.identities
-            .insert(facts.identity.clone(), facts.own.place);
+            .insert(facts.identity.clone(), (own.uid, own.place));
+    }
+
+    fn compare(&mut self, before: Charged, now: Charged, wrong: &str) {
+        if before != now && self.wrong.is_none() {
+            self.wrong = Some(format!("{wrong}: {before:?} and {now:?}"));
+        }
     }
 
     /// A set that is current.
@@ -54,7 +75,7 @@ impl Books {
     /// A generation that is kept for a rollback.
     pub fn kept(&mut self, identity: &Identity, bytes: u64) {
         match self.identities.get(identity) {
-            Some(&place) => self.enter(place, bytes, Reason::Kept),
+            Some(&key) => self.enter(key, bytes, Reason::Kept),
             None => {
                 self.kept.insert(identity.clone(), bytes);
             }
@@ -72,8 +93,11 @@ impl Books {
         [self.sum(Reason::Current), kept, self.sum(Reason::Leased)]
     }
 
-    /// What the ledger says and the books do not.
+    /// What the ledger says and the books do not, or what cannot be at all.
     pub fn disagree(&self, ledger: &LedgerSnapshot) -> Option<String> {
+        if let Some(wrong) = &self.wrong {
+            return Some(wrong.clone());
+        }
         let said = [ledger.resident, ledger.kept, ledger.retired];
         let known = self.totals();
         (said != known || ledger.reserved != 0).then(|| {
@@ -89,7 +113,6 @@ impl Books {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::check::Charged;
     use weighbridge::source::InMemory;
     use weighbridge::{Dtype, WeightRegistry};
 
@@ -134,7 +157,31 @@ mod tests {
         first.identity = again.identity.clone();
         books.current(&again);
         books.leased(&first);
-        assert_eq!(books.totals(), [64, 0, 64]);
+        assert_eq!((books.totals(), &books.wrong), ([64, 0, 64], &None));
+    }
+
+    #[test]
+    fn a_set_that_copies_what_it_has_is_seen() {
+        let mut books = Books::default();
+        let now = facts(1, 64, None);
+        let mut before = now.clone();
+        before.generation += 1;
+        before.own.place += 1;
+        books.current(&now);
+        books.leased(&before);
+        let wrong = books.wrong.expect("a rollback shares, it does not copy");
+        assert!(wrong.contains("one set"), "{wrong}");
+    }
+
+    #[test]
+    fn bytes_that_are_gone_although_they_are_leased_are_seen() {
+        let mut books = Books::default();
+        let (now, mut gone) = (facts(1, 64, None), facts(2, 64, None));
+        gone.own.place = now.own.place;
+        books.current(&now);
+        books.leased(&gone);
+        let wrong = books.wrong.expect("somebody else is there");
+        assert!(wrong.contains("one place"), "{wrong}");
     }
 
     #[test]

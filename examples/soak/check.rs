@@ -116,10 +116,10 @@ fn look_at(set: &LeasedSet<'_>, files: &Files) -> Result<Facts, String> {
             set.bytes()
         ));
     }
-    let target = shared.as_ref().map(|(body, _)| body.role);
     facts.shared = shared.map(|(body, tensor)| charged(&body, &[tensor]));
+    let target = shared.map(|(body, _)| body.role);
     if roles::USER.contains(&role) && target != Some(roles::owner_of(role)) {
-        return Err(format!("its alias leads to {:?}", facts.shared));
+        return Err(format!("its alias leads to {shared:?}"));
     }
     Ok(facts)
 }
