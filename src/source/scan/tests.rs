@@ -77,12 +77,28 @@ fn documents_are_told_apart_however_they_are_cut() {
         ),
         (
             &header,
+            &format!(r#"{{"a":{}{}}}"#, "[".repeat(31), "]".repeat(31)),
+            Ok(1),
+        ),
+        (
+            &header,
             &format!(r#"{{"a":"{long}"}}"#),
             Err(Fault::TooLong),
         ),
         (
             &header,
             &format!(r#"{{"a":0,"b":"{long}","c":0}}"#),
+            Err(Fault::TooLong),
+        ),
+        // An entry is what is between two commas of the outermost object, and no others.
+        (
+            &header,
+            &format!(r#"{{"a":"{0}","b":"{0}"}}"#, &long[9000..]),
+            Ok(2),
+        ),
+        (
+            &header,
+            &format!(r#"{{"a":["{0}","{0}"]}}"#, &long[8000..]),
             Err(Fault::TooLong),
         ),
         (
@@ -139,6 +155,14 @@ fn documents_are_told_apart_however_they_are_cut() {
             ),
             Err(Fault::TooLong),
         ),
+        (
+            &index,
+            &format!(
+                r#"{{"m":{{"a":"{0}","b":"{0}"}},"weight_map":{{}}}}"#,
+                &long[8000..]
+            ),
+            Err(Fault::TooLong),
+        ),
         (&config, r#"{"a":[1,2,3],"b":{"c":{}}}"#, Ok(2)),
         (
             &config,
@@ -164,6 +188,35 @@ fn messages_show_no_more_of_a_key_than_helps() {
     let fault = scan.feed(format!("{{\"\n\x7f\":\"{}", "x".repeat(20_000)).as_bytes());
     let text = scan.reason(fault.unwrap_err());
     assert!(text.contains(r#""\n\u{7f}""#), "{text}");
+    // A key that came in pieces, the last of which does not fit.
+    let mut scan = Scan::header(1);
+    let key = format!("{{\"{}{}", "a".repeat(40), "b".repeat(40));
+    let (first, second) = key.as_bytes().split_at(42);
+    scan.feed(first).and_then(|()| scan.feed(second)).unwrap();
+    let text = scan.reason(Fault::NotUtf8);
+    let shown = format!("{}{}\"…", "a".repeat(40), "b".repeat(8));
+    assert!(text.contains(&shown), "{text}");
+    // One that just fits is whole.
+    let mut scan = Scan::header(1);
+    scan.feed(format!("{{\"{}", "a".repeat(KEY_SHOWN)).as_bytes())
+        .unwrap();
+    let text = scan.reason(Fault::NotUtf8);
+    assert!(
+        text.ends_with(&format!("{:?}", "a".repeat(KEY_SHOWN))),
+        "{text}"
+    );
+}
+
+#[test]
+fn what_is_too_many_is_named() {
+    for (scan, name) in [
+        (Scan::header(3), "3 tensors"),
+        (Scan::index(3), "3 tensors"),
+        (Scan::config(), "1024 options"),
+    ] {
+        let text = scan.reason(Fault::TooMany);
+        assert!(text.ends_with(name), "{text}");
+    }
 }
 
 #[test]
