@@ -255,15 +255,16 @@ fn what_was_kept_is_listed_after_its_node_went() {
 
 #[test]
 fn the_registry_gives_back_what_it_kept_although_a_lease_lives_on() {
-    let registry = registry();
-    let set = registry.publish("s", bytes(2 << 20, 1)).unwrap();
+    let (registry, log) = (registry(), Log::new());
+    let kept = whole(Theirs::on_host([1; 64], &log));
+    let set = registry.publish("s", kept).unwrap();
     registry.keep_previous(set, 1).unwrap();
-    registry.replace(set, bytes(64, 2)).unwrap();
+    let first = registry.replace(set, bytes(64, 2)).unwrap().previous;
+    first.reclaimed(SOON).unwrap();
     let lease = registry.acquire(set).unwrap();
-    // Watched through an account that outlives the registry: the lease's own.
-    let before = resident_bytes();
+    assert!(log.ends().is_empty(), "it is kept");
     drop(registry);
-    assert!(resident_bytes() + (1 << 20) < before, "the kept 2 MiB went");
+    assert_eq!(log.ends().len(), 1, "and goes with the registry");
     assert_eq!(lease.set(set).unwrap().get("w").unwrap().bytes(), [2; 64]);
 }
 
