@@ -268,14 +268,6 @@ fn the_registry_gives_back_what_it_kept_although_a_lease_lives_on() {
     assert_eq!(lease.set(set).unwrap().get("w").unwrap().bytes(), [2; 64]);
 }
 
-/// Bytes of anonymous memory that this process has, by the kernel's books.
-fn resident_bytes() -> u64 {
-    let rollup = std::fs::read_to_string("/proc/self/smaps_rollup").unwrap();
-    let line = rollup.lines().find(|line| line.starts_with("Anonymous:"));
-    let kib = line.and_then(|line| line.split_whitespace().nth(1));
-    kib.unwrap().parse::<u64>().unwrap() * 1024
-}
-
 #[test]
 fn rollbacks_that_race_never_bring_a_generation_back_twice() {
     let registry = registry();
