@@ -129,8 +129,10 @@ impl Model {
         if content.idle {
             return Err(format!("AdapterWithoutEffect {}", content.own.len()));
         }
-        let aliased = content.aliases.iter().map(|alias| alias.set);
-        for set in content.base.into_iter().chain(aliased) {
+        // What was asked for first, then what that stands for.
+        let asked = content.aliases.iter().map(|alias| alias.asked);
+        let stands_for = content.aliases.iter().map(|alias| alias.set);
+        for set in content.base.into_iter().chain(asked).chain(stands_for) {
             self.readable(terms, set)?;
         }
         match (content.base, base) {

@@ -34,6 +34,8 @@ pub type Tensor = (String, Vec<usize>, Vec<u8>);
 #[derive(Debug, Clone, PartialEq)]
 pub struct Alias {
     pub name: String,
+    /// The set that was asked for it. It may be an alias there, too.
+    pub asked: SetHandle,
     pub set: SetHandle,
     pub tensor: String,
     pub shape: Vec<usize>,

@@ -209,9 +209,10 @@ impl<'r> World<'r> {
             .iter()
             .find(|one| one.name == *name);
         let further = further.map(|one| (one.set, one.tensor.clone()));
-        let (set, tensor) = further.unwrap_or_else(|| (set, name.clone()));
+        let (asked, (set, tensor)) = (set, further.unwrap_or_else(|| (set, name.clone())));
         let alias = Alias {
             name: "head".to_owned(),
+            asked,
             set,
             tensor,
             shape: shape.clone(),
