@@ -186,6 +186,18 @@ fn an_alias_of_an_alias_does_not_lead_across() {
     wrong(&a.transaction().stage(source.clone()).unwrap_err(), other);
     let staged = registry.stage(source).unwrap();
     wrong_publish(a.publish_staged("y", staged), other);
+
+    // Nor by the name that another tenant has for what all may read.
+    let public = registry.publish("public", bytes(1, 1)).unwrap();
+    let theirs = secret.publish("theirs", alias(&registry, public)).unwrap();
+    let x = registry.weight_handle(theirs, "x").unwrap();
+    let source = InMemory::new().alias("z", x).unwrap();
+    wrong(&a.stage(source.clone()).unwrap_err(), theirs);
+    wrong_publish(a.publish("z", source.clone()), theirs);
+    // What the operator staged of it stands on the public set, and on nothing of theirs.
+    let staged = registry.stage(source).unwrap();
+    a.publish_staged("z", staged).unwrap();
+    secret.retire(theirs).unwrap();
 }
 
 #[test]
