@@ -7,10 +7,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use loom::cell::UnsafeCell;
+use weighbridge::__loom::sync::Mutex;
 use weighbridge::__loom::sync::epoch::Participant;
 use weighbridge::__loom::{
-    Bond, Change, Expect, Hold, Holds, Key, Miss, Reclaimer, Refusal, Spine, StagedNode, Storage,
-    View,
+    Bond, Change, Expect, Hold, Holds, Key, Miss, Reclaimer, Refusal, Spine, StagedNode, Stays,
+    Storage, View,
 };
 
 const MAGIC: u64 = 0x57E1_6B81_D6E5_AFE5;
@@ -61,10 +62,29 @@ unsafe impl Send for Load {}
 // SAFETY: as above.
 unsafe impl Sync for Load {}
 
-impl Storage for Load {
-    fn dismantle(self, _: &mut dyn FnMut()) {
+impl Load {
+    /// What a lease of it reads.
+    pub fn get(&self) -> u64 {
+        // SAFETY: whoever has a reference to it has a lease; the checker reports it otherwise.
+        self.value.with(|at| unsafe { *at })
+    }
+
+    /// Its memory is somebody else's for the time being.
+    fn lose(&self) {
         // SAFETY: the bytes are ours alone, or the checker says so.
         self.value.with_mut(|at| unsafe { *at = 0 });
+    }
+
+    /// Its bytes were read once more.
+    fn read_again(&self, value: u64) {
+        // SAFETY: as in `lose`.
+        self.value.with_mut(|at| unsafe { *at = value });
+    }
+}
+
+impl Storage for Load {
+    fn dismantle(self, _: &mut dyn FnMut()) {
+        self.lose();
         if !std::thread::panicking() {
             assert_eq!(
                 self.gone.fetch_add(1, Ordering::Relaxed),
@@ -119,6 +139,8 @@ impl Drop for Meta {
 pub struct Rig {
     /// The shipping core.
     pub spine: Spine<Meta, Load>,
+    /// The right to write its sets, where a model has more than one thread that does.
+    pub writing: Mutex<()>,
     tally: Arc<Tally>,
 }
 
@@ -138,6 +160,7 @@ impl Rig {
     pub fn with(queue: Arc<Reclaimer>) -> Self {
         Rig {
             spine: Spine::new(queue),
+            writing: Mutex::new(()),
             tally: Arc::default(),
         }
     }
@@ -210,7 +233,7 @@ impl Rig {
         let (meta, load) = self.parts(u64::MAX);
         load.dismantle(&mut || {});
         let queue = Arc::clone(self.spine.reclaimer());
-        let node = StagedNode::hollow(key.tag, Vec::new(), meta, queue);
+        let node = StagedNode::absent(key.tag, Vec::new(), meta, queue);
         Change::new(key.slot, Expect::Tenant(key.tag), node)
     }
 
@@ -249,6 +272,36 @@ impl Rig {
         key
     }
 
+    /// Takes the bytes of a generation away. Whoever calls it may write the set.
+    pub fn evict(
+        &self,
+        member: &Participant,
+        key: Key,
+        birth: u64,
+        idle: bool,
+    ) -> Result<Load, Stays> {
+        let view = self.spine.view(member);
+        // SAFETY: the model's other writers of this set, if there are any, hold `writing`.
+        let load = unsafe { view.evict(key, birth, idle) }?;
+        load.lose();
+        Ok(load)
+    }
+
+    /// Brings them back. Whoever calls it may write the set.
+    pub fn restore(
+        &self,
+        member: &Participant,
+        key: Key,
+        birth: u64,
+        load: Load,
+        value: u64,
+    ) -> Result<(), Load> {
+        load.read_again(value);
+        let view = self.spine.view(member);
+        // SAFETY: as in `evict`.
+        unsafe { view.restore(key, birth, load) }
+    }
+
     /// Leases `keys` and reads both sides of each.
     pub fn read(&self, member: &Participant, keys: &[Key]) -> Result<Vec<u64>, Miss> {
         self.lease(member, keys)
@@ -283,7 +336,7 @@ impl Rig {
 
     /// Drops the registry. Leases may outlive it; settle when they are gone.
     pub fn sweep(self, members: Vec<Send2<Participant>>) -> Arc<Tally> {
-        let Rig { spine, tally } = self;
+        let Rig { spine, tally, .. } = self;
         drop(spine);
         drop(members);
         tally
@@ -297,8 +350,7 @@ impl Rig {
 
 /// What a lease reads: metadata and bytes, which must agree.
 pub fn value(hold: &Hold<Meta, Load>) -> u64 {
-    // SAFETY: we hold a lease; the checker reports a hand-over that is not ordered with this.
-    let bytes = hold.storage().value.with(|at| unsafe { *at });
+    let bytes = hold.storage().get();
     assert_eq!(hold.meta().value(), bytes, "bytes of another generation");
     bytes
 }

@@ -2,10 +2,11 @@
 //!
 //! Generic over what a generation carries (`M`, metadata that readers see) and what its bytes are
 //! (`S`, storage that only leases see), so that the loom models drive this very code with payloads
-//! of their own. Imports run one way: `commit` over `view` over `spine`, that over
+//! of their own. Imports run one way: `commit` and `berth` over `view` over `spine`, that over
 //! `slots` and `node`, those over `vitals` and `reclaim`, those over `state` and `queue`; `keeper`
 //! over `queue` alone.
 
+mod berth;
 mod commit;
 mod holds;
 mod keeper;
@@ -33,6 +34,7 @@ pub use slots::Bounds;
 #[cfg(any(test, weighbridge_loom))]
 pub use spine::Sight;
 pub use spine::{Change, Expect, Refusal, Spine};
+pub use state::Stays;
 pub use view::{Miss, View};
 pub use vitals::{TimedOut, Vitals};
 

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use super::Bond;
 use super::reclaim::{Errand, Link, Reclaimer};
 use super::vitals::Vitals;
-use crate::sync::cell::Plain;
+use crate::sync::cell::{Berth, Plain};
 
 /// The bytes of a generation, as the reclaimer sees them.
 pub trait Storage: Send + Sync + 'static {
@@ -21,12 +21,13 @@ pub trait Storage: Send + Sync + 'static {
     fn dismantle(self, step: &mut dyn FnMut());
 }
 
-/// Bytes on their way out, or not yet. Owned by the node's generation until its taker pushes it.
+/// Bytes on their way out, or not yet. Owned by the node's generation until its taker pushes it. It may
+/// be empty: the bytes are elsewhere for the time being.
 #[repr(C)]
 struct Parcel<S> {
     link: Link,
     vitals: Arc<Vitals>,
-    storage: S,
+    storage: Berth<S>,
 }
 
 impl<S: Storage> Parcel<S> {
@@ -35,12 +36,22 @@ impl<S: Storage> Parcel<S> {
         finish: Self::finish,
     };
 
-    fn pack(storage: S, vitals: Arc<Vitals>) -> NonNull<Self> {
+    fn pack(storage: Option<S>, vitals: Arc<Vitals>) -> NonNull<Self> {
         NonNull::from(Box::leak(Box::new(Parcel {
             link: Link::new(Self::ERRAND),
             vitals,
-            storage,
+            storage: Berth::new(storage),
         })))
+    }
+
+    /// What is in it.
+    ///
+    /// # Safety
+    /// Made by [`pack`](Self::pack), and the caller's alone.
+    unsafe fn unpack(parcel: NonNull<Self>) -> Option<S> {
+        // SAFETY: the caller's.
+        let parcel = unsafe { Box::from_raw(parcel.as_ptr()) };
+        parcel.storage.into_inner()
     }
 
     unsafe fn arrive(link: NonNull<Link>) {
@@ -64,13 +75,15 @@ impl<S: Storage> Parcel<S> {
             vitals, storage, ..
         } = *parcel;
         let _announce = Announce(vitals);
-        storage.dismantle(step);
+        if let Some(storage) = storage.into_inner() {
+            storage.dismantle(step);
+        }
     }
 }
 
 /// Frees storage that no node has, where all frees happen, and says so through `vitals`.
 pub fn discard<S: Storage>(queue: &Reclaimer, storage: S, vitals: Arc<Vitals>) {
-    let parcel = Parcel::pack(storage, vitals);
+    let parcel = Parcel::pack(Some(storage), vitals);
     // SAFETY: the parcel was just made and is given up; `queue` is borrowed for the call.
     unsafe { queue.push(parcel.cast()) };
 }
@@ -124,10 +137,10 @@ impl<M, S> Node<M, S> {
         self.meta.as_ref()
     }
 
-    /// No bytes, hence no leases: a tombstone, or a generation that waits for its bytes.
+    /// No bytes at this moment, hence no leases. A tombstone never has any.
     #[inline]
-    pub fn is_hollow(&self) -> bool {
-        self.parcel.is_none()
+    pub fn is_absent(&self) -> bool {
+        self.vitals.state().is_absent()
     }
 
     /// The state word and the waits.
@@ -154,12 +167,25 @@ impl<M: Send + Sync + 'static, S: Storage> Node<M, S> {
     /// Bytes, while somebody holds a lease or owns the node.
     ///
     /// # Safety
-    /// The caller holds a lease of this node, or the node was never published, or its generation is
-    /// superseded but not killed yet.
+    /// The caller holds a lease of this node, or the node was never published, or the caller may write
+    /// the set and the generation is not killed yet.
+    #[inline]
     pub(super) unsafe fn storage(&self) -> Option<&S> {
-        // SAFETY: the parcel is freed only after {DEAD, 0} (E4), which the caller excludes.
+        // SAFETY: the parcel is freed only after {DEAD, 0} (E4), which the caller excludes; and its
+        // storage comes and goes only by who may write the set, and not while it is leased (E70, E71).
         self.parcel
-            .map(|parcel| unsafe { &(*parcel.as_ptr()).storage })
+            .and_then(|parcel| unsafe { parcel.as_ref().storage.get() })
+    }
+
+    /// Changes what bytes it has.
+    ///
+    /// # Safety
+    /// The caller may write the set, and the generation is absent, not killed and not a tombstone.
+    pub(super) unsafe fn swap_storage(&self, storage: Option<S>) -> Option<S> {
+        // SAFETY: the parcel is freed only after {DEAD, 0} (E4). Nobody looks at the storage of what is
+        // absent: an acquire is refused (E70, E71), and others who may write the set are excluded.
+        self.parcel
+            .and_then(|parcel| unsafe { parcel.as_ref().storage.swap(storage) })
     }
 
     /// S6 and S7, the taker's steps: the bytes go to the reclaimer, then the node is let go.
@@ -172,12 +198,16 @@ impl<M: Send + Sync + 'static, S: Storage> Node<M, S> {
         // Kept by ourselves, because after S7 the node may be gone. Cold: once per generation.
         let reclaimer = Arc::clone(&this.reclaimer);
         if let Some(parcel) = this.parcel {
-            // SAFETY: {DEAD, 0} is entered once and is final, so the parcel is ours alone (E4); the
-            // queue is held by `reclaimer`.
-            unsafe { reclaimer.push(parcel.cast()) };
-        } else if this.meta.is_some() {
-            // Hollow, so it was never leased and the taker is a writer, who may lock.
-            this.vitals.set_reclaimed();
+            if this.is_absent() {
+                // SAFETY: {DEAD, 0} is entered once and is final, so the parcel is ours alone (E4). It
+                // was made by `pack` and is empty.
+                drop(unsafe { Parcel::unpack(parcel) });
+                // Who is absent has no lease, so the taker is a writer, who may lock.
+                this.vitals.set_reclaimed();
+            } else {
+                // SAFETY: ours alone, as above; the queue is held by `reclaimer`.
+                unsafe { reclaimer.push(parcel.cast()) };
+            }
         }
         if this.vitals.state().taken() {
             // SAFETY: the epoch was first, we are second: nobody can reach the node (E6).
@@ -207,14 +237,15 @@ impl<M: Send + Sync + 'static, S: Storage> StagedNode<M, S> {
     /// A generation. Everything is allocated here: publishing cannot fail for want of memory.
     pub fn new(tag: u32, binds: Vec<Bond>, meta: M, storage: S, reclaimer: Arc<Reclaimer>) -> Self {
         let vitals = Arc::new(Vitals::new());
-        let parcel = Some(Parcel::pack(storage, Arc::clone(&vitals)));
+        let parcel = Some(Parcel::pack(Some(storage), Arc::clone(&vitals)));
         Self::assemble(tag, binds, Some(meta), parcel, vitals, reclaimer)
     }
 
-    /// A generation that is there and has no bytes: it can be resolved and not leased.
-    pub fn hollow(tag: u32, binds: Vec<Bond>, meta: M, reclaimer: Arc<Reclaimer>) -> Self {
-        let vitals = Arc::new(Vitals::new());
-        Self::assemble(tag, binds, Some(meta), None, vitals, reclaimer)
+    /// A generation that is there and has no bytes so far: it can be resolved and not leased.
+    pub fn absent(tag: u32, binds: Vec<Bond>, meta: M, reclaimer: Arc<Reclaimer>) -> Self {
+        let vitals = Arc::new(Vitals::absent());
+        let parcel = Some(Parcel::pack(None, Arc::clone(&vitals)));
+        Self::assemble(tag, binds, Some(meta), parcel, vitals, reclaimer)
     }
 
     /// The generation that says "retired": no bytes, no metadata.
@@ -255,8 +286,8 @@ impl<M: Send + Sync + 'static, S: Storage> StagedNode<M, S> {
         let mut node = self.0.take()?;
         let parcel = node.parcel.take()?;
         // SAFETY: never published, so nobody else knows the parcel; made by `Parcel::pack`.
-        let parcel = unsafe { Box::from_raw(parcel.as_ptr()) };
-        Some((node.meta.take()?, parcel.storage))
+        let storage = unsafe { Parcel::unpack(parcel) }?;
+        Some((node.meta.take()?, storage))
     }
 
     /// W4: stamps the node and hands it over as a raw pointer, to be stored in a slot.
@@ -276,8 +307,9 @@ impl<M: Send + Sync + 'static, S: Storage> Drop for StagedNode<M, S> {
     fn drop(&mut self) {
         if let Some(parcel) = self.0.as_mut().and_then(|node| node.parcel.take()) {
             // SAFETY: never published, so nobody else knows the parcel; made by `Parcel::pack`.
-            let parcel = unsafe { Box::from_raw(parcel.as_ptr()) };
-            parcel.storage.dismantle(&mut || {});
+            if let Some(storage) = unsafe { Parcel::unpack(parcel) } {
+                storage.dismantle(&mut || {});
+            }
         }
     }
 }

@@ -1,23 +1,47 @@
-//! The state word of a generation: `DEAD | TAKEN | GRACE | lease count` in one atomic.
+//! The state word of a generation: `DEAD | TAKEN | GRACE | ABSENT | VISITED | lease count` in one
+//! atomic.
 //!
 //! What lives here: every transition of that word, and nothing else. What does not: what the taker
-//! does with the bytes (`node`), who calls `kill` and when (`spine`), who waits (`vitals`).
+//! does with the bytes (`node`), who calls `kill` and when (`spine`), who takes bytes away and brings
+//! them back (`berth`), who waits (`vitals`).
 //!
-//! The states and the steps S2-S9 are drawn in docs/MEMORY_ORDERING.md. In short: a lease is one
+//! The states and the steps S2-S9, V1-V3 are drawn in docs/MEMORY_ORDERING.md. In short: a lease is one
 //! unit of the count. `DEAD` refuses new leases. `{DEAD, 0}` is entered exactly once and is final;
 //! whoever makes it is the taker and owns the bytes. `TAKEN` says the taker has finished with the
-//! node, `GRACE` says the epoch has; whoever sets the second of the two frees the node.
+//! node, `GRACE` says the epoch has; whoever sets the second of the two frees the node. `ABSENT` says
+//! that the generation is current and has no bytes now; it refuses leases, too, and comes and goes while
+//! there are none. `VISITED` says that somebody took a lease since it was last cleared.
 
 use crate::sync::atomic::{AtomicU64, Ordering, acquire, fence};
 
 const DEAD: u64 = 1 << 63;
 const TAKEN: u64 = 1 << 62;
 const GRACE: u64 = 1 << 61;
-const COUNT: u64 = GRACE - 1;
+const ABSENT: u64 = 1 << 60;
+const VISITED: u64 = 1 << 59;
+const COUNT: u64 = VISITED - 1;
 
-/// The generation no longer takes leases.
+/// Why a generation takes no lease.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Dead;
+pub enum Closed {
+    /// It was superseded.
+    Dead,
+    /// It has no bytes now.
+    Absent,
+}
+
+/// Why a generation's bytes stay where they are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stays {
+    /// Somebody has a lease.
+    Leased,
+    /// Somebody had one since the last look, and that was to be respected.
+    Visited,
+    /// There are none.
+    Absent,
+    /// It was superseded: its taker has them.
+    Dead,
+}
 
 /// See the module documentation. Consists of one atomic, so a reference to it may outlive the
 /// memory while a call returns (the rule that `Arc` relies on too).
@@ -36,33 +60,46 @@ impl StateWord {
         StateWord(AtomicU64::new(0))
     }
 
-    /// S2: takes one lease, unless the generation is dead.
+    /// Alive, without bytes.
+    pub fn absent() -> Self {
+        StateWord(AtomicU64::new(ABSENT))
+    }
+
+    /// S2: takes one lease, unless the generation is dead or has no bytes.
     ///
     /// A CAS loop rather than `fetch_add`: there is never a transient count to undo, and so
     /// `{DEAD, 0}` cannot be left and entered twice. Lock-free: a failed CAS means that another
     /// acquire, clone, release or kill of this generation went through.
     #[inline]
-    pub fn try_hold(&self) -> Result<(), Dead> {
-        // E5: Relaxed is enough to hold a lease: the node was published to us by E1 and E2, and
-        // nothing of the count's history is read through it.
+    pub fn try_hold(&self) -> Result<(), Closed> {
+        // E70: Relaxed: what is read through a lease is ordered by the exchange below.
         let mut seen = self.0.load(Ordering::Relaxed);
         loop {
-            if seen & DEAD != 0 {
-                // E5: pairs with `kill`. Who sees DEAD sees the clock that moved before it.
-                fence(Ordering::Acquire);
-                return Err(Dead);
+            if seen & (DEAD | ABSENT) != 0 {
+                return Err(Self::closed(seen));
             }
-            // E5: as above; a value seen by a failed exchange is tested for DEAD again.
+            // E70: Acquire: the bytes that `restore` brought. The node itself was published to us by E1
+            // and E2. Relaxed on failure: the value is tested again.
             match self.0.compare_exchange_weak(
                 seen,
-                seen + 1,
-                Ordering::Relaxed, // E5
-                Ordering::Relaxed, // E5
+                (seen + 1) | VISITED,
+                Ordering::Acquire, // E70
+                Ordering::Relaxed, // E70
             ) {
                 Ok(_) => return Ok(()),
                 Err(now) => seen = now,
             }
         }
+    }
+
+    #[cold]
+    fn closed(seen: u64) -> Closed {
+        if seen & DEAD == 0 {
+            return Closed::Absent;
+        }
+        // E5: pairs with `kill`. Who sees DEAD sees the clock that moved before it.
+        fence(Ordering::Acquire);
+        Closed::Dead
     }
 
     /// S4: takes one more lease. The caller holds one already, so the count is at least one and
@@ -101,6 +138,59 @@ impl StateWord {
         let before = self.0.fetch_or(DEAD, Ordering::AcqRel);
         debug_assert_eq!(before & DEAD, 0, "a generation is superseded once");
         before & COUNT == 0
+    }
+
+    /// V1: closes an unleased generation, so that its bytes can be taken away. If they are only taken
+    /// from who is `idle`, a lease since [`clear_visited`](Self::clear_visited) is a reason to stay.
+    ///
+    /// Called by who may write the set: nobody kills or restores it meanwhile. No acquire waits for this,
+    /// and this waits for none.
+    pub fn evict(&self, idle: bool) -> Result<(), Stays> {
+        // E71: Relaxed: tested again by the exchange.
+        let mut seen = self.0.load(Ordering::Relaxed);
+        loop {
+            match seen {
+                _ if seen & DEAD != 0 => return Err(Stays::Dead),
+                _ if seen & ABSENT != 0 => return Err(Stays::Absent),
+                _ if seen & COUNT != 0 => return Err(Stays::Leased),
+                _ if idle && seen & VISITED != 0 => return Err(Stays::Visited),
+                // E71: Acquire: all releases, hence all uses of the bytes, come before they are taken
+                // away (one release sequence, every write is an RMW).
+                _ => match self.0.compare_exchange_weak(
+                    seen,
+                    ABSENT,
+                    Ordering::Acquire, // E71
+                    Ordering::Relaxed, // E71
+                ) {
+                    Ok(_) => return Ok(()),
+                    Err(now) => seen = now,
+                },
+            }
+        }
+    }
+
+    /// V2: the bytes are there again. Called by who may write the set, of a generation that is alive and
+    /// has none.
+    pub fn restore(&self) {
+        // E70: Release: the bytes come before the first lease.
+        let before = self.0.fetch_and(!ABSENT, Ordering::Release);
+        debug_assert_eq!(
+            before, ABSENT,
+            "only what is absent and current is restored"
+        );
+    }
+
+    /// V3: was it leased since the last time this was called?
+    pub fn clear_visited(&self) -> bool {
+        // E17: a hint for whoever chooses what to evict; nothing is read through it.
+        self.0.fetch_and(!VISITED, Ordering::Relaxed) & VISITED != 0
+    }
+
+    /// No bytes at this moment? A leased generation has some for as long as it is leased.
+    #[inline]
+    pub fn is_absent(&self) -> bool {
+        // E17: who wants to read takes a lease; this is an answer for people and choosers.
+        self.0.load(Ordering::Relaxed) & ABSENT != 0
     }
 
     /// S7: the taker has finished with the node. `true`: the epoch has too, free the node.

@@ -12,6 +12,7 @@ use super::Key;
 use super::holds::Holds;
 use super::node::{Hold, Node, Storage};
 use super::spine::Spine;
+use super::state::Closed;
 use crate::sync::atomic::Ordering;
 use crate::sync::epoch::{Guard, Participant};
 
@@ -205,14 +206,14 @@ impl<'s, M: Send + Sync + 'static, S: Storage> View<'s, M, S> {
         let node = self.find(key).ok_or(Miss::Absent { index })?;
         // SAFETY: as in `current`.
         let this = unsafe { node.as_ref() };
-        if this.is_hollow() {
-            // An answer as of this view's number: no bytes ever come to this generation.
-            return Err(Miss::NotResident { index });
-        }
         this.vitals()
             .state()
             .try_hold()
-            .map_err(|_| Miss::Superseded { index })?;
+            .map_err(|closed| match closed {
+                Closed::Dead => Miss::Superseded { index },
+                // An answer: it was evicted, or has never had bytes, while it was current.
+                Closed::Absent => Miss::NotResident { index },
+            })?;
         // SAFETY: the count that was just taken goes into the hold.
         Ok(unsafe { Hold::adopt(node) })
     }

@@ -37,8 +37,17 @@ pub struct Vitals {
 impl Vitals {
     /// Alive, unleased.
     pub fn new() -> Self {
+        Self::with(StateWord::new())
+    }
+
+    /// The same, without bytes.
+    pub fn absent() -> Self {
+        Self::with(StateWord::absent())
+    }
+
+    fn with(state: StateWord) -> Self {
         Vitals {
-            state: CachePadded::new(StateWord::new()),
+            state: CachePadded::new(state),
             revoked: AtomicU32::new(0),
             reclaimed: Mutex::new(false),
             farewell: OnceLock::new(),

@@ -267,7 +267,7 @@ impl WeightRegistry {
                 bytes.own.charge.settle();
                 StagedNode::new(tag, bonds, meta, bytes, reclaimer)
             }
-            None => StagedNode::hollow(tag, bonds, meta, reclaimer),
+            None => StagedNode::absent(tag, bonds, meta, reclaimer),
         };
         let remains = match source {
             Ok(plan) => Remains::Staged {

@@ -90,7 +90,7 @@ impl WeightRegistry {
             let stale = Error::StaleHandle { handle: set };
             let node = view.resolve(key).ok_or(stale)?;
             let facts = node.meta().map(|meta| meta.facts.clone());
-            facts.filter(|_| node.is_hollow())
+            facts.filter(|_| node.is_absent())
         };
         if empty.is_some() {
             return Ok(There {

@@ -136,7 +136,7 @@ impl WeightRegistry {
     fn empty_place(&self, set: SetHandle) -> Option<Generation> {
         let view = self.view();
         let node = view.resolve(self.key(set).ok()?)?;
-        node.is_hollow().then(|| generation(node))
+        node.is_absent().then(|| generation(node))
     }
 
     /// There is no next generation. If nobody else has made one either, the set has no bytes now.

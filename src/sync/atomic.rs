@@ -140,6 +140,11 @@ mod checked {
                 }
 
                 #[doc = "As std's."]
+                pub fn fetch_and(&self, value: $value, order: Ordering) -> $value {
+                    self.touch().fetch_and(value, order)
+                }
+
+                #[doc = "As std's."]
                 pub fn fetch_or(&self, value: $value, order: Ordering) -> $value {
                     self.touch().fetch_or(value, order)
                 }

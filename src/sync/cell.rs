@@ -1,10 +1,12 @@
-//! Plain fields that are written before they are shared and read afterwards.
+//! Fields that are not atomic: those that are written before they are shared ([`Plain`]), and those
+//! that come and go while nobody looks ([`Berth`]).
 //!
-//! In the shipping build a [`Plain`] is its value. In the checked build every read and write is
-//! reported if it is not ordered.
+//! In the checked build every read and write is reported if it is not ordered.
 
 #[cfg(not(weighbridge_loom))]
 mod real {
+    use std::cell::UnsafeCell;
+
     /// A field of a value that is immutable once it is shared.
     #[derive(Debug)]
     pub struct Plain<T>(T);
@@ -25,6 +27,40 @@ mod real {
         #[inline]
         pub fn get(&self) -> T {
             self.0
+        }
+    }
+
+    /// A place for a value that is taken away and brought back while nobody reads it.
+    pub struct Berth<T>(UnsafeCell<Option<T>>);
+
+    impl<T> Berth<T> {
+        /// With or without a value.
+        pub fn new(value: Option<T>) -> Self {
+            Berth(UnsafeCell::new(value))
+        }
+
+        /// What is there.
+        ///
+        /// # Safety
+        /// Nobody changes it while the reference lives.
+        #[inline]
+        pub unsafe fn get(&self) -> Option<&T> {
+            // SAFETY: the caller's.
+            unsafe { (*self.0.get()).as_ref() }
+        }
+
+        /// Puts `value` there, and returns what was there before.
+        ///
+        /// # Safety
+        /// Nobody looks at it meanwhile.
+        pub unsafe fn swap(&self, value: Option<T>) -> Option<T> {
+            // SAFETY: the caller's.
+            unsafe { std::mem::replace(&mut *self.0.get(), value) }
+        }
+
+        /// Takes what is there, with the place.
+        pub fn into_inner(self) -> Option<T> {
+            self.0.into_inner()
         }
     }
 }
@@ -55,9 +91,43 @@ mod checked {
             self.0.with(|at| unsafe { *at })
         }
     }
+
+    /// A place for a value that is taken away and brought back while nobody reads it.
+    pub struct Berth<T>(UnsafeCell<Option<T>>);
+
+    impl<T> Berth<T> {
+        /// With or without a value.
+        pub fn new(value: Option<T>) -> Self {
+            Berth(UnsafeCell::new(value))
+        }
+
+        /// What is there.
+        ///
+        /// # Safety
+        /// Nobody changes it while the reference lives.
+        pub unsafe fn get(&self) -> Option<&T> {
+            // SAFETY: the caller's; loom reports a look that is not ordered with a change.
+            self.0.with(|at| unsafe { (*at).as_ref() })
+        }
+
+        /// Puts `value` there, and returns what was there before.
+        ///
+        /// # Safety
+        /// Nobody looks at it meanwhile.
+        pub unsafe fn swap(&self, value: Option<T>) -> Option<T> {
+            // SAFETY: the caller's; loom reports a change that is not ordered with a look.
+            self.0
+                .with_mut(|at| unsafe { std::mem::replace(&mut *at, value) })
+        }
+
+        /// Takes what is there, with the place.
+        pub fn into_inner(self) -> Option<T> {
+            self.0.into_inner()
+        }
+    }
 }
 
 #[cfg(weighbridge_loom)]
-pub use checked::Plain;
+pub use checked::{Berth, Plain};
 #[cfg(not(weighbridge_loom))]
-pub use real::Plain;
+pub use real::{Berth, Plain};
