@@ -138,12 +138,48 @@ pub enum Error {
     /// The set is published but its bytes are not in memory: a
     /// [`replace_drained`](crate::WeightRegistry::replace_drained) is under way, or its source failed.
     #[error(
-        "{handle} is not resident: its next generation is being read, or could not be. \
-         Try again, or give it one with replace_drained"
+        "{handle} is not resident: it was evicted (load brings it back), or its next generation is being \
+         read, or could not be (replace_drained gives it one)"
     )]
     NotResident {
         /// The handle.
         handle: SetHandle,
+    },
+    /// Bytes that are leased are not taken away.
+    #[error("leased: {0}. Wait for its requests, or choose another set")]
+    Leased(Box<Holdup>),
+    /// Bytes that others have, too, are not taken away: nothing would come back.
+    #[error(
+        "{set}: other generations or aliases have its bytes, too; forget what it keeps \
+         (keep_previous), or retire the sets that are aliases of it first"
+    )]
+    BytesShared {
+        /// The set.
+        set: SetName,
+    },
+    /// Bytes that could not be read again are not taken away.
+    #[error(
+        "{set}: its source was read once and is gone, or its tensors are in memory of others; \
+         publish what is to be evicted from a source::Evictable"
+    )]
+    NotEvictable {
+        /// The set.
+        set: SetName,
+    },
+    /// A source that was to be read again has something else.
+    #[error(
+        "{set} generation {generation} was {was}, and its source has {now} now; \
+         it stays without bytes. Give the set a new generation with replace"
+    )]
+    ReloadDiffers {
+        /// The set.
+        set: SetName,
+        /// Its current generation.
+        generation: Generation,
+        /// What that is.
+        was: String,
+        /// What the source has.
+        now: String,
     },
     /// A compare-and-swap found another generation.
     #[error(
@@ -593,7 +629,7 @@ impl Error {
     }
 
     /// Somebody else was first, or something stands in the way; a new look may help. A set that is not
-    /// resident is one whose next generation is on its way.
+    /// resident is one that may be loaded, or whose next generation is on its way.
     pub fn is_conflict(&self) -> bool {
         matches!(
             self.cause(),
@@ -609,6 +645,8 @@ impl Error {
                 | Error::AliasMismatch { .. }
                 | Error::Superseded { .. }
                 | Error::NotResident { .. }
+                | Error::Leased(_)
+                | Error::BytesShared { .. }
                 | Error::KindMismatch { .. }
                 | Error::ShardMismatch { .. }
         )
@@ -654,6 +692,7 @@ impl Error {
                 | Error::AdapterMismatch { .. }
                 | Error::InvalidName { .. }
                 | Error::SourceChanged { .. }
+                | Error::ReloadDiffers { .. }
         )
     }
 
@@ -687,6 +726,7 @@ impl Error {
                 | Error::TwiceInTransaction { .. }
                 | Error::StagedElsewhere { .. }
                 | Error::OtherNamespace { .. }
+                | Error::NotEvictable { .. }
                 | Error::Forked { .. }
         )
     }

@@ -72,11 +72,11 @@ const NAMED: usize = 5;
 
 impl fmt::Display for Holdup {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "set {} generation {} after {:.1?}: ",
-            self.set, self.generation, self.waited
-        )?;
+        write!(f, "set {} generation {}", self.set, self.generation)?;
+        if !self.waited.is_zero() {
+            write!(f, " after {:.1?}", self.waited)?;
+        }
+        f.write_str(": ")?;
         if self.leases == 0 {
             return f.write_str("no lease is left, the reclaimer has not freed the bytes yet");
         }

@@ -5,12 +5,13 @@ mod support;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 
 use support::{SOON, adapter, addition, bytes, fixture, registry, tiny};
 use weighbridge::flat::FlatRegistry;
 use weighbridge::memory::Owner;
-use weighbridge::source::{Checkpoint, Foreign, InMemory, PeftAdapter, Source};
+use weighbridge::source::{Checkpoint, Evictable, Foreign, InMemory, PeftAdapter, Source};
 use weighbridge::{Dtype, Error, NamespaceLimits, Plan, SetHandle, Shard, WeightRegistry};
 
 /// The predicate that an error answers to.
@@ -280,6 +281,37 @@ const CASES: &[Case] = &[
         let broken = registry.replace_drained(set, Broken(bytes(64, 2)), SOON);
         assert!(broken.unwrap_err().error().is_malformed());
         registry.acquire(set).unwrap_err()
+    }),
+    (Class::Conflict, || {
+        // Leased
+        let registry = registry();
+        let set = registry.publish("a", Evictable::new(bytes(1, 1))).unwrap();
+        let _lease = registry.acquire(set).unwrap();
+        registry.evict(set).unwrap_err()
+    }),
+    (Class::Conflict, || {
+        // BytesShared
+        let registry = registry();
+        let owner = registry.publish("owner", Evictable::new(bytes(1, 1)));
+        let owner = owner.unwrap();
+        registry.publish("user", alias(&registry, owner)).unwrap();
+        registry.evict(owner).unwrap_err()
+    }),
+    (Class::Misuse, || {
+        // NotEvictable
+        let registry = registry();
+        let set = registry.publish("a", bytes(1, 1)).unwrap();
+        registry.evict(set).unwrap_err()
+    }),
+    (Class::Malformed, || {
+        // ReloadDiffers
+        let registry = registry();
+        let fill = AtomicU8::new(0);
+        let next = move || Ok(bytes(1, fill.fetch_add(1, Ordering::Relaxed)));
+        let source = Evictable::opened_by(next).unwrap();
+        let set = registry.publish("a", source).unwrap();
+        registry.evict(set).unwrap();
+        registry.load(set).unwrap_err()
     }),
     (Class::NotFound, || {
         // NotKept

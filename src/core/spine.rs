@@ -89,6 +89,13 @@ impl<M: Send + Sync + 'static, S: Storage> Change<M, S> {
         self.node.as_ref().and_then(|node| node.node().meta())
     }
 
+    /// Has what is to become current no bytes so far?
+    pub fn is_absent(&self) -> bool {
+        self.node
+            .as_ref()
+            .is_some_and(|node| node.node().is_absent())
+    }
+
     fn binds(&self) -> &[Bond] {
         self.node.as_ref().map_or(&[], |node| node.node().binds())
     }

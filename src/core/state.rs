@@ -180,7 +180,8 @@ impl StateWord {
         );
     }
 
-    /// V3: was it leased since the last time this was called?
+    /// V3: was it leased since the last time this was called? For models, so far.
+    #[cfg(any(test, weighbridge_loom))]
     pub fn clear_visited(&self) -> bool {
         // E17: a hint for whoever chooses what to evict; nothing is read through it.
         self.0.fetch_and(!VISITED, Ordering::Relaxed) & VISITED != 0

@@ -112,7 +112,10 @@ impl Books {
                     more,
                     previous,
                 } => (previous.handle, commit, more),
-                EventKind::Reclaimed { .. } | EventKind::Refused { .. } => continue,
+                EventKind::Reclaimed { .. }
+                | EventKind::Evicted { .. }
+                | EventKind::Loaded { .. }
+                | EventKind::Refused { .. } => continue,
             };
             if self.index.get(set).is_some() {
                 changed.push(set);

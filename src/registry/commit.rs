@@ -11,7 +11,7 @@ use super::accounts::{assign, unassign};
 use super::bind::Footing;
 use super::content::{Bytes, Content};
 use super::dependants::blocked_by;
-use super::generation::{Change, Hold, Meta, StagedNode, generation};
+use super::generation::{Change, Hold, Meta, StagedNode, charged, generation};
 use super::posting::Posting;
 use super::prepare::There;
 use super::record::{Bin, Going, Kept, SetRecord, Writing};
@@ -250,14 +250,16 @@ impl WeightRegistry {
                 bytes.lent = bound.lent;
             }
         }
+        let charged_again = facts.charged_again();
         let meta = Meta {
             handle: record.handle,
             kind: facts.kind(),
             record: Arc::clone(record),
             facts,
             fit: footing.fit,
-            bytes: bytes.as_ref().map_or(0, |bytes| bytes.own.charge.bytes()),
-            resident: bytes.is_some(),
+            bytes: bytes
+                .as_ref()
+                .map_or(charged_again, |bytes| bytes.own.charge.bytes()),
             shared: Arc::clone(&self.shared),
         };
         let (tag, bonds) = (record.handle.tag, footing.bonds);
@@ -341,7 +343,7 @@ impl WeightRegistry {
                 told.superseded(index, node, &self.shared);
                 superseded[index] = Some(Going {
                     generation: generation(node),
-                    bytes: meta.bytes,
+                    bytes: charged(node),
                     vitals: Arc::clone(node.vitals()),
                 });
                 let Some(bytes) = bytes else { return };

@@ -4,14 +4,18 @@
 //! set that is (`generation`), what its aliases are bound to (`alias`).
 
 use std::collections::HashMap;
+use std::panic::{RefUnwindSafe, UnwindSafe};
 use std::sync::Arc;
 
-use crate::core::Storage;
+use crate::core::{Storage, panics};
+use crate::error::Error;
 use crate::handle::{SetHandle, SetKind};
 use crate::identity::{Digest, Identity};
 use crate::layout::{AdapterInfo, Extents, Layout, Place};
 use crate::ledger::Charge;
 use crate::memory::Memory;
+use crate::plan::{Plan, PlannedTensor};
+use crate::source::{Reload, Source};
 use crate::sync::share::Share;
 
 /// What is known of a generation: everything but its bytes, its number and its set.
@@ -27,11 +31,77 @@ pub(crate) struct Facts {
     pub(crate) base: Option<SetHandle>,
     /// The tensors that are other sets'.
     pub(crate) aliases: Option<Arc<Aliases>>,
+    /// How its bytes are read again.
+    pub(crate) again: Option<Again>,
+}
+
+/// How bytes that were taken away are read again.
+#[derive(Clone)]
+pub(crate) struct Again {
+    /// `None` only while it is being dropped.
+    from: Option<Arc<dyn Reload>>,
+    /// How long their arena is.
+    pub(crate) arena_bytes: u64,
+    /// What that is charged.
+    pub(crate) charged: u64,
+}
+
+impl Again {
+    /// Of a set with this plan, whose bytes are in an arena.
+    pub(crate) fn new(from: Arc<dyn Reload>, plan: &Plan) -> Self {
+        Again {
+            from: Some(from),
+            arena_bytes: plan.arena_bytes(),
+            charged: plan.charged_bytes(),
+        }
+    }
+
+    /// [`Reload::reopen`].
+    pub(crate) fn reopen(
+        &self,
+        read: &mut dyn FnMut(&dyn Source) -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        self.from.as_ref().map_or(Ok(()), |from| from.reopen(read))
+    }
+}
+
+// Foreign code that only `load` calls, on its caller's thread: what a panic leaves there is the source's
+// own, and everything else that has this never looks at it.
+impl UnwindSafe for Again {}
+impl RefUnwindSafe for Again {}
+
+/// Foreign code: metadata may go while a lock of ours is held, or while another panic is on its way.
+impl Drop for Again {
+    fn drop(&mut self) {
+        let from = self.from.take();
+        let _ = panics(|| drop(from));
+    }
 }
 
 impl Facts {
     pub(crate) fn kind(&self) -> SetKind {
         SetKind::of(self.base)
+    }
+
+    /// What its bytes are charged when they are there, as far as they can come back.
+    pub(crate) fn charged_again(&self) -> u64 {
+        self.again.as_ref().map_or(0, |again| again.charged)
+    }
+
+    /// Is `plan` one of these very tensors, each in the same place?
+    pub(crate) fn describes(&self, plan: &Plan) -> bool {
+        let same = |tensor: &PlannedTensor| {
+            let ordinal = self.layout.ordinal(tensor.name())?;
+            let (info, place) = (self.layout.tensor(ordinal)?, self.extents.place(ordinal)?);
+            let ours = (info.dtype_name(), info.shape(), place.offset);
+            let theirs = (tensor.dtype().name(), tensor.shape(), tensor.offset());
+            Some(ours == theirs)
+        };
+        plan.tensors().len() == self.layout.len()
+            && plan
+                .tensors()
+                .iter()
+                .all(|tensor| same(tensor) == Some(true))
     }
 }
 

@@ -89,6 +89,22 @@ pub enum EventKind {
         /// What is gone.
         former: Former,
     },
+    /// The bytes of a current generation were taken away: see [`WeightRegistry::evict`]. It is current still.
+    ///
+    /// [`WeightRegistry::evict`]: crate::WeightRegistry::evict
+    #[non_exhaustive]
+    Evicted {
+        /// What cannot be leased for the time being.
+        now: CatalogEntry,
+    },
+    /// They are there again: see [`WeightRegistry::load`].
+    ///
+    /// [`WeightRegistry::load`]: crate::WeightRegistry::load
+    #[non_exhaustive]
+    Loaded {
+        /// What can be leased again.
+        now: CatalogEntry,
+    },
     /// A writer was told no: by a call of the registry that stages, publishes, replaces, retires, rebinds or
     /// rolls back, or adds such a step to a transaction, and whatever the reason, a stale handle and another
     /// namespace's set among them. Calls that read, reserve, or set how much is kept or may be had are no
@@ -144,6 +160,10 @@ pub enum Operation {
     Rollback,
     /// Move an adapter to another base.
     Rebind,
+    /// Bytes of a current generation go.
+    Evict,
+    /// They come back.
+    Load,
 }
 
 impl Operation {
@@ -157,6 +177,8 @@ impl Operation {
             Operation::Transaction => "transaction",
             Operation::Rollback => "rollback",
             Operation::Rebind => "rebind",
+            Operation::Evict => "evict",
+            Operation::Load => "load",
         }
     }
 }

@@ -20,9 +20,8 @@ pub(crate) struct Meta {
     pub(crate) facts: Facts,
     /// How an adapter fits its base, as of the generation it was bound to.
     pub(crate) fit: Fit,
+    /// What the ledger is charged for it while it is resident.
     pub(crate) bytes: u64,
-    /// It has bytes, if only none. A generation that waits for its bytes has none and takes no lease.
-    pub(crate) resident: bool,
     /// The account core: labels, ledger. One `Arc` per generation, none per lease.
     pub(crate) shared: Arc<Shared>,
 }
@@ -43,6 +42,14 @@ pub(crate) type Spine = crate::core::Spine<Meta, Bytes>;
 pub(crate) type View<'s> = crate::core::View<'s, Meta, Bytes>;
 pub(crate) type Change = crate::core::Change<Meta, Bytes>;
 pub(crate) type StagedNode = crate::core::StagedNode<Meta, Bytes>;
+
+/// What the ledger is charged for a node at this moment.
+pub(crate) fn charged(node: &Node) -> u64 {
+    match node.meta() {
+        Some(meta) if !node.is_absent() => meta.bytes,
+        _ => 0,
+    }
+}
 
 /// The number of a node that was published.
 pub(crate) fn generation(node: &Node) -> Generation {

@@ -31,6 +31,7 @@ mod publish;
 mod read;
 mod record;
 mod reserve;
+mod residency;
 mod retirement;
 mod rollback;
 mod shared;

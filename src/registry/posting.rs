@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use super::catalog::CatalogEntry;
 use super::event::{EventKind, Former};
-use super::generation::{Change, Node, generation};
+use super::generation::{Change, Node, charged, generation};
 use super::shared::Shared;
 use crate::events::Ring;
 use crate::handle::Generation;
@@ -39,7 +39,10 @@ impl<'r> Posting<'r> {
     pub(super) fn new(shared: &'r Shared, changes: &[Change]) -> Self {
         let ring = &shared.events;
         // The generation is known later.
-        let entry = |change: &Change| Some(CatalogEntry::of(change.meta()?, Generation(0)));
+        let entry = |change: &Change| {
+            let resident = !change.is_absent();
+            Some(CatalogEntry::of(change.meta()?, Generation(0), resident))
+        };
         Posting {
             ring,
             places: Places {
@@ -72,7 +75,7 @@ impl Changed {
             name: meta.record.name.clone(),
             handle: meta.handle,
             generation: generation(node),
-            bytes: meta.bytes,
+            bytes: charged(node),
         };
         let (shared, gone) = (Arc::clone(shared), former.clone());
         node.vitals().on_reclaimed(Box::new(move || {

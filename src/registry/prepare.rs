@@ -73,9 +73,15 @@ impl WeightRegistry {
                     let handle = step.record.handle;
                     return Err(Error::NotResident { handle });
                 }
+                let facts = there.facts.map(|facts| Facts {
+                    // Its place is for the next generation: these bytes do not come back by a load.
+                    again: None,
+                    ..facts
+                });
                 Ok(There {
+                    facts,
                     bytes: None,
-                    ..there
+                    restored: None,
                 })
             }
         }

@@ -93,10 +93,13 @@ impl WeightRegistry {
             None => Ok(()),
         };
         let vouched = read.map(|()| Vouched::by(&source));
+        let again = furnished.again(&source);
         // While the room is still ours: if this panics, its bytes come back. A value that is being
         // returned would be lost.
         drop(source);
-        Ok(furnished.fill(vouched?))
+        let mut staged = furnished.fill(vouched?);
+        staged.content.facts.again = again;
+        Ok(staged)
     }
 
     /// What a set that `plan` describes will be, checked before any byte is reserved.

@@ -74,7 +74,8 @@ impl WeightRegistry {
     ///
     /// # Errors
     /// [`Error::WrongRegistry`]; [`Error::StaleHandle`] if a set was retired; [`Error::NotResident`] if
-    /// one has no bytes now (a [`replace_drained`](Self::replace_drained) is under way, or failed);
+    /// one has no bytes now (it was [evicted](Self::evict), or a
+    /// [`replace_drained`](Self::replace_drained) is under way, or failed);
     /// [`Error::WrongBase`] if an adapter is leased together with other bases than its own.
     ///
     /// # Examples
@@ -434,16 +435,17 @@ impl<'a> SetView<'a> {
         &self.meta().facts.layout
     }
 
-    /// Bytes that the ledger is charged for it.
+    /// Bytes that the ledger is charged for it while it is [resident](Self::is_resident); zero if its
+    /// bytes went for good.
     pub fn bytes(&self) -> u64 {
         self.meta().bytes
     }
 
-    /// Can it be leased? Not while, or after, a
-    /// [`replace_drained`](WeightRegistry::replace_drained) has taken its bytes and the next generation
-    /// has not come.
+    /// Can it be leased at this moment? Not while it is [evicted](WeightRegistry::evict), and not while, or
+    /// after, a [`replace_drained`](WeightRegistry::replace_drained) has taken its bytes and the next
+    /// generation has not come. This is not of the scope's instant: it may change while one looks.
     pub fn is_resident(&self) -> bool {
-        self.meta().resident
+        !self.node.is_absent()
     }
 
     /// The base an adapter is bound to.

@@ -24,6 +24,8 @@ pub(crate) struct SetRecord {
     /// Held by writers of this set while they commit, so that a retire knows all generations before
     /// its own.
     history: Mutex<History>,
+    /// Held by whoever reads this set's bytes once more, so that nobody else does meanwhile.
+    loading: Mutex<()>,
 }
 
 /// The generations that are no longer current.
@@ -89,7 +91,13 @@ impl SetRecord {
                 keep,
                 vacated: None,
             }),
+            loading: Mutex::new(()),
         }
+    }
+
+    /// Waits for whoever loads this set. Taken before [`write`](Self::write).
+    pub(crate) fn load(&self) -> MutexGuard<'_, ()> {
+        self.loading.lock() // E73
     }
 
     /// The tensor an ordinal of this set stands for. Takes no lock.

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use super::WeightRegistry;
 use super::alias::{Aliased, entry};
-use super::content::{Aliases, Body, Bytes, Content, Facts, Own, Target, Targets};
+use super::content::{Again, Aliases, Body, Bytes, Content, Facts, Own, Target, Targets};
 use crate::arena::Arena;
 use crate::error::Error;
 use crate::handle::{SetHandle, SetKind};
@@ -101,10 +101,19 @@ impl Vouched {
         })
     }
 
-    pub(super) fn by(source: &impl Source) -> Self {
+    pub(super) fn by(source: &(impl Source + ?Sized)) -> Self {
         match (source.declared(), source.unread()) {
             (None, Some(fingerprint)) => Vouched::Unread(fingerprint.into()),
             (declared, _) => Self::or_read(declared),
+        }
+    }
+
+    /// What a set of this plan is, without aliases, if these are its bytes.
+    pub(super) fn identify(self, plan: &Plan, bytes: &[u8]) -> Identity {
+        match self {
+            Vouched::ByThemselves => content_identity(plan, bytes),
+            Vouched::By(revision) => Identity::declared(plan, &revision),
+            Vouched::Unread(fingerprint) => Identity::Unread(fingerprint),
         }
     }
 }
@@ -138,6 +147,14 @@ pub struct Staged {
 }
 
 impl Furnished {
+    /// How its bytes can be read once more: not if the source has brought them, and not if some of them
+    /// are other sets'.
+    pub(super) fn again(&self, source: &impl Source) -> Option<Again> {
+        let own = self.body.memory.arena().is_some() && self.room.targets.0.is_empty();
+        let from = own.then(|| source.reload()).flatten()?;
+        Some(Again::new(from, &self.room.plan))
+    }
+
     /// Everything is in it: it is what somebody vouches for, or what its contents are.
     pub(super) fn fill(self, vouched: Vouched) -> Staged {
         let Furnished { room, body } = self;
@@ -163,13 +180,10 @@ impl Furnished {
             adapter: plan.adapter().map(AdapterPlan::info),
             base,
             aliases: None,
+            again: None,
         };
         if targets.0.is_empty() {
-            facts.identity = match vouched {
-                Vouched::ByThemselves => content_identity(&plan, bytes),
-                Vouched::By(revision) => Identity::declared(&plan, &revision),
-                Vouched::Unread(fingerprint) => Identity::Unread(fingerprint),
-            };
+            facts.identity = vouched.identify(&plan, bytes);
         } else {
             let own = match vouched {
                 Vouched::ByThemselves => {

@@ -11,7 +11,7 @@ use super::accounts::Terms;
 use super::content::Facts;
 use super::dependants::blocked_by;
 use super::event::Operation;
-use super::generation::{Node, generation};
+use super::generation::{Node, charged, generation};
 use super::record::SetRecord;
 use super::retirement::{Replaced, Retirement};
 use super::staged::{PublishError, Room, Staged};
@@ -180,7 +180,7 @@ impl WeightRegistry {
             let view = self.view();
             let node = view.resolve(self.key(set)?);
             let node = node.ok_or(Error::StaleHandle { handle: set })?;
-            (node.birth(), node.meta().map_or(0, |meta| meta.bytes))
+            (node.birth(), charged(node))
         };
         let more = needed.saturating_sub(has);
         let more = self.shared.ledger.take(terms.account, more);

@@ -1,12 +1,13 @@
 //! Sources: where a set's bytes come from.
 //!
 //! What lives here: the [`Source`] trait. The formats have rooms of their own: `checkpoint` with its
-//! `index`, `peft`, `memory`, `foreign`, `mapped`. Below them: `header` (what a safetensors file has),
+//! `index`, `peft`, `memory`, `foreign`, `mapped`; `evictable` is for what is read more than once. Below them: `header` (what a safetensors file has),
 //! `json`, `guard` and `scan` (documents within bounds), `quantised` (what the configuration of a
 //! quantised checkpoint tells), `folder` (which files may be opened), `file` (reads bytes and notices a
 //! file that changes), `options` (what a caller may change).
 
 mod checkpoint;
+mod evictable;
 mod file;
 mod folder;
 mod foreign;
@@ -23,12 +24,15 @@ mod quantised;
 mod scan;
 
 pub use checkpoint::Checkpoint;
+pub use evictable::Evictable;
 pub use foreign::Foreign;
 #[cfg(unix)]
 pub use mapped::Mapped;
 pub use memory::InMemory;
 pub use options::OpenOptions;
 pub use peft::PeftAdapter;
+
+use std::sync::Arc;
 
 use crate::error::Error;
 use crate::handle::SetHandle;
@@ -99,6 +103,26 @@ pub trait Source {
     fn base(&self) -> Option<SetHandle> {
         None
     }
+
+    /// What the registry keeps in order to read the same bytes once more. A set that has this can be
+    /// [evicted](crate::WeightRegistry::evict) and [loaded](crate::WeightRegistry::load) again. Asked once,
+    /// and not if the source [brings](Self::bring) its memory. See [`Evictable`].
+    fn reload(&self) -> Option<Arc<dyn Reload>> {
+        None
+    }
+}
+
+/// Where a set's bytes can be read again.
+///
+/// Kept for as long as one of the set's generations may need it, so it should hold a path rather than
+/// what was in the file.
+pub trait Reload: Send + Sync {
+    /// Calls `read` once with a source of the very set that was published: the same tensors, the same
+    /// contents. The registry compares with what it read before, and takes nothing else.
+    ///
+    /// # Errors
+    /// What stands in the way of opening it, or what `read` returns.
+    fn reopen(&self, read: &mut dyn FnMut(&dyn Source) -> Result<(), Error>) -> Result<(), Error>;
 }
 
 /// Asked to fill an arena, a source says that its memory is there already.

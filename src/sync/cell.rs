@@ -6,6 +6,7 @@
 #[cfg(not(weighbridge_loom))]
 mod real {
     use std::cell::UnsafeCell;
+    use std::panic::RefUnwindSafe;
 
     /// A field of a value that is immutable once it is shared.
     #[derive(Debug)]
@@ -32,6 +33,9 @@ mod real {
 
     /// A place for a value that is taken away and brought back while nobody reads it.
     pub struct Berth<T>(UnsafeCell<Option<T>>);
+
+    // A panic cannot come between: a swap moves a value and runs nothing.
+    impl<T: RefUnwindSafe> RefUnwindSafe for Berth<T> {}
 
     impl<T> Berth<T> {
         /// With or without a value.

@@ -284,6 +284,8 @@ const REFUSED: &[Refused] = &[
         of(kit.registry.retire_after_if(set, number, never_asked))
     }),
     ("fenced/revoke", |kit| of(kit.registry.revoke(kit.set))),
+    ("residency/evict", |kit| of(kit.registry.evict(kit.set))),
+    ("residency/load", |kit| of(kit.registry.load(kit.set))),
     ("rollback/keep_previous", |kit| {
         of(kit.registry.keep_previous(kit.set, 1))
     }),
@@ -330,6 +332,8 @@ const REFUSED: &[Refused] = &[
         let next = bytes(1, 1);
         of(kit.tenant.replace_drained(kit.own, next, Duration::MAX))
     }),
+    ("namespace/mod/evict", |kit| of(kit.tenant.evict(kit.own))),
+    ("namespace/mod/load", |kit| of(kit.tenant.load(kit.own))),
     ("namespace/mod/retire", |kit| of(kit.tenant.retire(kit.own))),
     ("namespace/mod/retire_if", |kit| {
         of(kit.tenant.retire_if(kit.own, kit.own_number))

@@ -25,10 +25,11 @@ pub struct CatalogEntry {
     pub identity: Identity,
     /// How many tensors it has.
     pub tensors: usize,
-    /// Bytes that the ledger was charged for it.
+    /// Bytes that the ledger is charged for it while it is resident: what it has, or what loading it
+    /// takes. Zero if its bytes went for good.
     pub bytes: u64,
-    /// Can it be leased? Not while, or after, a
-    /// [`replace_drained`](crate::WeightRegistry::replace_drained) has taken its bytes and the next
+    /// Could it be leased? Not while it is [evicted](crate::WeightRegistry::evict), and not while, or after,
+    /// a [`replace_drained`](crate::WeightRegistry::replace_drained) has taken its bytes and the next
     /// generation has not come.
     pub resident: bool,
     /// The base an adapter is bound to.

@@ -17,14 +17,14 @@ use super::WeightRegistry;
 use super::generation::{Meta, generation};
 use super::record::{Going, SetRecord};
 use super::retirement::Retirement;
-use crate::core::{Picture, Shot};
+use crate::core::{Moment, Picture, Shot};
 use crate::handle::{Generation, SetHandle};
 use crate::holdup::Holder;
 use crate::ledger::LedgerSnapshot;
 use crate::sync::atomic::{AtomicU64, Ordering};
 
 impl CatalogEntry {
-    pub(super) fn of(meta: &Meta, generation: Generation) -> Self {
+    pub(super) fn of(meta: &Meta, generation: Generation, resident: bool) -> Self {
         CatalogEntry {
             name: meta.record.name.clone(),
             handle: meta.handle,
@@ -33,7 +33,7 @@ impl CatalogEntry {
             identity: meta.facts.identity.clone(),
             tensors: meta.facts.layout.len(),
             bytes: meta.bytes,
-            resident: meta.resident,
+            resident,
             base: meta.facts.base,
         }
     }
@@ -190,23 +190,31 @@ impl Stats {
 }
 
 impl WeightRegistry {
-    /// A picture of every set that is at least as new as this call. Costs one load when nothing
-    /// was committed since the last one; otherwise the first caller takes it, O(sets), and others
+    /// A picture of every set that is at least as new as this call. Costs two loads when nothing was
+    /// committed, evicted or loaded since the last one; otherwise the first caller takes it, O(sets), and others
     /// who ask meanwhile wait for it. The serving path never does.
     pub fn catalog(&self) -> Arc<Catalog> {
-        let now = self.view().number();
+        // E72: Acquire: what had come or gone by then.
+        let moves = || self.shared.moves.load(Ordering::Acquire);
+        let now = Moment {
+            number: self.view().number(),
+            moves: moves(),
+        };
         let shot = self.pictures.look(now, || {
+            // Before anything is looked at: the picture shows this much at least.
+            let moves = moves();
             let view = self.view();
             let mut entries = Vec::new();
             view.for_each(|_, node| {
                 if let Some(meta) = node.meta() {
-                    entries.push(CatalogEntry::of(meta, generation(node)));
+                    let resident = !node.is_absent();
+                    entries.push(CatalogEntry::of(meta, generation(node), resident));
                 }
             });
             entries.sort_by(|a, b| a.name.cmp(&b.name));
             let number = view.number();
             Shot {
-                number,
+                moment: Moment { number, moves },
                 content: Arc::new(Catalog { number, entries }),
             }
         });

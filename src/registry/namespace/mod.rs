@@ -248,6 +248,24 @@ impl<'r> Namespace<'r> {
             .replace_drained_on(terms, set, source, timeout)
     }
 
+    /// [`WeightRegistry::evict`], of one of its sets.
+    ///
+    /// # Errors
+    /// Also [`Error::WrongNamespace`].
+    pub fn evict(&self, set: SetHandle) -> Result<u64, Error> {
+        self.own(Operation::Evict, set)?;
+        self.registry.evict(set)
+    }
+
+    /// [`WeightRegistry::load`], of one of its sets.
+    ///
+    /// # Errors
+    /// Also [`Error::WrongNamespace`].
+    pub fn load(&self, set: SetHandle) -> Result<u64, Error> {
+        self.own(Operation::Load, set)?;
+        self.registry.load(set)
+    }
+
     /// [`WeightRegistry::retire`], of one of its sets.
     ///
     /// # Errors
