@@ -113,6 +113,7 @@ macro_rules! links {
 [ordering/fences.md]: crate::_documentation::memory_ordering::fences
 [ordering/labels.md]: crate::_documentation::memory_ordering::labels
 [ordering/names.md]: crate::_documentation::memory_ordering::names
+[ordering/residency.md]: crate::_documentation::memory_ordering::residency
 [verification/faults.md]: crate::_documentation::verification::faults
 [verification/histories.md]: crate::_documentation::verification::histories
 [verification/lines.md]: crate::_documentation::verification::lines
@@ -155,6 +156,8 @@ pub mod _documentation {
         pub mod fences {}
         #[doc = include_str!("../docs/ordering/events.md")]
         pub mod events {}
+        #[doc = include_str!("../docs/ordering/residency.md")]
+        pub mod residency {}
     }
     #[doc = include_str!("../docs/JSON.md")]
     pub mod json {}

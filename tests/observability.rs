@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use support::{SOON, bytes, registry};
-use weighbridge::source::{InMemory, PeftAdapter, Source};
+use weighbridge::source::{Evictable, InMemory, PeftAdapter, Source};
 use weighbridge::{Dtype, Error, EventKind, Next, Plan, SetHandle, WeightRegistry, fence};
 
 #[test]
@@ -251,7 +251,7 @@ fn the_json_is_what_the_page_promises() {
     let lora = |revision: &str| {
         let (a, b) = (([1, 4], [1; 4]), ([4, 1], [2; 4]));
         let lora = InMemory::new().lora("m", Dtype::U8, a, b, 1.0).unwrap();
-        lora.on(base).declared(revision)
+        Evictable::new(lora.on(base).declared(revision))
     };
     let mut promised = promised();
     let mut check = |json: String| assert_eq!(Some(written(&json, base)), promised.next());
@@ -260,6 +260,8 @@ fn the_json_is_what_the_page_promises() {
     check(registry.catalog().to_json());
     let swap = registry.replace(pirate, lora("step 200")).unwrap();
     swap.previous.reclaimed(SOON).unwrap();
+    registry.evict(pirate).unwrap();
+    registry.load(pirate).unwrap();
     registry.retire(base).unwrap_err();
     let lease = registry.acquire_as("request\n42", pirate).unwrap();
     let unlabelled = registry.acquire(pirate).unwrap();

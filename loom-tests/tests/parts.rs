@@ -5,10 +5,10 @@ use std::sync::Arc;
 
 use loom::cell::UnsafeCell;
 use loom::thread;
+use weighbridge::__loom::Picture;
 use weighbridge::__loom::layout_of;
 use weighbridge::__loom::sync::atomic::{AtomicU64, Ordering};
 use weighbridge::__loom::turns::{Progress, Turns};
-use weighbridge::__loom::{Picture, Shot};
 use weighbridge::layout::Interner;
 use weighbridge::ledger::{Account, Ledger};
 use weighbridge::{Dtype, Layout, Plan};
@@ -24,10 +24,7 @@ fn picture() {
             let now = clock.load(Ordering::Acquire);
             let shot = picture.look(now, || {
                 let number = clock.load(Ordering::Acquire);
-                Shot {
-                    number,
-                    content: number,
-                }
+                (number, number)
             });
             assert_eq!(shot.number, shot.content);
             assert!(shot.number >= now, "older than asked for");
@@ -46,6 +43,31 @@ fn picture() {
             let mine = look(&clock, &picture);
             assert!(picture.latest().number >= mine, "a picture went back");
         }
+        observer.join().unwrap();
+    });
+}
+
+/// Bytes go without a commit: no picture that is taken for somebody who knows of it shows them there.
+#[test]
+fn picture_moves() {
+    model("picture_moves", &["there", "gone"], || {
+        let gone = Arc::new(AtomicU64::new(0));
+        let picture = Arc::new(Picture::new(0u64));
+        // As the state word is looked at for a picture.
+        let look = |gone: &AtomicU64, picture: &Picture<u64>| {
+            let shot = picture.look(1, || (1, gone.load(Ordering::Relaxed)));
+            shot.content
+        };
+        let observer = {
+            let (gone, picture) = (Arc::clone(&gone), Arc::clone(&picture));
+            thread::spawn(move || {
+                let seen = look(&gone, &picture);
+                saw(if seen == 0 { "there" } else { "gone" });
+            })
+        };
+        gone.store(1, Ordering::Relaxed);
+        picture.moved();
+        assert_eq!(look(&gone, &picture), 1, "older than what its caller did");
         observer.join().unwrap();
     });
 }

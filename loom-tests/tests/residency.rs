@@ -22,38 +22,34 @@ fn evict(rig: &Rig, me: &Participant, key: Key) -> Result<(), Stays> {
 /// An acquire comes first and the bytes stay, or after the eviction and is told so.
 #[test]
 fn evict_acq() {
-    model(
-        "evict_acq",
-        &["leased", "used and gone", "too late"],
-        || {
-            play(
-                1,
-                |_, keys| {
-                    let key = keys[0];
-                    [
-                        act(move |rig, me| match rig.read(me, &[key]) {
-                            Ok(read) => assert_eq!(read, [0]),
-                            Err(miss) => {
-                                assert_eq!(miss, Miss::NotResident { index: 0 });
-                                saw("too late");
-                            }
-                        }),
-                        act(move |rig, me| match evict(rig, me, key) {
-                            Ok(()) => saw("used and gone"),
-                            Err(stays) => {
-                                assert_eq!(stays, Stays::Leased);
-                                saw("leased");
-                            }
-                        }),
-                    ]
-                },
-                |rig, me, keys| {
-                    let resident = rig.read(me, keys).is_ok();
-                    assert_eq!(rig.freed(), usize::from(!resident));
-                },
-            );
-        },
-    );
+    model("evict_acq", &["leased", "evicted", "too late"], || {
+        play(
+            1,
+            |_, keys| {
+                let key = keys[0];
+                [
+                    act(move |rig, me| match rig.read(me, &[key]) {
+                        Ok(read) => assert_eq!(read, [0]),
+                        Err(miss) => {
+                            assert_eq!(miss, Miss::NotResident { index: 0 });
+                            saw("too late");
+                        }
+                    }),
+                    act(move |rig, me| match evict(rig, me, key) {
+                        Ok(()) => saw("evicted"),
+                        Err(stays) => {
+                            assert_eq!(stays, Stays::Leased);
+                            saw("leased");
+                        }
+                    }),
+                ]
+            },
+            |rig, me, keys| {
+                let resident = rig.read(me, keys).is_ok();
+                assert_eq!(rig.freed(), usize::from(!resident));
+            },
+        );
+    });
 }
 
 /// Bytes that are taken away are nobody's any more: two leases end while somebody tries to.

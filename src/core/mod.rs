@@ -27,7 +27,7 @@ mod tests;
 pub use holds::Holds;
 pub use keeper::{Bell, Keeper, Kept};
 pub use node::{Hold, Node, StagedNode, Storage, discard};
-pub use picture::{Moment, Picture, Shot};
+pub use picture::Picture;
 pub use reclaim::Reclaimer;
 pub(crate) use reclaim::panics;
 pub use slots::Bounds;

@@ -342,6 +342,57 @@ fn the_reclaimer_survives_a_panicking_destructor() {
     thread.join().unwrap();
 }
 
+#[test]
+fn bytes_go_and_come_back_only_while_nobody_has_a_lease() {
+    let rig = Rig::new();
+    let key = rig.publish(7);
+    let me = rig.spine.register();
+    let view = rig.spine.view(&me);
+    let birth = view.number();
+    let state = || view.resolve(key).unwrap().vitals().state();
+    // SAFETY: this thread is the only one here.
+    let evict = |birth, idle| unsafe { view.evict(key, birth, idle) };
+    // SAFETY: as above.
+    let restore = |birth, load| unsafe { view.restore(key, birth, load) };
+
+    let hold = rig.acquire(&[key]).unwrap();
+    assert_eq!(evict(birth, false).err(), Some(Stays::Leased));
+    drop(hold);
+    assert_eq!(
+        evict(birth + 1, false).err(),
+        Some(Stays::Dead),
+        "another one"
+    );
+    assert_eq!(evict(birth, true).err(), Some(Stays::Visited));
+    assert!(state().clear_visited() && !state().clear_visited());
+    let Ok(load) = evict(birth, true) else {
+        panic!("idle")
+    };
+    assert!(state().is_absent() && !state().is_dead());
+    assert_eq!(evict(birth, false).err(), Some(Stays::Absent));
+    let missed = rig.acquire(&[key]).err();
+    assert_eq!(missed, Some(Miss::NotResident { index: 0 }));
+    let Err(load) = restore(birth + 1, load) else {
+        panic!("another one")
+    };
+    assert!(restore(birth, load).is_ok());
+    let another = Load(Arc::clone(&rig.freed));
+    assert!(restore(birth, another).is_err(), "there are some");
+    assert_eq!(*rig.acquire(&[key]).unwrap()[0].meta(), 7);
+    assert_eq!(rig.freed(), 0);
+
+    // Superseded without bytes: there is nothing to wait for.
+    let Ok(load) = evict(birth, false) else {
+        panic!("unleased")
+    };
+    drop(load);
+    let vitals = Arc::clone(view.resolve(key).unwrap().vitals());
+    drop(view);
+    rig.commit(&mut [rig.bury(key)]).unwrap();
+    assert!(vitals.is_reclaimed() && vitals.state().is_drained());
+    assert_eq!(rig.freed(), 0, "they are ours");
+}
+
 /// Lets go at its third look, or panics there.
 struct Third {
     looks: usize,

@@ -62,7 +62,7 @@ pub struct LedgerSnapshot {
     pub resident: u64,
     /// Earlier generations that are kept for a rollback, or while a drained swap may go back to them.
     pub kept: u64,
-    /// Superseded generations that are not kept and whose bytes are not back yet.
+    /// Superseded generations that are not kept and whose bytes are not back yet, and what is being evicted.
     pub retired: u64,
     /// The highest total there ever was. It is kept inside the lock, so it cannot miss a peak.
     pub peak: u64,

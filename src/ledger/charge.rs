@@ -33,6 +33,8 @@ struct Uses {
     kept: u32,
     /// A generation that had them was current, and is not any more.
     superseded: bool,
+    /// They were taken from the current generation that had them.
+    evicted: bool,
 }
 
 impl Uses {
@@ -42,7 +44,8 @@ impl Uses {
             Uses { kept: 1.., .. } => State::Kept,
             Uses {
                 superseded: true, ..
-            } => State::Retired,
+            }
+            | Uses { evicted: true, .. } => State::Retired,
             _ => State::Reserved,
         }
     }
@@ -131,6 +134,14 @@ impl Charge {
         self.turn(|now| {
             now.current -= 1;
             now.superseded = true;
+        });
+    }
+
+    /// They are taken from the current generation that has them, and go.
+    pub(crate) fn evict(&self) {
+        self.turn(|now| {
+            now.current -= 1;
+            now.evicted = true;
         });
     }
 

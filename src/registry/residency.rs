@@ -25,7 +25,6 @@ use crate::holdup::Holdup;
 use crate::ledger::Account;
 use crate::memory::Memory;
 use crate::source::Source;
-use crate::sync::atomic::Ordering;
 
 impl WeightRegistry {
     /// Takes the bytes of a set away that nobody leases, and gives them back to the ledger; the answer is
@@ -94,7 +93,7 @@ impl WeightRegistry {
         };
         drop(writing);
         let bytes = body.charge.bytes();
-        body.charge.retire();
+        body.charge.evict();
         drop(body.into_charge());
         Ok(bytes)
     }
@@ -200,8 +199,7 @@ impl WeightRegistry {
     /// Bytes came or went: whoever looks from here on sees it, and whoever listens is told. By who may
     /// write the set, so that these events come in the order of what happened to it.
     fn moved(&self, event: impl FnOnce(CatalogEntry) -> EventKind, meta: &Meta, node: &Node) {
-        // E72: Release: whoever sees the number sees what came or went.
-        self.shared.moves.fetch_add(1, Ordering::Release);
+        self.pictures.moved();
         let entry = CatalogEntry::of(meta, generation(node), !node.is_absent());
         self.shared.tell(event(entry));
     }

@@ -31,8 +31,6 @@ pub(crate) struct Shared {
     pub(crate) events: Arc<Ring<EventKind>>,
     /// Labelled leases that found the slab full and were granted without a label.
     pub(crate) unlabelled: AtomicU64,
-    /// How often bytes came or went without a commit.
-    pub(crate) moves: AtomicU64,
     /// Superseded generations whose bytes, or whose shares of them, are back.
     pub(crate) reclaimed: AtomicU64,
     /// Calls of a recorder or subscriber that panicked.
@@ -50,7 +48,6 @@ impl Shared {
             labels: Labels::new(),
             events: Arc::new(Ring::new(events)),
             unlabelled: AtomicU64::new(0),
-            moves: AtomicU64::new(0),
             reclaimed: AtomicU64::new(0),
             observer_panics: AtomicU64::new(0),
             started: Instant::now(),

@@ -17,7 +17,7 @@ use super::WeightRegistry;
 use super::generation::{Meta, generation};
 use super::record::{Going, SetRecord};
 use super::retirement::Retirement;
-use crate::core::{Moment, Picture, Shot};
+use crate::core::Picture;
 use crate::handle::{Generation, SetHandle};
 use crate::holdup::Holder;
 use crate::ledger::LedgerSnapshot;
@@ -194,15 +194,8 @@ impl WeightRegistry {
     /// committed, evicted or loaded since the last one; otherwise the first caller takes it, O(sets), and others
     /// who ask meanwhile wait for it. The serving path never does.
     pub fn catalog(&self) -> Arc<Catalog> {
-        // E72: Acquire: what had come or gone by then.
-        let moves = || self.shared.moves.load(Ordering::Acquire);
-        let now = Moment {
-            number: self.view().number(),
-            moves: moves(),
-        };
+        let now = self.view().number();
         let shot = self.pictures.look(now, || {
-            // Before anything is looked at: the picture shows this much at least.
-            let moves = moves();
             let view = self.view();
             let mut entries = Vec::new();
             view.for_each(|_, node| {
@@ -213,10 +206,7 @@ impl WeightRegistry {
             });
             entries.sort_by(|a, b| a.name.cmp(&b.name));
             let number = view.number();
-            Shot {
-                moment: Moment { number, moves },
-                content: Arc::new(Catalog { number, entries }),
-            }
+            (number, Arc::new(Catalog { number, entries }))
         });
         Arc::clone(&shot.content)
     }

@@ -55,6 +55,8 @@ fn open(registry: u32, operation: Operation, subject: &dyn Display) -> Span {
         Operation::Transaction => span!("transaction"),
         Operation::Rollback => span!("rollback"),
         Operation::Rebind => span!("rebind"),
+        Operation::Evict => span!("evict"),
+        Operation::Load => span!("load"),
     }
 }
 
