@@ -150,8 +150,8 @@ pub enum Error {
     Leased(Box<Holdup>),
     /// Bytes that others have, too, are not taken away: nothing would come back.
     #[error(
-        "{set}: other generations or aliases have its bytes, too; forget what it keeps \
-         (keep_previous), or retire the sets that are aliases of it first"
+        "{set}: others have its bytes, too: aliases, or requests that still have the same bytes under an \
+         earlier number. Retire those aliases first, or try again"
     )]
     BytesShared {
         /// The set.

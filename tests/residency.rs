@@ -7,8 +7,9 @@ use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
 use std::sync::{Arc, Barrier, Mutex};
 use std::time::Instant;
 
+use support::theirs::{Log, Theirs};
 use support::{SOON, addition, bytes, copy, registry};
-use weighbridge::source::{Checkpoint, Evictable, InMemory, Reload, Source};
+use weighbridge::source::{Checkpoint, Evictable, Foreign, InMemory, Reload, Source};
 use weighbridge::{
     Dtype, Error, EventKind, Identity, Next, Operation, Plan, SetHandle, WeightRegistry,
 };
@@ -205,6 +206,17 @@ impl Reload for Odd {
             }
             2 => panic!("on purpose"),
             3 => Err(bytes(64, 7).tensor("w", Dtype::U8, [1], [1]).unwrap_err()),
+            4 => {
+                // The last word counts.
+                read(&bytes(64, 7))?;
+                let _ = read(&bytes(64, 8));
+                Ok(())
+            }
+            5 => {
+                // Of what was read before nothing is left.
+                let _ = read(&bytes(64, 8));
+                read(&Half(bytes(64, 7)))
+            }
             _ => read(&bytes(64, 7)),
         }
     }
@@ -213,6 +225,21 @@ impl Reload for Odd {
 impl Drop for Odd {
     fn drop(&mut self) {
         panic!("on purpose, too");
+    }
+}
+
+/// Leaves the second half as it finds it, and vouches for that.
+struct Half(InMemory);
+
+impl Source for Half {
+    fn plan(&self) -> &Plan {
+        self.0.plan()
+    }
+
+    fn read_into(&self, arena: &mut [u8]) -> Result<(), Error> {
+        arena[..32].fill(7);
+        assert!(arena[32..].iter().all(|byte| *byte == 0), "not zeroed");
+        Ok(())
     }
 }
 
@@ -248,6 +275,11 @@ fn a_load_that_fails_or_panics_leaves_nothing_behind() {
     let refused = registry.load(set).unwrap_err();
     assert!(refused.is_malformed(), "{refused}");
     is_away(&registry, set);
+    for _ in 0..2 {
+        let refused = registry.load(set).unwrap_err();
+        assert!(matches!(refused, Error::ReloadDiffers { .. }), "{refused}");
+        is_away(&registry, set);
+    }
     registry.load(set).unwrap();
     assert_eq!(fill(&registry, set).unwrap(), 7);
     // Its way back is dropped with it, and that panics.
@@ -404,6 +436,178 @@ fn a_drained_swap_of_what_is_away_needs_no_drain_and_what_it_empties_is_not_load
     registry.retire(other).unwrap().reclaimed(SOON).unwrap();
     registry.load(set).unwrap();
     assert_eq!(fill(&registry, set).unwrap(), 4);
+}
+
+/// Calls back while it is read.
+struct While<F>(InMemory, F);
+
+impl<F: Fn()> Source for While<F> {
+    fn plan(&self) -> &Plan {
+        self.0.plan()
+    }
+
+    fn read_into(&self, arena: &mut [u8]) -> Result<(), Error> {
+        (self.1)();
+        self.0.read_into(arena)
+    }
+}
+
+#[test]
+fn a_drained_swap_takes_no_evicted_set_for_its_empty_place() {
+    let registry = WeightRegistry::builder().limit_bytes(192).build().unwrap();
+    let set = registry.publish("s", bytes(128, 1)).unwrap();
+    // Somebody else gives it a generation meanwhile, and evicts it.
+    let meanwhile = || {
+        registry.replace(set, evictable(2).0).unwrap();
+        registry.evict(set).unwrap();
+    };
+    let swap = registry.replace_drained(set, While(bytes(128, 3), meanwhile), SOON);
+    let refused = swap.unwrap_err();
+    assert!(
+        matches!(refused.error(), Error::Conflict { .. }),
+        "{refused}"
+    );
+    drop(refused);
+    registry.load(set).unwrap();
+    assert_eq!(fill(&registry, set).unwrap(), 2, "theirs is there");
+
+    // The same, and the source breaks: the set is not empty, it is away.
+    let swap = registry.replace_drained(set, evictable(4).0, SOON).unwrap();
+    swap.previous.reclaimed(SOON).unwrap();
+    registry.replace_drained(set, bytes(128, 5), SOON).unwrap();
+    let broken = || {
+        registry.replace(set, evictable(6).0).unwrap();
+        registry.evict(set).unwrap();
+        panic!("on purpose");
+    };
+    let source = While(bytes(128, 7), broken);
+    let swap = || registry.replace_drained(set, source, SOON).is_ok();
+    assert!(catch_unwind(AssertUnwindSafe(swap)).is_err());
+    registry.load(set).unwrap();
+    assert_eq!(fill(&registry, set).unwrap(), 6);
+    assert_eq!(registry.ledger().total(), 64);
+}
+
+#[test]
+fn a_drained_swap_of_what_is_away_is_a_replace() {
+    let registry = registry();
+    let base = registry.publish("base", evictable(1).0).unwrap();
+    registry.publish("adapter", addition(64, 5, base)).unwrap();
+    registry.evict(base).unwrap();
+    let refused = registry.replace_drained(base, evictable(2).0, SOON);
+    let refused = refused.unwrap_err();
+    assert!(
+        matches!(refused.error(), Error::Dependants { .. }),
+        "{refused}"
+    );
+}
+
+/// Nobody who reads is told that bytes are away which nobody could take.
+#[test]
+fn an_eviction_that_is_refused_for_a_share_is_not_seen() {
+    let registry = registry();
+    let owner = registry.publish("owner", evictable(7).0).unwrap();
+    let target = registry.weight_handle(owner, "w").unwrap();
+    let user = InMemory::new().alias("lent", target).unwrap();
+    registry.publish("user", user).unwrap();
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|threads| {
+        threads.spawn(|| {
+            for _ in 0..20_000 {
+                registry.evict(owner).unwrap_err();
+            }
+            stop.store(true, Ordering::Relaxed);
+        });
+        while !stop.load(Ordering::Relaxed) {
+            assert_eq!(fill(&registry, owner).unwrap(), 7);
+        }
+    });
+    assert!(is_resident(&registry, owner));
+}
+
+#[test]
+fn bytes_that_are_evicted_are_not_bytes_of_what_was_superseded() {
+    let registry = registry();
+    let base = registry.publish("base", evictable(1).0).unwrap();
+    let source = Evictable::new(addition(64, 5, base));
+    let adapter = registry.publish("adapter", source).unwrap();
+    // A new number for the same bytes.
+    let moved = registry.rebind(adapter, base).unwrap();
+    moved.previous.reclaimed(SOON).unwrap();
+    let was = registry.stats().reclaimed_bytes;
+    for _ in 0..2 {
+        assert_eq!(registry.evict(adapter).unwrap(), 64);
+        registry.load(adapter).unwrap();
+    }
+    assert_eq!(registry.stats().reclaimed_bytes, was);
+}
+
+#[test]
+fn memory_that_a_source_brings_is_published_and_not_evicted() {
+    let registry = registry();
+    let log = Log::new();
+    let owner = Theirs::on_host([7; 64], &log);
+    let source = Foreign::new(owner).unwrap();
+    let source = source.tensor("w", Dtype::U8, [64], 0).unwrap();
+    let set = registry.publish("s", Evictable::new(source)).unwrap();
+    assert_eq!(fill(&registry, set).unwrap(), 7);
+    let refused = registry.evict(set).unwrap_err();
+    assert!(matches!(refused, Error::NotEvictable { .. }), "{refused}");
+}
+
+/// What a source leaves is dropped where it may ask the registry.
+#[test]
+fn a_way_back_may_call_the_registry_when_it_is_dropped() {
+    struct Asks(Arc<WeightRegistry>, SetHandle, Arc<AtomicUsize>);
+    impl Reload for Asks {
+        fn reopen(
+            &self,
+            read: &mut dyn FnMut(&dyn Source) -> Result<(), Error>,
+        ) -> Result<(), Error> {
+            read(&bytes(64, 1))
+        }
+    }
+    impl Drop for Asks {
+        fn drop(&mut self) {
+            let _ = self.0.kept(self.1);
+            self.2.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+    struct With(InMemory, Arc<dyn Reload>);
+    impl Source for With {
+        fn plan(&self) -> &Plan {
+            self.0.plan()
+        }
+        fn read_into(&self, arena: &mut [u8]) -> Result<(), Error> {
+            self.0.read_into(arena)
+        }
+        fn reload(&self) -> Option<Arc<dyn Reload>> {
+            Some(Arc::clone(&self.1))
+        }
+    }
+    let registry = Arc::new(WeightRegistry::builder().keep_previous(1).build().unwrap());
+    let gone = Arc::new(AtomicUsize::new(0));
+    let set = registry.publish("s", bytes(64, 0)).unwrap();
+    let next = || {
+        let asks = Asks(Arc::clone(&registry), set, Arc::clone(&gone));
+        With(bytes(64, 1), Arc::new(asks))
+    };
+    for _ in 0..4 {
+        registry.replace(set, next()).unwrap();
+        registry.evict(set).unwrap();
+        registry.load(set).unwrap();
+    }
+    let deadline = Instant::now() + SOON;
+    // The current one and the one that is kept have theirs.
+    while gone.load(Ordering::Relaxed) < 2 {
+        assert!(
+            Instant::now() < deadline,
+            "it waits for ever, or is kept for ever"
+        );
+        std::thread::yield_now();
+    }
+    // They keep the registry, which keeps them: see `Reload`.
+    registry.retire(set).unwrap().reclaimed(SOON).unwrap();
 }
 
 #[test]

@@ -282,7 +282,7 @@ impl Rig {
     ) -> Result<Load, Stays> {
         let view = self.spine.view(member);
         // SAFETY: the model's other writers of this set, if there are any, hold `writing`.
-        let load = unsafe { view.evict(key, birth, idle) }?;
+        let load = unsafe { view.evict(key, birth, idle, |_| true) }?;
         load.lose();
         Ok(load)
     }

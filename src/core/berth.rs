@@ -13,8 +13,9 @@ use super::state::Stays;
 use super::view::View;
 
 impl<'s, M: Send + Sync + 'static, S: Storage> View<'s, M, S> {
-    /// V1: takes the bytes of `key` away, if nobody has a lease, and if it is what it was: the generation
-    /// of this number. With `idle`, also if nobody had one since its visited bit was last cleared.
+    /// V1: takes the bytes of `key` away, if nobody has a lease, if `own` says that they are its own, and if
+    /// it is what it was: the generation of this number. With `idle`, only if nobody had a lease since its
+    /// visited bit was last cleared, either.
     ///
     /// An acquire comes first, and the bytes stay, or after this, and is told "not resident". Lock-free:
     /// an attempt is repeated only when an acquire, a clone or a release went through.
@@ -22,9 +23,19 @@ impl<'s, M: Send + Sync + 'static, S: Storage> View<'s, M, S> {
     /// # Safety
     /// The caller may write the set: no commit on it, no other `evict` and no `restore` runs meanwhile,
     /// and this view was opened since the last of them.
-    pub unsafe fn evict(&self, key: Key, birth: u64, idle: bool) -> Result<S, Stays> {
+    pub unsafe fn evict(
+        &self,
+        key: Key,
+        birth: u64,
+        idle: bool,
+        own: impl FnOnce(&S) -> bool,
+    ) -> Result<S, Stays> {
         let node = self.resolve(key).filter(|node| node.birth() == birth);
         let node = node.ok_or(Stays::Dead)?;
+        // SAFETY: current and not killed; only who may write the set changes it, and that is the caller.
+        if unsafe { node.storage() }.is_some_and(|storage| !own(storage)) {
+            return Err(Stays::Shared);
+        }
         node.vitals().state().evict(idle)?;
         // SAFETY: absent since this moment, current and not killed: the caller excludes commits.
         unsafe { node.swap_storage(None) }.ok_or(Stays::Absent)

@@ -37,6 +37,8 @@ pub enum Stays {
     Leased,
     /// Somebody had one since the last look, and that was to be respected.
     Visited,
+    /// They are not its own alone.
+    Shared,
     /// There are none.
     Absent,
     /// It was superseded: its taker has them.

@@ -351,7 +351,7 @@ fn bytes_go_and_come_back_only_while_nobody_has_a_lease() {
     let birth = view.number();
     let state = || view.resolve(key).unwrap().vitals().state();
     // SAFETY: this thread is the only one here.
-    let evict = |birth, idle| unsafe { view.evict(key, birth, idle) };
+    let evict = |birth, idle| unsafe { view.evict(key, birth, idle, |_| true) };
     // SAFETY: as above.
     let restore = |birth, load| unsafe { view.restore(key, birth, load) };
 
@@ -364,6 +364,10 @@ fn bytes_go_and_come_back_only_while_nobody_has_a_lease() {
         "another one"
     );
     assert_eq!(evict(birth, true).err(), Some(Stays::Visited));
+    // SAFETY: as above.
+    let shared = unsafe { view.evict(key, birth, false, |_| false) };
+    assert_eq!(shared.err(), Some(Stays::Shared));
+    assert!(!state().is_absent(), "nobody was told otherwise");
     assert!(state().clear_visited() && !state().clear_visited());
     let Ok(load) = evict(birth, true) else {
         panic!("idle")

@@ -141,6 +141,8 @@ impl Charge {
     pub(crate) fn evict(&self) {
         self.turn(|now| {
             now.current -= 1;
+            // That an earlier number had them is over: they go because the current one gave them up.
+            now.superseded = false;
             now.evicted = true;
         });
     }

@@ -204,6 +204,15 @@ impl Storage for Body {
     }
 }
 
+/// What is known goes with the bytes: it may have what a source left, which is foreign code.
+impl Storage for Content {
+    fn dismantle(self, step: &mut dyn FnMut()) {
+        let Content { facts, bytes } = self;
+        bytes.dismantle(step);
+        drop(facts);
+    }
+}
+
 impl Storage for Bytes {
     fn dismantle(self, step: &mut dyn FnMut()) {
         let Bytes { own, lent } = self;

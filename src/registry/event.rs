@@ -105,8 +105,8 @@ pub enum EventKind {
         /// What can be leased again.
         now: CatalogEntry,
     },
-    /// A writer was told no: by a call of the registry that stages, publishes, replaces, retires, rebinds or
-    /// rolls back, or adds such a step to a transaction, and whatever the reason, a stale handle and another
+    /// A writer was told no: by a call of the registry that stages, publishes, replaces, retires, rebinds,
+    /// rolls back, evicts or loads, or adds such a step to a transaction, and whatever the reason, a stale handle and another
     /// namespace's set among them. Calls that read, reserve, or set how much is kept or may be had are no
     /// writers here, and a filling tells who fills it only. Whoever is told so in a loop fills the stream; it
     /// then says less of the rest.

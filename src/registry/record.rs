@@ -7,7 +7,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use super::content::{Body, Bytes, Content};
+use super::content::{Body, Bytes, Content, Facts};
 use crate::core::{Reclaimer, Vitals, discard};
 use crate::handle::{Generation, SetHandle};
 use crate::layout::{Extents, Layout, OrdinalTable};
@@ -217,8 +217,9 @@ impl Kept {
         self.content.as_deref()
     }
 
-    /// The memory itself, if nobody else has it.
-    pub(crate) fn into_body(mut self) -> Result<Body, Self> {
+    /// The memory itself, if nobody else has it, and what was known of it, to be dropped when the set is no
+    /// longer written.
+    pub(crate) fn into_body(mut self) -> Result<(Body, Facts), Self> {
         let generation = self.generation;
         let Some(content) = self.content.take() else {
             return Err(self);
@@ -226,10 +227,13 @@ impl Kept {
         let Content { facts, bytes } = *content;
         let Bytes { own, lent } = bytes;
         own.charge.forget();
-        own.sole().map_err(|own| {
-            let bytes = Bytes { own, lent };
-            Kept::new(generation, Content { facts, bytes })
-        })
+        match own.sole() {
+            Ok(body) => Ok((body, facts)),
+            Err(own) => {
+                let bytes = Bytes { own, lent };
+                Err(Kept::new(generation, Content { facts, bytes }))
+            }
+        }
     }
 
     /// Hands the bytes to the reclaimer, who frees them if nobody else has them.
@@ -242,7 +246,7 @@ impl Kept {
             Some(content) => {
                 content.bytes.own.charge.forget();
                 bytes = content.bytes.own.charge.bytes();
-                discard(queue, content.bytes, Arc::clone(&vitals));
+                discard(queue, *content, Arc::clone(&vitals));
             }
             None => vitals.set_reclaimed(),
         }

@@ -13,7 +13,7 @@ use super::WeightRegistry;
 use super::catalog::CatalogEntry;
 use super::content::{Body, Bytes, Facts};
 use super::event::{EventKind, Operation};
-use super::generation::{Meta, Node, generation};
+use super::generation::{Node, generation};
 use super::observe::itself;
 use super::record::SetRecord;
 use super::staged::Vouched;
@@ -38,8 +38,9 @@ impl WeightRegistry {
     /// Only sets whose source can be read again are evicted: see [`Evictable`](crate::source::Evictable).
     ///
     /// # Errors
-    /// [`Error::Leased`], with who holds it; [`Error::BytesShared`] if a generation that is kept, or an
-    /// alias, has them, too; [`Error::NotEvictable`]; [`Error::StaleHandle`], [`Error::WrongRegistry`],
+    /// [`Error::Leased`], with who holds it; [`Error::BytesShared`] if an alias has them, too, or an earlier
+    /// number of the same bytes (before a rollback or a rebind) that somebody still leases or the reclaimer
+    /// has not let go of; [`Error::NotEvictable`]; [`Error::StaleHandle`], [`Error::WrongRegistry`],
     /// [`Error::Forked`]. The set is as it was then.
     pub fn evict(&self, set: SetHandle) -> Result<u64, Error> {
         self.observe(Operation::Evict, set, itself, || self.take_away(set))
@@ -50,7 +51,7 @@ impl WeightRegistry {
         let key = self.key(set)?;
         let record = self.record(set)?;
         let writing = record.write();
-        let body = {
+        let (body, now) = {
             let view = self.view();
             let stale = Error::StaleHandle { handle: set };
             let Some((node, meta)) = view
@@ -62,39 +63,47 @@ impl WeightRegistry {
             if node.is_absent() {
                 return Ok(0);
             }
+            let name = || record.name.clone();
             if meta.facts.again.is_none() {
-                let set = record.name.clone();
-                return Err(Error::NotEvictable { set });
+                return Err(Error::NotEvictable { set: name() });
             }
-            // SAFETY: `writing` keeps everybody else from committing on, evicting and restoring this set,
-            // and the view was opened after it was taken.
-            let bytes = unsafe { view.evict(key, node.birth(), false) };
-            let Bytes { own, lent } = match bytes {
-                Ok(bytes) => bytes,
-                Err(Stays::Absent) => return Ok(0),
-                Err(Stays::Dead) => return Err(stale),
-                Err(Stays::Leased | Stays::Visited) => {
-                    return Err(Error::Leased(self.holdup(&record, node)));
+            let Bytes { own, lent } = loop {
+                let alone = |bytes: &Bytes| bytes.own.is_sole();
+                // SAFETY: `writing` keeps everybody else from committing on, evicting and restoring this
+                // set, and the view was opened after it was taken.
+                match unsafe { view.evict(key, node.birth(), false, alone) } {
+                    Ok(bytes) => break bytes,
+                    Err(Stays::Absent) => return Ok(0),
+                    Err(Stays::Dead) => return Err(stale),
+                    Err(Stays::Shared) => return Err(Error::BytesShared { set: name() }),
+                    Err(Stays::Leased | Stays::Visited) => {}
+                }
+                let holdup = self.holdup(&record, node);
+                // It ended meanwhile: nobody would be in the way.
+                if holdup.leases > 0 {
+                    return Err(Error::Leased(holdup));
                 }
             };
-            match own.sole() {
-                Ok(body) => {
-                    self.moved(|now| EventKind::Evicted { now }, meta, node);
-                    body
-                }
+            let body = match own.sole() {
+                Ok(body) => body,
+                // An alias was bound to it since that look.
                 Err(own) => {
                     // SAFETY: as above.
                     let back = unsafe { view.restore(key, node.birth(), Bytes { own, lent }) };
                     debug_assert!(back.is_ok(), "nobody else may write the set");
-                    let set = record.name.clone();
-                    return Err(Error::BytesShared { set });
+                    self.pictures.moved();
+                    return Err(Error::BytesShared { set: name() });
                 }
-            }
+            };
+            self.pictures.moved();
+            (body, CatalogEntry::of(meta, generation(node), false))
         };
-        drop(writing);
         let bytes = body.charge.bytes();
         body.charge.evict();
         drop(body.into_charge());
+        // When they are back, so that whoever hears of it has the room; and before anybody can load it.
+        self.shared.tell(EventKind::Evicted { now });
+        drop(writing);
         Ok(bytes)
     }
 
@@ -102,9 +111,11 @@ impl WeightRegistry {
     /// charged for them. Zero: they were there.
     ///
     /// The bytes are reserved before any is allocated, and must be what they were: the same contents where
-    /// the registry had hashed them, the same revision where the caller vouches. Of several threads that
+    /// the registry had hashed them; the same revision where the caller vouches, or the same fingerprint where
+    /// nobody does, and then it is their word that counts. Of several threads that
     /// want one set, one reads and the others wait for it; other sets are not affected, and nobody who
-    /// acquires waits.
+    /// acquires waits. While a set's source is read again, it must not load this very set, nor one that
+    /// waits for it: that would wait for ever.
     ///
     /// # Errors
     /// [`Error::OverLimit`], [`Error::OverAccountLimit`], [`Error::OutOfMemory`]; [`Error::ReloadDiffers`];
@@ -118,19 +129,20 @@ impl WeightRegistry {
 
     fn bring_back(&self, set: SetHandle) -> Result<u64, Error> {
         self.shared.check_process()?;
-        let key = self.key(set)?;
-        let record = self.record(set)?;
+        if self.absent(set)?.is_none() {
+            return Ok(0);
+        }
+        let (key, record) = (self.key(set)?, self.record(set)?);
+        // Dropped after the locks: with them goes what their sources left.
+        let mut looked = Vec::new();
         let _loading = record.load();
         loop {
-            let (now, facts) = {
-                let view = self.view();
-                let node = view.resolve(key);
-                let node = node.ok_or(Error::StaleHandle { handle: set })?;
-                let absent = node.meta().filter(|_| node.is_absent());
-                let Some(meta) = absent else { return Ok(0) };
-                (generation(node), meta.facts.clone())
+            let Some((now, facts)) = self.absent(set)? else {
+                return Ok(0);
             };
-            let bytes = self.read_again(&record, now, &facts)?;
+            looked.push(facts);
+            let facts = &looked[looked.len() - 1];
+            let bytes = self.read_again(&record, now, facts)?;
             let charged = bytes.own.charge.bytes();
             let writing = record.write();
             // Before it can be leased: afterwards somebody may already have superseded it.
@@ -140,11 +152,10 @@ impl WeightRegistry {
             // and the view was opened after it was taken.
             match unsafe { view.restore(key, now.0, bytes) } {
                 Ok(()) => {
-                    if let Some((node, meta)) = view
-                        .resolve(key)
-                        .and_then(|node| Some((node, node.meta()?)))
-                    {
-                        self.moved(|now| EventKind::Loaded { now }, meta, node);
+                    self.pictures.moved();
+                    if let Some(meta) = view.resolve(key).and_then(Node::meta) {
+                        let now = CatalogEntry::of(meta, now, true);
+                        self.shared.tell(EventKind::Loaded { now });
                     }
                     return Ok(charged);
                 }
@@ -157,6 +168,16 @@ impl WeightRegistry {
                 }
             }
         }
+    }
+
+    /// What a set is that has no bytes now. `None`: it has some.
+    fn absent(&self, set: SetHandle) -> Result<Option<(Generation, Facts)>, Error> {
+        let key = self.key(set)?;
+        let view = self.view();
+        let node = view.resolve(key);
+        let node = node.ok_or(Error::StaleHandle { handle: set })?;
+        let meta = node.meta().filter(|_| node.is_absent());
+        Ok(meta.map(|meta| (generation(node), meta.facts.clone())))
     }
 
     /// Reads what `facts` describe once more.
@@ -177,8 +198,14 @@ impl WeightRegistry {
             was: facts.identity.to_string(),
             now,
         };
-        let mut read = Err(differs("nothing".to_owned()));
+        let nothing = || Err(differs("nothing".to_owned()));
+        let (mut read, mut touched) = (nothing(), false);
         again.reopen(&mut |source: &dyn Source| {
+            // Whatever was read before does not count any more.
+            read = nothing();
+            if std::mem::replace(&mut touched, true) {
+                arena.as_mut_slice().fill(0);
+            }
             let plan = source.plan();
             if !facts.describes(plan) {
                 return Err(differs("other tensors".to_owned()));
@@ -194,14 +221,6 @@ impl WeightRegistry {
         read?;
         let memory = Memory::from(arena);
         Ok(Bytes::new(Body { memory, charge }))
-    }
-
-    /// Bytes came or went: whoever looks from here on sees it, and whoever listens is told. By who may
-    /// write the set, so that these events come in the order of what happened to it.
-    fn moved(&self, event: impl FnOnce(CatalogEntry) -> EventKind, meta: &Meta, node: &Node) {
-        self.pictures.moved();
-        let entry = CatalogEntry::of(meta, generation(node), !node.is_absent());
-        self.shared.tell(event(entry));
     }
 
     /// Who holds the current generation of a set.

@@ -33,7 +33,8 @@ impl WeightRegistry {
     /// [`rollback`](Self::rollback) needs no source and no memory. Their bytes count
     /// ([`LedgerSnapshot::kept`](crate::LedgerSnapshot)); `0` gives them back. Without this call it is
     /// what [`Builder::keep_previous`](super::Builder::keep_previous) says. The [`Retirement`] of a
-    /// generation that is kept ends all the same: it is about the leases.
+    /// generation that is kept ends all the same: it is about the leases. One that is
+    /// [evicted](Self::evict) when it is superseded has no bytes and is not kept.
     ///
     /// [`Retirement`]: super::Retirement
     ///
@@ -75,8 +76,8 @@ impl WeightRegistry {
     }
 
     /// Makes the latest kept generation of `set` current again: the same bytes and identity under a
-    /// new number. The one that it supersedes is kept in its turn, so a second rollback undoes the
-    /// first. No byte is read, copied or charged.
+    /// new number. The one that it supersedes is kept in its turn, unless it is [evicted](Self::evict), so a
+    /// second rollback undoes the first. No byte is read, copied or charged.
     ///
     /// # Errors
     /// [`Error::NotKept`] if there is none, [`Error::StaleHandle`], [`Error::WrongRegistry`],

@@ -80,20 +80,29 @@ impl WeightRegistry {
         )?;
         let brought = source.bring();
         let needed = room.charged(brought.as_ref())?;
-        match self.shared.ledger.take(terms.account, needed) {
-            // Enough for both.
-            Ok(charge) => {
-                let staged = Self::read(room.furnish(brought, charge)?, source)?;
-                return self.follow_or_fill(set, staged);
+        let (record, previous, more) = loop {
+            match self.shared.ledger.take(terms.account, needed) {
+                // Enough for both.
+                Ok(charge) => {
+                    let staged = Self::read(room.furnish(brought, charge)?, source)?;
+                    return self.follow_or_fill(set, staged);
+                }
+                Err(Error::OverLimit { .. } | Error::OverAccountLimit { .. }) => {}
+                Err(other) => return Err(other.into()),
             }
-            Err(Error::OverLimit { .. } | Error::OverAccountLimit { .. }) => {}
-            Err(other) => return Err(other.into()),
-        }
-        let (record, birth, more) = self.can_follow(terms, set, &room, needed)?;
-        let tag = set.tag;
-        // Exactly the one whose bytes were counted on.
-        let expect = Expect::Exactly { tag, birth };
-        let (_, previous) = self.commit_with_adapters(&record, expect, Act::Vacate)?;
+            let (record, birth, more) = self.can_follow(terms, set, &room, needed)?;
+            let tag = set.tag;
+            // Exactly the one whose bytes were counted on.
+            let expect = Expect::Exactly { tag, birth };
+            match self.commit_with_adapters(&record, expect, Act::Vacate) {
+                Ok((_, previous)) => break (record, previous, more),
+                // Evicted since then: there is more room now.
+                Err(failed)
+                    if matches!(failed.error(), Error::NotResident { .. })
+                        && self.absent_as(set, true).is_some() => {}
+                Err(failed) => return Err(failed),
+            }
+        };
         let charge = self.take_over(&record, &previous, |previous| {
             let left = || timeout.saturating_sub(started.elapsed());
             previous.drained(left())?;
@@ -132,11 +141,18 @@ impl WeightRegistry {
         })
     }
 
-    /// The generation that says that a set has no bytes, if that is current.
+    /// The generation that says that a set has no bytes and waits for the next one, if that is current. One
+    /// that was evicted is not such a place: its bytes may come back.
     fn empty_place(&self, set: SetHandle) -> Option<Generation> {
+        self.absent_as(set, false)
+    }
+
+    /// The current generation of a set, if it has no bytes now, and they may or may not come `again`.
+    fn absent_as(&self, set: SetHandle, again: bool) -> Option<Generation> {
         let view = self.view();
         let node = view.resolve(self.key(set).ok()?)?;
-        node.is_absent().then(|| generation(node))
+        let comes_again = node.meta()?.facts.again.is_some();
+        (node.is_absent() && comes_again == again).then(|| generation(node))
     }
 
     /// There is no next generation. If nobody else has made one either, the set has no bytes now.
@@ -237,7 +253,7 @@ impl WeightRegistry {
             Err(error) => Err((error, kept)),
         };
         match taken {
-            Ok(body) => {
+            Ok((body, _facts)) => {
                 drop(writing);
                 Ok(body.into_charge())
             }

@@ -35,16 +35,18 @@ use crate::plan::Plan;
 /// ```
 pub struct Evictable<S> {
     source: Arc<S>,
-    again: Arc<dyn Reload>,
+    /// How it is opened anew; `None`: it is kept.
+    by: Option<Arc<dyn Reload>>,
 }
 
 impl<S: Source + Send + Sync + 'static> Evictable<S> {
     /// Keeps `source` itself. Its files stay open: what was renamed over them meanwhile is not read, and
     /// each of them is one of the descriptors that this process may have.
     pub fn new(source: S) -> Self {
-        let source = Arc::new(source);
-        let again = Arc::new(Kept(Arc::clone(&source)));
-        Evictable { source, again }
+        Evictable {
+            source: Arc::new(source),
+            by: None,
+        }
     }
 
     /// Opens the source now, and anew whenever it is read again. Nothing of it is kept in between.
@@ -56,12 +58,12 @@ impl<S: Source + Send + Sync + 'static> Evictable<S> {
     ) -> Result<Self, Error> {
         Ok(Evictable {
             source: Arc::new(open()?),
-            again: Arc::new(OpenedBy(open)),
+            by: Some(Arc::new(OpenedBy(open))),
         })
     }
 }
 
-impl<S: Source> Source for Evictable<S> {
+impl<S: Source + Send + Sync + 'static> Source for Evictable<S> {
     fn plan(&self) -> &Plan {
         self.source.plan()
     }
@@ -88,7 +90,8 @@ impl<S: Source> Source for Evictable<S> {
     }
 
     fn reload(&self) -> Option<Arc<dyn Reload>> {
-        Some(Arc::clone(&self.again))
+        let kept = || Arc::new(Kept(Arc::clone(&self.source))) as Arc<dyn Reload>;
+        Some(self.by.clone().unwrap_or_else(kept))
     }
 }
 

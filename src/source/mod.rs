@@ -115,7 +115,8 @@ pub trait Source {
 /// Where a set's bytes can be read again.
 ///
 /// Kept for as long as one of the set's generations may need it, so it should hold a path rather than
-/// what was in the file.
+/// what was in the file, and no `Arc` of the registry, which would then keep itself. It is called on the thread
+/// that [loads](crate::WeightRegistry::load), and dropped on any.
 pub trait Reload: Send + Sync {
     /// Calls `read` once with a source of the very set that was published: the same tensors, the same
     /// contents. The registry compares with what it read before, and takes nothing else.

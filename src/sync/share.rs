@@ -35,6 +35,11 @@ mod real {
         pub fn sole(self) -> Result<T, Self> {
             Arc::try_unwrap(self.0).map_err(Share)
         }
+
+        /// Is there no other share at this moment? A hint, unless nobody can add one meanwhile.
+        pub fn is_sole(&self) -> bool {
+            Arc::strong_count(&self.0) == 1
+        }
     }
 
     impl<T> Clone for Share<T> {
@@ -107,6 +112,15 @@ mod real {
                 Some(value) => Ok(value),
                 None => unreachable!("ours was the only one"),
             }
+        }
+    }
+
+    impl<T> Share<T> {
+        pub fn is_sole(&self) -> bool {
+            // SAFETY: our share keeps it alive.
+            let counted = unsafe { self.0.as_ref() };
+            // E19: Relaxed: a hint, after which `sole` decides.
+            counted.count.load(Ordering::Relaxed) == 1
         }
     }
 
