@@ -91,15 +91,24 @@ impl WeightRegistry {
                 Err(other) => return Err(other.into()),
             }
             let (record, birth, more) = self.can_follow(terms, set, &room, needed)?;
+            #[cfg(all(test, not(weighbridge_loom)))]
+            tests::meanwhile();
             let tag = set.tag;
             // Exactly the one whose bytes were counted on.
             let expect = Expect::Exactly { tag, birth };
             match self.commit_with_adapters(&record, expect, Act::Vacate) {
                 Ok((_, previous)) => break (record, previous, more),
-                // Evicted since then: there is more room now.
-                Err(failed)
-                    if matches!(failed.error(), Error::NotResident { .. })
-                        && self.absent_as(set, true).is_some() => {}
+                // Evicted since then, so there is more room now; or there was, if it is back already. It
+                // ends: each round needs an eviction, and what is away is followed or does not fit. Not of an
+                // adapter that comes along, which may be without what it needs for ever.
+                Err(failed) if matches!(failed.error(), Error::NotResident { handle } if *handle == set) =>
+                {
+                    #[cfg(all(test, not(weighbridge_loom)))]
+                    tests::meanwhile();
+                    if self.empty_place(set).is_some() {
+                        return Err(failed);
+                    }
+                }
                 Err(failed) => return Err(failed),
             }
         };
@@ -144,15 +153,10 @@ impl WeightRegistry {
     /// The generation that says that a set has no bytes and waits for the next one, if that is current. One
     /// that was evicted is not such a place: its bytes may come back.
     fn empty_place(&self, set: SetHandle) -> Option<Generation> {
-        self.absent_as(set, false)
-    }
-
-    /// The current generation of a set, if it has no bytes now, and they may or may not come `again`.
-    fn absent_as(&self, set: SetHandle, again: bool) -> Option<Generation> {
         let view = self.view();
         let node = view.resolve(self.key(set).ok()?)?;
         let comes_again = node.meta()?.facts.again.is_some();
-        (node.is_absent() && comes_again == again).then(|| generation(node))
+        (node.is_absent() && !comes_again).then(|| generation(node))
     }
 
     /// There is no next generation. If nobody else has made one either, the set has no bytes now.
@@ -346,9 +350,144 @@ fn instead_of(has: u64, needed: u64, mut refused: Error) -> Error {
 
 #[cfg(all(test, not(weighbridge_loom)))]
 mod tests {
+    use std::cell::RefCell;
+    use std::collections::VecDeque;
+
     use super::*;
     use crate::Dtype;
-    use crate::source::InMemory;
+    use crate::source::{Evictable, InMemory};
+
+    type Acts = VecDeque<Box<dyn FnOnce()>>;
+
+    thread_local! {
+        /// What somebody does on this thread, one after the other: when a drained swap has counted on what
+        /// its set has, and when it was told that the set has nothing.
+        static MEANWHILE: RefCell<Acts> = const { RefCell::new(VecDeque::new()) };
+    }
+
+    pub(super) fn meanwhile() {
+        let act = MEANWHILE.with_borrow_mut(VecDeque::pop_front);
+        act.into_iter().for_each(|act| act());
+    }
+
+    fn happens(acts: impl IntoIterator<Item = Box<dyn FnOnce()>>) {
+        MEANWHILE.with_borrow_mut(|meanwhile| meanwhile.extend(acts));
+    }
+
+    const SOON: Duration = Duration::from_secs(60);
+
+    /// Cannot be read.
+    struct Broken(InMemory);
+
+    impl Source for Broken {
+        fn plan(&self) -> &crate::Plan {
+            self.0.plan()
+        }
+        fn read_into(&self, _: &mut [u8]) -> Result<(), Error> {
+            Err(of_64(1).tensor("w", Dtype::U8, [1], [1]).unwrap_err())
+        }
+        fn base(&self) -> Option<SetHandle> {
+            self.0.base()
+        }
+    }
+
+    fn of_64(fill: u8) -> InMemory {
+        let source = InMemory::new().tensor("w", Dtype::U8, [64], [fill; 64]);
+        source.unwrap()
+    }
+
+    /// Has room for one generation of a set of 64 bytes, which it has.
+    fn tight() -> (Arc<WeightRegistry>, SetHandle) {
+        let registry = WeightRegistry::builder().limit_bytes(96).build();
+        let registry = Arc::new(registry.unwrap());
+        let set = registry.publish("s", Evictable::new(of_64(1))).unwrap();
+        (registry, set)
+    }
+
+    fn fill(registry: &WeightRegistry, set: SetHandle) -> u8 {
+        let lease = registry.acquire(set).unwrap();
+        lease.set(set).unwrap().get("w").unwrap().bytes()[0]
+    }
+
+    /// Evicted when the swap is about to vacate it, and loaded again before it looks what that was.
+    #[test]
+    fn a_set_that_comes_back_is_drained_like_any_other() {
+        let (registry, set) = tight();
+        let [evicts, loads] = [(); 2].map(|()| Arc::clone(&registry));
+        happens([
+            Box::new(move || assert_eq!(evicts.evict(set).unwrap(), 64)) as Box<dyn FnOnce()>,
+            Box::new(move || assert_eq!(loads.load(set).unwrap(), 64)),
+        ]);
+        registry.replace_drained(set, of_64(2), SOON).unwrap();
+        assert!(MEANWHILE.with_borrow(VecDeque::is_empty));
+        assert_eq!(fill(&registry, set), 2);
+        assert_eq!(registry.ledger().total(), 64);
+    }
+
+    /// The same without the load: then it is a replace.
+    #[test]
+    fn a_set_that_goes_before_it_is_drained_is_replaced() {
+        let (registry, set) = tight();
+        let evicts = Arc::clone(&registry);
+        happens(
+            [Box::new(move || assert_eq!(evicts.evict(set).unwrap(), 64)) as Box<dyn FnOnce()>],
+        );
+        registry.replace_drained(set, of_64(2), SOON).unwrap();
+        assert_eq!(fill(&registry, set), 2);
+        assert_eq!(registry.ledger().total(), 64);
+    }
+
+    /// Another drained swap comes first: its place is not ours.
+    #[test]
+    fn a_set_that_somebody_else_vacates_is_theirs() {
+        let (registry, set) = tight();
+        let theirs = Arc::clone(&registry);
+        let vacates = move || {
+            let record = theirs.record(set).unwrap();
+            let step = theirs.commit_one(&record, Expect::Tenant(set.tag), Act::Vacate);
+            step.unwrap();
+        };
+        happens([Box::new(vacates) as Box<dyn FnOnce()>]);
+        let refused = registry.replace_drained(set, of_64(2), SOON).unwrap_err();
+        assert!(
+            matches!(refused.error(), Error::NotResident { handle } if *handle == set),
+            "{refused}"
+        );
+    }
+
+    /// An adapter that comes along needs bytes that are away: that is told, not tried for ever.
+    #[test]
+    fn what_an_adapter_lacks_is_no_reason_to_start_again() {
+        let registry = WeightRegistry::builder().limit_bytes(192).build().unwrap();
+        let base = registry.publish("base", of_64(1)).unwrap();
+        let lender = InMemory::new().tensor("x", Dtype::U8, [1], [1]).unwrap();
+        let lender = registry.publish("lender", Evictable::new(lender)).unwrap();
+        let lent = registry.weight_handle(lender, "x").unwrap();
+        let adapter = || {
+            let source = InMemory::new().replacement("more", Dtype::U8, [1], [1]);
+            source.unwrap().alias("lent", lent).unwrap().on(base)
+        };
+        let set = registry.publish("adapter", adapter()).unwrap();
+        let emptied = registry.replace_drained(set, Broken(adapter()), SOON);
+        let emptied = emptied.unwrap_err();
+        assert!(
+            matches!(emptied.error(), Error::Emptied { .. }),
+            "{emptied}"
+        );
+        registry.evict(lender).unwrap();
+        // The room is somebody else's.
+        let rest = InMemory::new().tensor("w", Dtype::U8, [128], [1; 128]);
+        registry.publish("rest", rest.unwrap()).unwrap();
+        happens([
+            Box::new(|| ()) as Box<dyn FnOnce()>,
+            Box::new(|| panic!("it starts again")),
+        ]);
+        let refused = registry.replace_drained(base, of_64(2), SOON).unwrap_err();
+        assert!(
+            matches!(refused.error(), Error::NotResident { handle } if *handle == lender),
+            "{refused}"
+        );
+    }
 
     /// Two drained swaps at once: the second one must not lose what the first may have to go back to.
     #[test]
