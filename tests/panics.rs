@@ -5,9 +5,10 @@ mod support;
 
 use std::fmt::{self, Write};
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
 
 use support::{SOON, adapter, addition, bytes, registry, tiny};
-use weighbridge::source::{InMemory, Source};
+use weighbridge::source::{InMemory, Reload, Source};
 use weighbridge::{Error, NameRef, Plan, SetHandle, SetName, Staged, Stats, WeightRegistry};
 
 /// Runs `f`, which must panic, and checks that `registry` is as it was before.
@@ -65,16 +66,18 @@ enum At {
     Base,
     ReadInto,
     Declared,
+    Reload,
     Drop,
     /// When it is dropped after it could not be read.
     DropAfterError,
 }
 
-const EVERYWHERE: [At; 6] = [
+const EVERYWHERE: [At; 7] = [
     At::Plan,
     At::Base,
     At::ReadInto,
     At::Declared,
+    At::Reload,
     At::Drop,
     At::DropAfterError,
 ];
@@ -115,6 +118,11 @@ impl Source for Bomb {
     fn base(&self) -> Option<SetHandle> {
         self.go_off(At::Base);
         self.set.base()
+    }
+
+    fn reload(&self) -> Option<Arc<dyn Reload>> {
+        self.go_off(At::Reload);
+        None
     }
 }
 

@@ -14,6 +14,12 @@ use weighbridge::{
     Dtype, Error, EventKind, Identity, Next, Operation, Plan, SetHandle, WeightRegistry,
 };
 
+/// What a source says that cannot be read.
+fn malformed() -> Error {
+    let twice = bytes(64, 7).tensor("w", Dtype::U8, [1], [1]);
+    twice.unwrap_err()
+}
+
 /// A set of 64 bytes that can be evicted, and the number of times that it was opened.
 fn evictable(fill: u8) -> (Evictable<InMemory>, Arc<AtomicUsize>) {
     let opened = Arc::new(AtomicUsize::new(0));
@@ -205,7 +211,7 @@ impl Reload for Odd {
                 Ok(())
             }
             2 => panic!("on purpose"),
-            3 => Err(bytes(64, 7).tensor("w", Dtype::U8, [1], [1]).unwrap_err()),
+            3 => Err(malformed()),
             4 => {
                 // The last word counts.
                 read(&bytes(64, 7))?;
@@ -284,6 +290,27 @@ fn a_load_that_fails_or_panics_leaves_nothing_behind() {
     assert_eq!(fill(&registry, set).unwrap(), 7);
     // Its way back is dropped with it, and that panics.
     registry.retire(set).unwrap().reclaimed(SOON).unwrap();
+    assert_eq!(registry.ledger().total(), 0);
+}
+
+/// A panic there would hide what was wrong.
+#[test]
+fn what_could_not_be_read_is_not_asked_how_to_read_it_again() {
+    struct Broken(InMemory);
+    impl Source for Broken {
+        fn plan(&self) -> &Plan {
+            self.0.plan()
+        }
+        fn read_into(&self, _: &mut [u8]) -> Result<(), Error> {
+            Err(malformed())
+        }
+        fn reload(&self) -> Option<Arc<dyn Reload>> {
+            panic!("it is asked");
+        }
+    }
+    let registry = registry();
+    let refused = registry.publish("s", Broken(bytes(64, 1))).unwrap_err();
+    assert!(refused.error().is_malformed(), "{refused}");
     assert_eq!(registry.ledger().total(), 0);
 }
 
@@ -408,7 +435,7 @@ fn a_drained_swap_of_what_is_away_needs_no_drain_and_what_it_empties_is_not_load
             self.0.plan()
         }
         fn read_into(&self, _: &mut [u8]) -> Result<(), Error> {
-            Err(bytes(1, 1).tensor("w", Dtype::U8, [1], [1]).unwrap_err())
+            Err(malformed())
         }
     }
     let emptied = registry.replace_drained(set, Broken(bytes(64, 3)), SOON);
@@ -441,13 +468,13 @@ fn a_drained_swap_of_what_is_away_needs_no_drain_and_what_it_empties_is_not_load
 /// Calls back while it is read.
 struct While<F>(InMemory, F);
 
-impl<F: Fn()> Source for While<F> {
+impl<F: Fn() -> Result<(), Error>> Source for While<F> {
     fn plan(&self) -> &Plan {
         self.0.plan()
     }
 
     fn read_into(&self, arena: &mut [u8]) -> Result<(), Error> {
-        (self.1)();
+        (self.1)()?;
         self.0.read_into(arena)
     }
 }
@@ -459,7 +486,7 @@ fn a_drained_swap_takes_no_evicted_set_for_its_empty_place() {
     // Somebody else gives it a generation meanwhile, and evicts it.
     let meanwhile = || {
         registry.replace(set, evictable(2).0).unwrap();
-        registry.evict(set).unwrap();
+        registry.evict(set).map(|_| ())
     };
     let swap = registry.replace_drained(set, While(bytes(128, 3), meanwhile), SOON);
     let refused = swap.unwrap_err();
@@ -478,11 +505,11 @@ fn a_drained_swap_takes_no_evicted_set_for_its_empty_place() {
     let broken = || {
         registry.replace(set, evictable(6).0).unwrap();
         registry.evict(set).unwrap();
-        panic!("on purpose");
+        Err(malformed())
     };
-    let source = While(bytes(128, 7), broken);
-    let swap = || registry.replace_drained(set, source, SOON).is_ok();
-    assert!(catch_unwind(AssertUnwindSafe(swap)).is_err());
+    let swap = registry.replace_drained(set, While(bytes(128, 7), broken), SOON);
+    let refused = swap.unwrap_err();
+    assert!(refused.error().is_malformed(), "{refused}");
     registry.load(set).unwrap();
     assert_eq!(fill(&registry, set).unwrap(), 6);
     assert_eq!(registry.ledger().total(), 64);

@@ -92,12 +92,13 @@ impl WeightRegistry {
             Some(arena) => source.read_into(arena.as_mut_slice()),
             None => Ok(()),
         };
-        let vouched = read.map(|()| Vouched::by(&source));
-        let again = furnished.again(&source);
+        // Nothing more is asked of one that could not be read: a panic would hide why.
+        let known = read.map(|()| (Vouched::by(&source), furnished.again(&source)));
         // While the room is still ours: if this panics, its bytes come back. A value that is being
         // returned would be lost.
         drop(source);
-        let mut staged = furnished.fill(vouched?);
+        let (vouched, again) = known?;
+        let mut staged = furnished.fill(vouched);
         staged.content.facts.again = again;
         Ok(staged)
     }
