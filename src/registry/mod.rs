@@ -22,6 +22,8 @@ mod filling;
 mod generation;
 mod here;
 mod lease;
+#[cfg(all(test, not(weighbridge_loom)))]
+mod meanwhile;
 mod namespace;
 mod observe;
 mod place;

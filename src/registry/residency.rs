@@ -14,6 +14,8 @@ use super::catalog::CatalogEntry;
 use super::content::{Body, Bytes, Facts};
 use super::event::{EventKind, Operation};
 use super::generation::{Node, generation};
+#[cfg(all(test, not(weighbridge_loom)))]
+use super::meanwhile::Meanwhile;
 use super::observe::itself;
 use super::record::SetRecord;
 use super::staged::Vouched;
@@ -68,7 +70,12 @@ impl WeightRegistry {
                 return Err(Error::NotEvictable { set: name() });
             }
             let Bytes { own, lent } = loop {
-                let alone = |bytes: &Bytes| bytes.own.is_sole();
+                let alone = |bytes: &Bytes| {
+                    let alone = bytes.own.is_sole();
+                    #[cfg(all(test, not(weighbridge_loom)))]
+                    tests::MEANWHILE.with(Meanwhile::happens);
+                    alone
+                };
                 // SAFETY: `writing` keeps everybody else from committing on, evicting and restoring this
                 // set, and the view was opened after it was taken.
                 match unsafe { view.evict(key, node.birth(), false, alone) } {
@@ -88,6 +95,8 @@ impl WeightRegistry {
                 Ok(body) => body,
                 // An alias was bound to it since that look.
                 Err(own) => {
+                    #[cfg(all(test, not(weighbridge_loom)))]
+                    tests::MEANWHILE.with(Meanwhile::happens);
                     // SAFETY: as above.
                     let back = unsafe { view.restore(key, node.birth(), Bytes { own, lent }) };
                     debug_assert!(back.is_ok(), "nobody else may write the set");
@@ -136,13 +145,27 @@ impl WeightRegistry {
         // Dropped after the locks: with them goes what their sources left.
         let mut looked = Vec::new();
         let _loading = record.load();
+        let mut failed = None;
         loop {
             let Some((now, facts)) = self.absent(set)? else {
                 return Ok(0);
             };
             looked.push(facts);
             let facts = &looked[looked.len() - 1];
-            let bytes = self.read_again(&record, now, facts)?;
+            match failed.take() {
+                // It is still what could not be read.
+                Some((then, error)) if then == now => return Err(error),
+                _ => {}
+            }
+            let bytes = match self.read_again(&record, now, facts) {
+                Ok(bytes) => bytes,
+                // Somebody else may have brought it back, or an eviction that was refused after all: look
+                // again.
+                Err(error) => {
+                    failed = Some((now, error));
+                    continue;
+                }
+            };
             let charged = bytes.own.charge.bytes();
             let writing = record.write();
             // Before it can be leased: afterwards somebody may already have superseded it.
@@ -235,5 +258,126 @@ impl WeightRegistry {
             holders,
             fences,
         })
+    }
+}
+
+#[cfg(all(test, not(weighbridge_loom)))]
+mod tests {
+    use std::sync::mpsc::{self, Receiver, Sender};
+    use std::sync::{Mutex, PoisonError};
+    use std::thread;
+
+    use super::*;
+    use crate::Dtype;
+    use crate::plan::Plan;
+    use crate::source::{Evictable, InMemory, Reload};
+
+    const SOON: Duration = Duration::from_secs(60);
+
+    thread_local! {
+        /// When an eviction has seen that nobody shares the bytes, and when it has them and somebody does.
+        pub(super) static MEANWHILE: Meanwhile = const { Meanwhile::new() };
+    }
+
+    fn meanwhile(act: impl FnOnce() + 'static) {
+        MEANWHILE.with(|meanwhile| meanwhile.add(act));
+    }
+
+    fn of_64() -> InMemory {
+        let source = InMemory::new().tensor("w", Dtype::U8, [64], [7; 64]);
+        source.unwrap()
+    }
+
+    /// Publishes an alias of `owner`'s bytes when an eviction has seen that nobody has them, too.
+    fn somebody_shares(registry: &Arc<WeightRegistry>, owner: SetHandle) {
+        let registry = Arc::clone(registry);
+        meanwhile(move || {
+            let lent = registry.weight_handle(owner, "w").unwrap();
+            let user = InMemory::new().alias("lent", lent).unwrap();
+            registry.publish("user", user).unwrap();
+        });
+    }
+
+    fn is_resident(registry: &WeightRegistry, name: &str) -> bool {
+        registry.catalog().get(name).unwrap().resident
+    }
+
+    /// An eviction that was refused after it had the bytes: they are there as before, and so everybody says
+    /// who was told that they are away.
+    #[test]
+    fn bytes_that_somebody_came_to_share_are_put_back() {
+        let registry = Arc::new(WeightRegistry::builder().build().unwrap());
+        let owner = registry.publish("owner", Evictable::new(of_64())).unwrap();
+        somebody_shares(&registry, owner);
+        let looks = Arc::clone(&registry);
+        meanwhile(move || {
+            assert!(!is_resident(&looks, "owner"));
+            let refused = looks.acquire(owner).unwrap_err();
+            assert!(matches!(refused, Error::NotResident { handle } if handle == owner));
+        });
+        let refused = registry.evict(owner).unwrap_err();
+        assert!(matches!(refused, Error::BytesShared { .. }), "{refused}");
+        assert!(MEANWHILE.with(Meanwhile::is_over));
+        assert!(is_resident(&registry, "owner"));
+        let lease = registry.acquire(owner).unwrap();
+        assert_eq!(lease.set(owner).unwrap().get("w").unwrap().bytes(), [7; 64]);
+        assert_eq!(registry.ledger().resident, 64);
+    }
+
+    /// Is opened when it is told to, and then it cannot be.
+    struct Hangs(Sender<()>, Mutex<Receiver<()>>);
+
+    impl Reload for Hangs {
+        fn reopen(&self, _: &mut dyn FnMut(&dyn Source) -> Result<(), Error>) -> Result<(), Error> {
+            // Nobody waits for the second time.
+            let _ = self.0.send(());
+            let go_on = self.1.lock().unwrap_or_else(PoisonError::into_inner);
+            go_on.recv_timeout(SOON).unwrap();
+            Err(of_64().tensor("w", Dtype::U8, [1], [1]).unwrap_err())
+        }
+    }
+
+    struct Hanging(InMemory, Arc<dyn Reload>);
+
+    impl Source for Hanging {
+        fn plan(&self) -> &Plan {
+            self.0.plan()
+        }
+
+        fn read_into(&self, arena: &mut [u8]) -> Result<(), Error> {
+            self.0.read_into(arena)
+        }
+
+        fn reload(&self) -> Option<Arc<dyn Reload>> {
+            Some(Arc::clone(&self.1))
+        }
+    }
+
+    /// Whoever began to load while they were away need not succeed: the bytes are there.
+    #[test]
+    fn a_load_that_fails_when_the_bytes_are_back_has_not_failed() {
+        let registry = Arc::new(WeightRegistry::builder().build().unwrap());
+        let (is_read, reads) = mpsc::channel();
+        let (goes_on, go_on) = mpsc::channel();
+        let source = Hanging(of_64(), Arc::new(Hangs(is_read, Mutex::new(go_on))));
+        let owner = registry.publish("owner", source).unwrap();
+        somebody_shares(&registry, owner);
+        let (to, loader) = mpsc::channel();
+        let loads = Arc::clone(&registry);
+        meanwhile(move || {
+            to.send(thread::spawn(move || loads.load(owner))).unwrap();
+            reads.recv_timeout(SOON).unwrap();
+        });
+        registry.evict(owner).unwrap_err();
+        goes_on.send(()).unwrap();
+        let loader = loader.recv_timeout(SOON).unwrap();
+        assert_eq!(loader.join().unwrap().unwrap(), 0);
+        // When they are really away it is told.
+        let user = registry.lookup("user").unwrap();
+        registry.retire(user).unwrap().reclaimed(SOON).unwrap();
+        assert_eq!(registry.evict(owner).unwrap(), 64);
+        goes_on.send(()).unwrap();
+        assert!(registry.load(owner).unwrap_err().is_malformed());
+        assert_eq!(registry.ledger().total(), 0);
     }
 }

@@ -12,6 +12,8 @@ use super::content::Facts;
 use super::dependants::blocked_by;
 use super::event::Operation;
 use super::generation::{Node, charged, generation};
+#[cfg(all(test, not(weighbridge_loom)))]
+use super::meanwhile::Meanwhile;
 use super::record::SetRecord;
 use super::retirement::{Replaced, Retirement};
 use super::staged::{PublishError, Room, Staged};
@@ -92,7 +94,7 @@ impl WeightRegistry {
             }
             let (record, birth, more) = self.can_follow(terms, set, &room, needed)?;
             #[cfg(all(test, not(weighbridge_loom)))]
-            tests::meanwhile();
+            tests::MEANWHILE.with(Meanwhile::happens);
             let tag = set.tag;
             // Exactly the one whose bytes were counted on.
             let expect = Expect::Exactly { tag, birth };
@@ -104,7 +106,7 @@ impl WeightRegistry {
                 Err(failed) if matches!(failed.error(), Error::NotResident { handle } if *handle == set) =>
                 {
                     #[cfg(all(test, not(weighbridge_loom)))]
-                    tests::meanwhile();
+                    tests::MEANWHILE.with(Meanwhile::happens);
                     if self.empty_place(set).is_some() {
                         return Err(failed);
                     }
@@ -350,28 +352,17 @@ fn instead_of(has: u64, needed: u64, mut refused: Error) -> Error {
 
 #[cfg(all(test, not(weighbridge_loom)))]
 mod tests {
-    use std::cell::RefCell;
-    use std::collections::VecDeque;
-
     use super::*;
     use crate::Dtype;
     use crate::source::{Evictable, InMemory};
 
-    type Acts = VecDeque<Box<dyn FnOnce()>>;
-
     thread_local! {
-        /// What somebody does on this thread, one after the other: when a drained swap has counted on what
-        /// its set has, and when it was told that the set has nothing.
-        static MEANWHILE: RefCell<Acts> = const { RefCell::new(VecDeque::new()) };
+        /// When a drained swap has counted on what its set has, and when it was told that the set has nothing.
+        pub(super) static MEANWHILE: Meanwhile = const { Meanwhile::new() };
     }
 
-    pub(super) fn meanwhile() {
-        let act = MEANWHILE.with_borrow_mut(VecDeque::pop_front);
-        act.into_iter().for_each(|act| act());
-    }
-
-    fn happens(acts: impl IntoIterator<Item = Box<dyn FnOnce()>>) {
-        MEANWHILE.with_borrow_mut(|meanwhile| meanwhile.extend(acts));
+    fn meanwhile(act: impl FnOnce() + 'static) {
+        MEANWHILE.with(|meanwhile| meanwhile.add(act));
     }
 
     const SOON: Duration = Duration::from_secs(60);
@@ -414,12 +405,10 @@ mod tests {
     fn a_set_that_comes_back_is_drained_like_any_other() {
         let (registry, set) = tight();
         let [evicts, loads] = [(); 2].map(|()| Arc::clone(&registry));
-        happens([
-            Box::new(move || assert_eq!(evicts.evict(set).unwrap(), 64)) as Box<dyn FnOnce()>,
-            Box::new(move || assert_eq!(loads.load(set).unwrap(), 64)),
-        ]);
+        meanwhile(move || assert_eq!(evicts.evict(set).unwrap(), 64));
+        meanwhile(move || assert_eq!(loads.load(set).unwrap(), 64));
         registry.replace_drained(set, of_64(2), SOON).unwrap();
-        assert!(MEANWHILE.with_borrow(VecDeque::is_empty));
+        assert!(MEANWHILE.with(Meanwhile::is_over));
         assert_eq!(fill(&registry, set), 2);
         assert_eq!(registry.ledger().total(), 64);
     }
@@ -429,9 +418,7 @@ mod tests {
     fn a_set_that_goes_before_it_is_drained_is_replaced() {
         let (registry, set) = tight();
         let evicts = Arc::clone(&registry);
-        happens(
-            [Box::new(move || assert_eq!(evicts.evict(set).unwrap(), 64)) as Box<dyn FnOnce()>],
-        );
+        meanwhile(move || assert_eq!(evicts.evict(set).unwrap(), 64));
         registry.replace_drained(set, of_64(2), SOON).unwrap();
         assert_eq!(fill(&registry, set), 2);
         assert_eq!(registry.ledger().total(), 64);
@@ -442,12 +429,11 @@ mod tests {
     fn a_set_that_somebody_else_vacates_is_theirs() {
         let (registry, set) = tight();
         let theirs = Arc::clone(&registry);
-        let vacates = move || {
+        meanwhile(move || {
             let record = theirs.record(set).unwrap();
             let step = theirs.commit_one(&record, Expect::Tenant(set.tag), Act::Vacate);
             step.unwrap();
-        };
-        happens([Box::new(vacates) as Box<dyn FnOnce()>]);
+        });
         let refused = registry.replace_drained(set, of_64(2), SOON).unwrap_err();
         assert!(
             matches!(refused.error(), Error::NotResident { handle } if *handle == set),
@@ -478,10 +464,8 @@ mod tests {
         // The room is somebody else's.
         let rest = InMemory::new().tensor("w", Dtype::U8, [128], [1; 128]);
         registry.publish("rest", rest.unwrap()).unwrap();
-        happens([
-            Box::new(|| ()) as Box<dyn FnOnce()>,
-            Box::new(|| panic!("it starts again")),
-        ]);
+        meanwhile(|| ());
+        meanwhile(|| panic!("it starts again"));
         let refused = registry.replace_drained(base, of_64(2), SOON).unwrap_err();
         assert!(
             matches!(refused.error(), Error::NotResident { handle } if *handle == lender),
