@@ -5,12 +5,12 @@ mod support;
 
 use std::cell::Cell;
 use std::path::{Path, PathBuf};
-use std::sync::mpsc::{self, RecvTimeoutError};
-use std::sync::{Arc, Barrier};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Barrier, Weak};
 use std::thread;
 
-use support::{SOON, bytes, registry};
-use weighbridge::source::{InMemory, Source};
+use support::{SOON, bytes, ends, registry};
+use weighbridge::source::{Evictable, InMemory, Reload, Source};
 use weighbridge::{Error, NameRef, Plan, SetHandle, SetName, WeightRegistry};
 
 /// Enough that every shard of every map meets every other one's names.
@@ -18,20 +18,6 @@ const NAMES: usize = 300;
 
 fn name(number: usize) -> String {
     format!("set-{number}")
-}
-
-/// Runs `f` on a thread of its own. It must end.
-fn ends(what: &str, f: impl FnOnce() + Send + 'static) {
-    let (done, wait) = mpsc::channel();
-    let thread = thread::spawn(move || {
-        f();
-        let _ = done.send(());
-    });
-    match wait.recv_timeout(SOON) {
-        Err(RecvTimeoutError::Timeout) => panic!("{what}: it hangs"),
-        // Ended, well or with a panic of its own.
-        Ok(()) | Err(RecvTimeoutError::Disconnected) => thread.join().unwrap(),
-    }
 }
 
 /// Every kind of call, under names of its own.
@@ -195,6 +181,89 @@ fn user_code_of_several_threads_may_call_the_registry_that_calls_it() {
         for going in registry.retired() {
             going.reclaimed(SOON).unwrap();
         }
+        assert_eq!(registry.ledger().total(), 0);
+    });
+}
+
+/// Calls the registry when it is asked how it is read again, and when it is.
+struct Again {
+    registry: Weak<WeightRegistry>,
+    other: SetHandle,
+    own: &'static str,
+    calls: Arc<AtomicUsize>,
+}
+
+impl Again {
+    fn call(&self) {
+        let registry = self.registry.upgrade().unwrap();
+        self.calls.fetch_add(1, Ordering::Relaxed);
+        call_everything(&registry, self.own);
+        assert!(registry.catalog().get("other").is_some());
+        assert!(registry.acquire(self.other).is_ok());
+    }
+}
+
+impl Reload for Again {
+    fn reopen(&self, read: &mut dyn FnMut(&dyn Source) -> Result<(), Error>) -> Result<(), Error> {
+        self.call();
+        let registry = self.registry.upgrade().unwrap();
+        let own = registry.lookup("s").unwrap();
+        let away = registry.acquire(own).unwrap_err();
+        assert!(matches!(away, Error::NotResident { .. }), "{away}");
+        // Other sets go and come back meanwhile.
+        registry.evict(self.other).unwrap();
+        registry.load(self.other).unwrap();
+        (0..3).for_each(|_| self.call());
+        let caller = Caller::new(&registry, format!("{} read", self.own));
+        let read = read(&caller);
+        assert!(caller.calls.get() >= 3, "plan, contents, who vouches");
+        (0..2).for_each(|_| caller.call());
+        self.call();
+        read
+    }
+}
+
+struct CallsAgain(InMemory, Arc<Again>);
+
+impl Source for CallsAgain {
+    fn plan(&self) -> &Plan {
+        self.0.plan()
+    }
+
+    fn read_into(&self, arena: &mut [u8]) -> Result<(), Error> {
+        self.0.read_into(arena)
+    }
+
+    fn reload(&self) -> Option<Arc<dyn Reload>> {
+        self.1.call();
+        Some(Arc::clone(&self.1) as Arc<dyn Reload>)
+    }
+}
+
+#[test]
+fn what_is_read_again_may_call_the_registry() {
+    ends("evicted and loaded", || {
+        let registry = Arc::new(registry());
+        let other = Evictable::new(bytes(64, 1));
+        let other = registry.publish("other", other).unwrap();
+        let calls = Arc::new(AtomicUsize::new(0));
+        let again = Again {
+            registry: Arc::downgrade(&registry),
+            other,
+            own: "again",
+            calls: Arc::clone(&calls),
+        };
+        let source = CallsAgain(bytes(64, 7), Arc::new(again));
+        let set = registry.publish("s", source).unwrap();
+        assert_eq!(calls.load(Ordering::Relaxed), 1, "when it was asked");
+        for _ in 0..2 {
+            registry.evict(set).unwrap();
+            registry.load(set).unwrap();
+        }
+        assert_eq!(calls.load(Ordering::Relaxed), 11, "whenever it was read");
+        assert!(registry.acquire(set).is_ok());
+        registry.retire(set).unwrap().reclaimed(SOON).unwrap();
+        registry.retire(other).unwrap().reclaimed(SOON).unwrap();
         assert_eq!(registry.ledger().total(), 0);
     });
 }

@@ -4,11 +4,11 @@ mod support;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
-use std::sync::{Arc, Barrier, Mutex};
+use std::sync::{Arc, Barrier, Mutex, Weak};
 use std::time::Instant;
 
 use support::theirs::{Log, Theirs};
-use support::{SOON, addition, bytes, copy, registry};
+use support::{SOON, addition, bytes, copy, ends, registry};
 use weighbridge::source::{Checkpoint, Evictable, Foreign, InMemory, Reload, Source};
 use weighbridge::{
     Dtype, Error, EventKind, Identity, Next, Operation, Plan, SetHandle, WeightRegistry,
@@ -582,10 +582,11 @@ fn memory_that_a_source_brings_is_published_and_not_evicted() {
     assert!(matches!(refused, Error::NotEvictable { .. }), "{refused}");
 }
 
-/// What a source leaves is dropped where it may ask the registry.
+/// What a source leaves is dropped where it may ask the registry: not under the lock of the set's writers,
+/// where a replace trims what is kept.
 #[test]
 fn a_way_back_may_call_the_registry_when_it_is_dropped() {
-    struct Asks(Arc<WeightRegistry>, SetHandle, Arc<AtomicUsize>);
+    struct Asks(Weak<WeightRegistry>, SetHandle, Arc<AtomicUsize>);
     impl Reload for Asks {
         fn reopen(
             &self,
@@ -596,11 +597,13 @@ fn a_way_back_may_call_the_registry_when_it_is_dropped() {
     }
     impl Drop for Asks {
         fn drop(&mut self) {
-            let _ = self.0.kept(self.1);
+            if let Some(registry) = self.0.upgrade() {
+                let _ = registry.kept(self.1);
+            }
             self.2.fetch_add(1, Ordering::Relaxed);
         }
     }
-    struct With(InMemory, Arc<dyn Reload>);
+    struct With(InMemory, Arc<Asks>);
     impl Source for With {
         fn plan(&self) -> &Plan {
             self.0.plan()
@@ -609,32 +612,36 @@ fn a_way_back_may_call_the_registry_when_it_is_dropped() {
             self.0.read_into(arena)
         }
         fn reload(&self) -> Option<Arc<dyn Reload>> {
-            Some(Arc::clone(&self.1))
+            Some(Arc::clone(&self.1) as Arc<dyn Reload>)
         }
     }
-    let registry = Arc::new(WeightRegistry::builder().keep_previous(1).build().unwrap());
-    let gone = Arc::new(AtomicUsize::new(0));
-    let set = registry.publish("s", bytes(64, 0)).unwrap();
-    let next = || {
-        let asks = Asks(Arc::clone(&registry), set, Arc::clone(&gone));
-        With(bytes(64, 1), Arc::new(asks))
-    };
-    for _ in 0..4 {
-        registry.replace(set, next()).unwrap();
-        registry.evict(set).unwrap();
-        registry.load(set).unwrap();
-    }
-    let deadline = Instant::now() + SOON;
-    // The current one and the one that is kept have theirs.
-    while gone.load(Ordering::Relaxed) < 2 {
-        assert!(
-            Instant::now() < deadline,
-            "it waits for ever, or is kept for ever"
-        );
-        std::thread::yield_now();
-    }
-    // They keep the registry, which keeps them: see `Reload`.
-    registry.retire(set).unwrap().reclaimed(SOON).unwrap();
+    ends("what is kept is trimmed", || {
+        let registry = Arc::new(WeightRegistry::builder().keep_previous(1).build().unwrap());
+        let gone = Arc::new(AtomicUsize::new(0));
+        let set = registry.publish("s", bytes(64, 0)).unwrap();
+        let replace = || {
+            let asks = Arc::new(Asks(Arc::downgrade(&registry), set, Arc::clone(&gone)));
+            let back = Arc::downgrade(&asks);
+            registry.replace(set, With(bytes(64, 1), asks)).unwrap();
+            registry.evict(set).unwrap();
+            registry.load(set).unwrap();
+            back
+        };
+        let mut current = replace();
+        for round in 0..4 {
+            // This one keeps `current`, and trims the one before it.
+            let next = replace();
+            let deadline = Instant::now() + SOON;
+            // Until that has ended, and until only what is kept has `current`: then whoever trims it drops it.
+            while gone.load(Ordering::Relaxed) < round || current.strong_count() > 1 {
+                assert!(Instant::now() < deadline, "it is had for ever");
+                registry.stats(); // moves the epoch
+                std::thread::yield_now();
+            }
+            assert_eq!(current.strong_count(), 1, "it is kept");
+            current = next;
+        }
+    });
 }
 
 #[test]

@@ -5,6 +5,8 @@ pub mod device;
 pub mod theirs;
 
 use std::path::{Path, PathBuf};
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::thread;
 use std::time::Duration;
 
 use weighbridge::source::{Checkpoint, InMemory, PeftAdapter, Source};
@@ -12,6 +14,20 @@ use weighbridge::{Dtype, Error, SetHandle, WeightRegistry};
 
 /// Long enough for any wait that is going to succeed, on any machine.
 pub const SOON: Duration = Duration::from_secs(60);
+
+/// Runs `f` on a thread of its own. It must end.
+pub fn ends(what: &str, f: impl FnOnce() + Send + 'static) {
+    let (done, wait) = mpsc::channel();
+    let thread = thread::spawn(move || {
+        f();
+        let _ = done.send(());
+    });
+    match wait.recv_timeout(SOON) {
+        Err(RecvTimeoutError::Timeout) => panic!("{what}: it hangs"),
+        // Ended, well or with a panic of its own.
+        Ok(()) | Err(RecvTimeoutError::Disconnected) => thread.join().unwrap(),
+    }
+}
 
 /// A file or directory in `fixtures/`.
 pub fn fixture(path: &str) -> PathBuf {
