@@ -135,7 +135,8 @@ pub enum Error {
         /// The limit.
         limit: usize,
     },
-    /// The set is published but its bytes are not in memory: a
+    /// The set is published but its bytes are not in memory: it was
+    /// [evicted](crate::WeightRegistry::evict), or a
     /// [`replace_drained`](crate::WeightRegistry::replace_drained) is under way, or its source failed.
     #[error(
         "{handle} is not resident: it was evicted (load brings it back), or its next generation is being \

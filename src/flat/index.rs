@@ -20,7 +20,7 @@ use crate::tensor::WeightKind;
 pub struct Total {
     /// How many.
     pub weights: usize,
-    /// Their bytes: dtype times shape, without padding. What memory they take is in
+    /// Their bytes: dtype times shape, without padding, also if they are evicted. What memory they take is in
     /// [`WeightRegistry::ledger`](crate::WeightRegistry::ledger).
     pub bytes: u64,
 }

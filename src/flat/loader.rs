@@ -18,7 +18,8 @@ use crate::source::Source;
 impl FlatRegistry {
     /// Publishes a checkpoint or an adapter in the registry underneath, once: the same content under
     /// the same name again is the same set, whatever path it comes from; other content, as of a file
-    /// that was changed, is a conflict.
+    /// that was changed, is a conflict. A set that is [evicted](crate::WeightRegistry::evict) is not brought
+    /// back by that: the registry underneath [loads](crate::WeightRegistry::load) it.
     ///
     /// To know the content it is read and hashed each time, and takes room in the ledger meanwhile;
     /// a source that declares its revision is compared by that, unread.

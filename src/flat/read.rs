@@ -38,7 +38,8 @@ impl FlatRegistry {
     /// # Errors
     /// [`Error::StaleHandle`] if it was unregistered; [`Error::WrongRegistry`],
     /// [`Error::OtherNamespace`] if it is not of this registry; [`Error::NoSuchTensor`] if somebody else
-    /// published it under a name of ours, or replaced it, and it is no weight.
+    /// published it under a name of ours, or replaced it, and it is no weight; [`Error::NotResident`] if it,
+    /// or what it is an alias of, has no bytes now in the registry underneath.
     pub fn get(&self, weight: FlatHandle) -> Result<Pinned, Error> {
         self.pin_by(weight, |set| self.registry().acquire(set))
     }
@@ -134,7 +135,8 @@ impl FlatRegistry {
         })
     }
 
-    /// Bytes of all registered weights, dtype times shape, aliases not counted: they have none.
+    /// Bytes of all registered weights, dtype times shape, aliases not counted: they have none. Those that
+    /// are evicted underneath count as if they were there.
     ///
     /// What the process spends on them, padding and the bytes of unregistered weights that somebody
     /// still holds included, is in [`WeightRegistry::ledger`](crate::WeightRegistry::ledger).

@@ -36,6 +36,11 @@ use crate::sync::{Mutex, MutexGuard};
 /// What is retired or replaced in the registry underneath is retired or replaced here: nothing is
 /// counted that the registry no longer has, and what was replaced counts with the bytes that it has now.
 ///
+/// What is [evicted](WeightRegistry::evict) underneath, or emptied by a drained swap, stays registered and counts
+/// as before, with the bytes that it is described to have. It cannot be pinned meanwhile
+/// ([`Error::NotResident`]), and to register the same again gives its handle, and no bytes:
+/// [`load`](WeightRegistry::load) brings back what was evicted.
+///
 /// Progress: looking up and pinning are lock-free. Changes wait for each other, for as long as a
 /// commit takes; never for a reader, never for bytes that are read, hashed or freed, and never for an
 /// observer. Questions about the books wait for a change, and before both the books catch up with what
@@ -116,7 +121,8 @@ impl FlatRegistry {
     }
 
     /// Registers a weight: its bytes are copied once, into memory that was reserved in the ledger
-    /// before. What was registered already, byte for byte, is not copied, reserved or changed.
+    /// before. What was registered already, byte for byte, is not copied, reserved or changed, nor brought back
+    /// if it is evicted.
     ///
     /// # Errors
     /// [`Error::InvalidTensor`] if `bytes` is not what dtype and shape demand;

@@ -70,6 +70,9 @@ impl<'l> WeightPlace<'l> {
     }
 
     /// The address of its first byte: the host's, or whatever its owner's addresses mean.
+    ///
+    /// It is good for as long as the lease is held. A generation is no key for it: what was
+    /// [evicted](crate::WeightRegistry::evict) and loaded again is somewhere else, under the same number.
     #[inline]
     pub fn address(&self) -> u64 {
         // `Memory::of` has checked that its end is an address.

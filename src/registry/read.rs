@@ -327,11 +327,11 @@ impl Reader<'_> {
 /// let sets = [registry.publish("a", version(1)?)?, registry.publish("b", version(2)?)?];
 ///
 /// registry.scope(|scope| {
-///     let mut bytes = 0;
+///     let mut tensors = 0;
 ///     for set in sets {
-///         bytes += scope.get(set)?.bytes(); // an array access; metadata
+///         tensors += scope.get(set)?.layout().len(); // an array access; metadata
 ///     }
-///     assert_eq!(bytes, registry.ledger().resident);
+///     assert_eq!(tensors, 2);
 ///     let lease = scope.acquire(sets)?; // as of the same commit
 ///     assert_eq!(lease.number(), scope.number());
 ///     Ok::<(), weighbridge::Error>(())

@@ -37,13 +37,18 @@ impl WeightRegistry {
     /// acquire that runs at the same time comes first, and the bytes stay, or after it; none waits. The
     /// memory is freed on this thread.
     ///
+    /// So a generation is no key for an address: what is loaded again is in other memory, under the same
+    /// number. An address is good for as long as the lease is held under which it was asked for.
+    ///
     /// Only sets whose source can be read again are evicted: see [`Evictable`](crate::source::Evictable).
     ///
     /// # Errors
     /// [`Error::Leased`], with who holds it; [`Error::BytesShared`] if an alias has them, too, or an earlier
     /// number of the same bytes (before a rollback or a rebind) that somebody still leases or the reclaimer
     /// has not let go of; [`Error::NotEvictable`]; [`Error::StaleHandle`], [`Error::WrongRegistry`],
-    /// [`Error::Forked`]. The set is as it was then.
+    /// [`Error::Forked`]. The set is as it was then. If an alias came to share its bytes while this was on
+    /// its way, they had been taken and are put back: for that moment it was not resident for anybody, and a
+    /// load that began then may have read them for nothing, or found no room.
     pub fn evict(&self, set: SetHandle) -> Result<u64, Error> {
         self.observe(Operation::Evict, set, itself, || self.take_away(set))
     }
@@ -124,7 +129,11 @@ impl WeightRegistry {
     /// nobody does, and then it is their word that counts. Of several threads that
     /// want one set, one reads and the others wait for it; other sets are not affected, and nobody who
     /// acquires waits. While a set's source is read again, it must not load this very set, nor one that
-    /// waits for it: that would wait for ever.
+    /// waits for it: that would wait for ever. Whoever waits goes on when that read has ended, and no sooner
+    /// if a replace has given the set other bytes meanwhile.
+    ///
+    /// They are in other memory than before, although the generation is the same: addresses from earlier leases
+    /// are not theirs.
     ///
     /// # Errors
     /// [`Error::OverLimit`], [`Error::OverAccountLimit`], [`Error::OutOfMemory`]; [`Error::ReloadDiffers`];

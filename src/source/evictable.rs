@@ -42,6 +42,11 @@ pub struct Evictable<S> {
 impl<S: Source + Send + Sync + 'static> Evictable<S> {
     /// Keeps `source` itself. Its files stay open: what was renamed over them meanwhile is not read, and
     /// each of them is one of the descriptors that this process may have.
+    ///
+    /// A source that has its bytes in memory, as [`InMemory`](super::InMemory), keeps them there for as long as
+    /// one of the set's generations may need it, and nothing is charged for that: evicting gives the ledger
+    /// bytes back, and the process none of these. Have it [`opened_by`](Self::opened_by) what finds them
+    /// elsewhere.
     pub fn new(source: S) -> Self {
         Evictable {
             source: Arc::new(source),

@@ -116,7 +116,14 @@ pub trait Source {
 ///
 /// Kept for as long as one of the set's generations may need it, so it should hold a path rather than
 /// what was in the file, and no `Arc` of the registry, which would then keep itself. It is called on the thread
-/// that [loads](crate::WeightRegistry::load), and dropped on any.
+/// that [loads](crate::WeightRegistry::load).
+///
+/// # Where it ends
+/// On any thread, mostly on the reclaimer's, which serves nobody. A panic there is caught. A destructor that
+/// takes long delays what that thread does for the same registry: giving back memory, and waking those who
+/// wait with [`drained`](crate::Retirement::drained) or [`reclaimed`](crate::Retirement::reclaimed). So it must
+/// not wait for the registry itself, nor load: whoever loads the same set may be waiting for that thread. It
+/// may use the registry otherwise, and drop leases.
 pub trait Reload: Send + Sync {
     /// Calls `read` once with a source of the very set that was published: the same tensors, the same
     /// contents. The registry compares with what it read before, and takes nothing else.

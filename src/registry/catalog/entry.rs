@@ -31,6 +31,10 @@ pub struct CatalogEntry {
     /// Could it be leased? Not while it is [evicted](crate::WeightRegistry::evict), and not while, or after,
     /// a [`replace_drained`](crate::WeightRegistry::replace_drained) has taken its bytes and the next
     /// generation has not come.
+    ///
+    /// This is of the moment when the picture came by this set, and no part of its commit: bytes come and
+    /// go without one. Pictures with one number may differ in it, and one picture may show two sets resident
+    /// that never were at the same time.
     pub resident: bool,
     /// The base an adapter is bound to.
     pub base: Option<SetHandle>,

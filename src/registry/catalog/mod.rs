@@ -66,7 +66,8 @@ pub struct Catalog {
 }
 
 impl Catalog {
-    /// The commit it shows.
+    /// The commit it shows. Which sets were [resident](CatalogEntry::resident) is no part of that: who waits
+    /// for a new number misses evictions and loads, which [events](WeightRegistry::events) tell.
     pub fn number(&self) -> Generation {
         Generation(self.number)
     }
