@@ -97,6 +97,34 @@ impl Arena {
         })
     }
 
+    /// This memory as an arena of `len` bytes, with whatever is in it: if it takes exactly what such a one
+    /// does when what is more has gone back to the system.
+    ///
+    /// # Errors
+    /// The arena as it was: it is too small, or of another kind.
+    pub(crate) fn reuse(mut self, len: u64) -> Result<Self, Self> {
+        let Some((charged, mapped)) = footprint(len) else {
+            return Err(self);
+        };
+        let aligned = charged < HUGE_FROM || self.base.as_ptr().align_offset(HUGE) == 0;
+        let fits = if mapped {
+            self.charged >= charged && aligned
+        } else {
+            self.charged == charged
+        };
+        if self.mapped != mapped || !fits {
+            return Err(self);
+        }
+        if self.charged > charged {
+            // SAFETY: the tail of our mapping, which the shortened arena does not cover; both are multiples
+            // of `PAGE`.
+            unsafe { unmap(self.base.add(charged), self.charged - charged) };
+            self.charged = charged;
+        }
+        self.len = len as usize;
+        Ok(self)
+    }
+
     /// What this arena is charged.
     pub fn charged(&self) -> u64 {
         self.charged as u64
@@ -278,6 +306,34 @@ mod tests {
             }
             arena.as_mut_slice().fill(7);
         }
+    }
+
+    #[test]
+    fn an_arena_is_used_again_for_what_takes_no_more() {
+        let of = |len: usize| Arena::allocate(len as u64).unwrap();
+        // From the allocator: of the same size only.
+        let arena = of(100).reuse(65).unwrap();
+        assert_eq!((arena.as_slice().len(), arena.charged()), (65, 128));
+        for other in [64, 129, MAP_FROM] {
+            let arena = of(100).reuse(other as u64).unwrap_err();
+            assert_eq!((arena.as_slice().len(), arena.charged()), (100, 128));
+        }
+        // Mapped: the rest goes back.
+        let mut arena = of(9 << 20);
+        arena.as_mut_slice().fill(7);
+        let base = arena.as_slice().as_ptr();
+        for len in [(9 << 20) - 1, HUGE_FROM + 1, MAP_FROM + 1] {
+            arena = arena.reuse(len as u64).unwrap();
+            assert_eq!(arena.as_slice().as_ptr(), base);
+            assert_eq!(arena.as_slice().len(), len);
+            assert_eq!(arena.charged(), Arena::charge_for(len as u64).unwrap());
+            assert!(arena.as_slice().iter().all(|&byte| byte == 7));
+        }
+        for other in [0, MAP_FROM - 1, MAP_FROM + 1 + PAGE, 9 << 20] {
+            arena = arena.reuse(other as u64).unwrap_err();
+            assert_eq!(arena.as_slice().len(), MAP_FROM + 1);
+        }
+        assert!(of(64).reuse(u64::MAX).is_err());
     }
 
     #[test]

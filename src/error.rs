@@ -5,10 +5,12 @@
 //! `PublishError` (in `registry::publish`), which adds the staged set to one of these.
 
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
 
 use crate::escape::Clean;
 use crate::handle::{Generation, SetHandle, SetKind};
-use crate::holdup::Holdup;
+use crate::holdup::{Holdup, Overdue};
 use crate::ledger::account::Account;
 use crate::names::SetName;
 use crate::tensor::Shard;
@@ -182,6 +184,72 @@ pub enum Error {
         /// What the source has.
         now: String,
     },
+    /// A set is pinned: it is not evicted.
+    #[error(
+        "{set} is pinned by {}. Drop those pins first, or choose another set",
+        some(by)
+    )]
+    Pinned {
+        /// The set.
+        set: SetName,
+        /// Who pinned it, first come first.
+        by: Vec<Arc<str>>,
+    },
+    /// A set could not be loaded. Everybody who waited for that load is told the same.
+    #[error("{set} could not be loaded: {cause}")]
+    LoadFailed {
+        /// The set.
+        set: SetName,
+        /// Why.
+        cause: Arc<Error>,
+    },
+    /// A set's load failed a moment ago, and requests do not cause another one yet.
+    #[error(
+        "{set} is left alone for another {retry_in:.1?}: {failures} load(s) of it failed, the last with: \
+         {cause}. Try again then, or use load, which does not wait"
+    )]
+    BackingOff {
+        /// The set.
+        set: SetName,
+        /// Loads that failed, one after the other.
+        failures: u32,
+        /// When requests may cause the next one.
+        retry_in: Duration,
+        /// Why the last one failed.
+        cause: Arc<Error>,
+    },
+    /// The source panicked while it was read, or whoever was to read it is gone.
+    #[error("reading {set} was not brought to its end: its source panicked, or its reader is gone")]
+    LoadBroken {
+        /// The set.
+        set: SetName,
+    },
+    /// What a source or a policy does on behalf of a load would wait for that very load.
+    #[error(
+        "sets cannot be loaded or evicted by a source that is being read, nor by a policy that is being \
+         asked: that could wait for itself. Load what a source needs before it is read"
+    )]
+    LoadInsideLoad,
+    /// What is wanted does not fit, whatever is evicted.
+    #[error(
+        "{requested} bytes do not fit into {} of {limit} bytes beside {immovable} bytes that cannot be \
+         evicted: sets that are pinned, wanted as well, or cannot be read again. Raise the limit, or \
+         retire or unpin some",
+        whose(account)
+    )]
+    NeverFits {
+        /// Bytes that were asked for.
+        requested: u64,
+        /// Bytes of sets that cannot go.
+        immovable: u64,
+        /// The limit.
+        limit: u64,
+        /// Whose limit; `None`: the total's.
+        account: Option<Account>,
+    },
+    /// What is wanted was not there in time.
+    #[error("{0}")]
+    NotLoaded(Box<Overdue>),
     /// A compare-and-swap found another generation.
     #[error(
         "{set}: expected generation {expected}, found {current}; \
@@ -577,13 +645,20 @@ fn a(kind: SetKind) -> &'static str {
 }
 
 /// The first few of a list that may be long.
-fn some(names: &[SetName]) -> String {
+fn some(names: &[impl ToString]) -> String {
     const SHOWN: usize = 5;
     let mut text: Vec<String> = names.iter().take(SHOWN).map(ToString::to_string).collect();
     if names.len() > SHOWN {
         text.push(format!("and {} more", names.len() - SHOWN));
     }
     text.join(", ")
+}
+
+fn whose(account: &Option<Account>) -> String {
+    account.as_ref().map_or_else(
+        || "the limit".to_owned(),
+        |account| format!("the limit of {account}"),
+    )
 }
 
 fn wanted(generation: &Option<Generation>) -> String {
@@ -614,6 +689,7 @@ impl Error {
     fn cause(&self) -> &Error {
         match self {
             Error::Emptied { cause, .. } => cause.cause(),
+            Error::LoadFailed { cause, .. } => cause.cause(),
             other => other,
         }
     }
@@ -648,6 +724,9 @@ impl Error {
                 | Error::NotResident { .. }
                 | Error::Leased(_)
                 | Error::BytesShared { .. }
+                | Error::Pinned { .. }
+                | Error::BackingOff { .. }
+                | Error::LoadBroken { .. }
                 | Error::KindMismatch { .. }
                 | Error::ShardMismatch { .. }
         )
@@ -657,7 +736,10 @@ impl Error {
     pub fn is_out_of_memory(&self) -> bool {
         matches!(
             self.cause(),
-            Error::OverLimit { .. } | Error::OverAccountLimit { .. } | Error::OutOfMemory { .. }
+            Error::OverLimit { .. }
+                | Error::OverAccountLimit { .. }
+                | Error::NeverFits { .. }
+                | Error::OutOfMemory { .. }
         )
     }
 
@@ -673,13 +755,19 @@ impl Error {
     pub fn is_over_limit(&self) -> bool {
         matches!(
             self.cause(),
-            Error::OverLimit { .. } | Error::OverAccountLimit { .. } | Error::TooManySets { .. }
+            Error::OverLimit { .. }
+                | Error::OverAccountLimit { .. }
+                | Error::NeverFits { .. }
+                | Error::TooManySets { .. }
         )
     }
 
     /// A wait reached its deadline.
     pub fn is_timeout(&self) -> bool {
-        matches!(self.cause(), Error::NotDrained(_) | Error::NotReclaimed(_))
+        matches!(
+            self.cause(),
+            Error::NotDrained(_) | Error::NotReclaimed(_) | Error::NotLoaded(_)
+        )
     }
 
     /// The input is broken, incomplete or inconsistent.
@@ -728,6 +816,7 @@ impl Error {
                 | Error::StagedElsewhere { .. }
                 | Error::OtherNamespace { .. }
                 | Error::NotEvictable { .. }
+                | Error::LoadInsideLoad
                 | Error::Forked { .. }
         )
     }

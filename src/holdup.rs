@@ -67,6 +67,43 @@ pub struct Holdup {
     pub fences: Vec<FenceHolder>,
 }
 
+/// What is in the way of sets that were wanted and were not there in time.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct Overdue {
+    /// How long was waited.
+    #[serde(rename = "waited_seconds", serialize_with = "crate::json::seconds")]
+    pub waited: Duration,
+    /// By how many bytes it did not fit when it was tried last: of the total, or of an account. Zero: there
+    /// was room, and the sets were being read.
+    pub missing: u64,
+    /// How many others wait for room.
+    pub waiting: usize,
+    /// Sets that could be evicted if they were not leased, most bytes first.
+    pub leased: Vec<Holdup>,
+}
+
+impl fmt::Display for Overdue {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "not loaded after {:.1?}: ", self.waited)?;
+        if self.missing == 0 {
+            return f.write_str("there is room, but reading has not come to its end");
+        }
+        write!(f, "{} bytes are missing", self.missing)?;
+        if self.waiting > 0 {
+            write!(f, ", {} others wait", self.waiting)?;
+        }
+        for (at, holdup) in self.leased.iter().take(NAMED).enumerate() {
+            f.write_str(if at == 0 { "; in the way: " } else { "; " })?;
+            holdup.fmt(f)?;
+        }
+        match self.leased.len().saturating_sub(NAMED) {
+            0 => Ok(()),
+            more => write!(f, "; and {more} more sets"),
+        }
+    }
+}
+
 /// How many holders, and how many fences, a message names.
 const NAMED: usize = 5;
 

@@ -251,7 +251,11 @@ pub(crate) fn identity_of<'t>(
 /// # Panics
 /// If `arena` is shorter than the plan says.
 pub fn content_identity(plan: &Plan, arena: &[u8]) -> Identity {
-    let digests = digests(plan, arena);
+    identity_by(plan, digests(plan, arena))
+}
+
+/// [`content_identity`], by the [digests] of the plan's tensors.
+pub(crate) fn identity_by(plan: &Plan, digests: Vec<Digest>) -> Identity {
     let seen = plan.tensors().iter().zip(digests);
     let seen = seen.map(|(tensor, digest)| Seen {
         name: tensor.name(),

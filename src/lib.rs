@@ -70,7 +70,9 @@ pub mod memory;
 pub mod modules;
 mod names;
 pub mod plan;
+pub mod policy;
 mod provenance;
+mod reading;
 mod registry;
 pub mod source;
 mod sync;
@@ -80,7 +82,7 @@ mod turns;
 pub use error::Error;
 pub use fence::Fence;
 pub use handle::{Generation, SetHandle, SetKind, WeightHandle};
-pub use holdup::{FenceHolder, Holder, Holdup};
+pub use holdup::{FenceHolder, Holder, Holdup, Overdue};
 pub use identity::{CacheKey, Identity};
 pub use layout::Layout;
 pub use ledger::{Account, LedgerSnapshot};
@@ -88,11 +90,11 @@ pub use names::{NameRef, SetName};
 pub use plan::Plan;
 pub use provenance::{BaseProvenance, Provenance, SetProvenance};
 pub use registry::{
-    AdapterModule, AdapterReplacement, AdapterView, Builder, Catalog, CatalogEntry, Cause,
-    Committed, Event, EventKind, Filling, Former, KeptGeneration, Lease, LeasedSet, Namespace,
-    NamespaceLimits, NamespaceStats, NamespaceTransaction, Next, Operation, PublishError, Reader,
-    Replaced, Retirement, Scope, SealError, SetView, Staged, Stats, Subscription, TensorWriter,
-    Transaction, TransactionError, Weight, WeightPlace, WeightRegistry,
+    AcquireOrLoad, AdapterModule, AdapterReplacement, AdapterView, Builder, Catalog, CatalogEntry,
+    Cause, Committed, Demand, Estimate, Event, EventKind, Filling, Former, KeptGeneration, Lease,
+    LeasedSet, Namespace, NamespaceLimits, NamespaceStats, NamespaceTransaction, Next, Operation,
+    Pin, PublishError, Reader, Replaced, Retirement, Scope, SealError, SetView, Staged, Stats,
+    Subscription, TensorWriter, Transaction, TransactionError, Weight, WeightPlace, WeightRegistry,
 };
 pub use safetensors::Dtype;
 pub use tensor::{Shard, WeightKind};
@@ -102,6 +104,7 @@ pub use tensor::{Shard, WeightKind};
 macro_rules! links {
     () => {
         "\
+[BENCHMARKS.md]: crate::_documentation::benchmarks
 [FIELD_BUGS.md]: crate::_documentation::verification::field_bugs
 [GUARANTEES.md]: crate::_documentation::guarantees
 [MEMORY_ORDERING.md]: crate::_documentation::memory_ordering
@@ -112,6 +115,7 @@ macro_rules! links {
 [ordering/events.md]: crate::_documentation::memory_ordering::events
 [ordering/fences.md]: crate::_documentation::memory_ordering::fences
 [ordering/labels.md]: crate::_documentation::memory_ordering::labels
+[ordering/loading.md]: crate::_documentation::memory_ordering::loading
 [ordering/names.md]: crate::_documentation::memory_ordering::names
 [ordering/residency.md]: crate::_documentation::memory_ordering::residency
 [verification/faults.md]: crate::_documentation::verification::faults
@@ -158,7 +162,11 @@ pub mod _documentation {
         pub mod events {}
         #[doc = include_str!("../docs/ordering/residency.md")]
         pub mod residency {}
+        #[doc = include_str!("../docs/ordering/loading.md")]
+        pub mod loading {}
     }
+    #[doc = include_str!("../docs/BENCHMARKS.md")]
+    pub mod benchmarks {}
     #[doc = include_str!("../docs/JSON.md")]
     pub mod json {}
     #[doc = links!()]

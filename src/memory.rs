@@ -231,6 +231,14 @@ impl Memory {
         }
     }
 
+    /// The arena, if it is one.
+    pub(crate) fn into_arena(self) -> Result<Arena, Self> {
+        match self.keeper {
+            Keeper::Arena(arena) => Ok(arena),
+            keeper @ Keeper::Owner(_) => Err(Memory { keeper, ..self }),
+        }
+    }
+
     /// Ends it, and lets an owner's panic through. Calls `step` between the pieces of a long job.
     pub(crate) fn give_back(self, step: &mut dyn FnMut()) {
         match self.keeper {

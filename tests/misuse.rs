@@ -47,6 +47,8 @@ fn classes(error: &Error) -> Vec<Class> {
 /// Another test that produces the variant, where one process or one registry will not do.
 const ELSEWHERE: &[(&str, &str)] = &[
     ("Forked", "tests/process/fork.rs"),
+    ("LoadBroken", "tests/loading.rs"),
+    ("ReloadDiffers", "tests/residency.rs"),
     ("Spent", "src/registry/spent.rs"),
 ];
 
@@ -91,6 +93,16 @@ fn half(rank: u32) -> InMemory {
     let part = Shard { dim, rank, world };
     let whole = InMemory::new().tensor("w", Dtype::U8, [4], [1; 4]).unwrap();
     whole.shards(|_| Some(part)).unwrap()
+}
+
+/// A set that is away, and of which something else would come back.
+fn changing(registry: &WeightRegistry) -> SetHandle {
+    let fill = AtomicU8::new(0);
+    let next = move || Ok(bytes(1, fill.fetch_add(1, Ordering::Relaxed)));
+    let source = Evictable::opened_by(next).unwrap();
+    let set = registry.publish("a", source).unwrap();
+    registry.evict(set).unwrap();
+    set
 }
 
 type Case = (Class, fn() -> Error);
@@ -304,14 +316,63 @@ const CASES: &[Case] = &[
         registry.evict(set).unwrap_err()
     }),
     (Class::Malformed, || {
-        // ReloadDiffers
+        // LoadFailed: of its cause's class
         let registry = registry();
-        let fill = AtomicU8::new(0);
-        let next = move || Ok(bytes(1, fill.fetch_add(1, Ordering::Relaxed)));
-        let source = Evictable::opened_by(next).unwrap();
+        let set = changing(&registry);
+        registry.acquire_or_load(set, SOON).unwrap_err()
+    }),
+    (Class::Conflict, || {
+        // BackingOff
+        let registry = registry();
+        let set = changing(&registry);
+        registry.load(set).unwrap_err();
+        registry.acquire_or_load(set, SOON).unwrap_err()
+    }),
+    (Class::Conflict, || {
+        // Pinned
+        let registry = registry();
+        let set = registry.publish("a", Evictable::new(bytes(1, 1))).unwrap();
+        let _pin = registry.pin(set, "somebody").unwrap();
+        registry.evict(set).unwrap_err()
+    }),
+    (Class::OutOfMemory, || {
+        // NeverFits
+        let registry = WeightRegistry::builder().limit_bytes(64).build().unwrap();
+        let set = registry.publish("a", Evictable::new(bytes(1, 1))).unwrap();
+        registry.evict(set).unwrap();
+        registry.publish("b", bytes(1, 1)).unwrap();
+        registry.acquire_or_load(set, SOON).unwrap_err()
+    }),
+    (Class::Timeout, || {
+        // NotLoaded
+        let registry = WeightRegistry::builder().limit_bytes(64).build().unwrap();
+        let [a, b] = ["a", "b"].map(|name| {
+            let source = Evictable::new(bytes(1, 1));
+            let set = registry.publish(name, source).unwrap();
+            registry.evict(set).unwrap();
+            set
+        });
+        let _lease = registry.acquire_or_load(a, SOON).unwrap();
+        registry.acquire_or_load(b, Duration::ZERO).unwrap_err()
+    }),
+    (Class::Misuse, || {
+        // LoadInsideLoad
+        let registry = Arc::new(registry());
+        let asks = Arc::downgrade(&registry);
+        let (told, tells) = std::sync::mpsc::channel();
+        let open = move || {
+            if let Some(registry) = asks.upgrade()
+                && let Some(own) = registry.lookup("a")
+            {
+                let _ = told.send(registry.load(own));
+            }
+            Ok(bytes(1, 1))
+        };
+        let source = Evictable::opened_by(open).unwrap();
         let set = registry.publish("a", source).unwrap();
         registry.evict(set).unwrap();
-        registry.load(set).unwrap_err()
+        registry.load(set).unwrap();
+        tells.recv().unwrap().unwrap_err()
     }),
     (Class::NotFound, || {
         // NotKept

@@ -2,7 +2,6 @@
 
 mod support;
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
 use std::sync::{Arc, Barrier, Mutex, Weak};
 use std::time::Instant;
@@ -34,6 +33,19 @@ fn evictable(fill: u8) -> (Evictable<InMemory>, Arc<AtomicUsize>) {
 fn fill(registry: &WeightRegistry, set: SetHandle) -> Result<u8, Error> {
     let lease = registry.acquire(set)?;
     Ok(lease.set(set)?.get("w")?.bytes()[0])
+}
+
+/// Why a load failed.
+fn cause(refused: Error) -> Arc<Error> {
+    match refused {
+        Error::LoadFailed { cause, .. } => cause,
+        other => panic!("{other}"),
+    }
+}
+
+fn is_differing(refused: Error) {
+    let cause = cause(refused);
+    assert!(matches!(*cause, Error::ReloadDiffers { .. }), "{cause}");
 }
 
 fn is_resident(registry: &WeightRegistry, set: SetHandle) -> bool {
@@ -188,8 +200,7 @@ fn only_the_same_bytes_come_back() {
         registry.evict(set).unwrap();
         for other in others {
             *then.lock().unwrap() = Some(*other);
-            let refused = registry.load(set).unwrap_err();
-            assert!(matches!(refused, Error::ReloadDiffers { .. }), "{refused}");
+            is_differing(registry.load(set).unwrap_err());
             is_away(&registry, set);
         }
         *then.lock().unwrap() = None;
@@ -271,19 +282,17 @@ fn a_load_that_fails_or_panics_leaves_nothing_behind() {
     let set = registry.publish("s", Oddly(bytes(64, 7))).unwrap();
     registry.evict(set).unwrap();
     for _ in 0..2 {
-        let refused = registry.load(set).unwrap_err();
-        assert!(matches!(refused, Error::ReloadDiffers { .. }), "{refused}");
+        is_differing(registry.load(set).unwrap_err());
         is_away(&registry, set);
     }
-    let panicked = catch_unwind(AssertUnwindSafe(|| registry.load(set)));
-    assert!(panicked.is_err());
+    let panicked = cause(registry.load(set).unwrap_err());
+    assert!(matches!(*panicked, Error::LoadBroken { .. }), "{panicked}");
     is_away(&registry, set);
     let refused = registry.load(set).unwrap_err();
     assert!(refused.is_malformed(), "{refused}");
     is_away(&registry, set);
     for _ in 0..2 {
-        let refused = registry.load(set).unwrap_err();
-        assert!(matches!(refused, Error::ReloadDiffers { .. }), "{refused}");
+        is_differing(registry.load(set).unwrap_err());
         is_away(&registry, set);
     }
     registry.load(set).unwrap();
@@ -715,8 +724,7 @@ fn files_that_were_replaced_are_read_only_by_who_kept_them_open() {
     std::fs::write(dir.path().join("new"), bytes).unwrap();
     std::fs::rename(dir.path().join("new"), &file).unwrap();
     assert!(registry.load(kept).unwrap() > 0);
-    let refused = registry.load(again).unwrap_err();
-    assert!(matches!(refused, Error::ReloadDiffers { .. }), "{refused}");
+    is_differing(registry.load(again).unwrap_err());
     std::fs::remove_file(&file).unwrap();
     let refused = registry.load(again).unwrap_err();
     assert!(refused.is_malformed(), "{refused}");

@@ -287,7 +287,7 @@ impl Rig {
         Ok(load)
     }
 
-    /// Brings them back. Whoever calls it may write the set.
+    /// Brings them back, and has the first lease of them. Whoever calls it may write the set.
     pub fn restore(
         &self,
         member: &Participant,
@@ -295,7 +295,7 @@ impl Rig {
         birth: u64,
         load: Load,
         value: u64,
-    ) -> Result<(), Load> {
+    ) -> Result<Hold<Meta, Load>, Load> {
         load.read_again(value);
         let view = self.spine.view(member);
         // SAFETY: as in `evict`.

@@ -126,6 +126,47 @@ fn restore_acq() {
     });
 }
 
+/// Who brings bytes back has them until it lets go: nobody takes them away before it has used them.
+#[test]
+fn restore_held() {
+    model("restore_held", &["held", "evicted"], || {
+        play(
+            1,
+            |rig, keys| {
+                let key = keys[0];
+                let member = rig.member();
+                let birth = birth(rig, &member.0, key);
+                let load = rig.evict(&member.0, key, birth, false).unwrap();
+                [
+                    act(move |rig, me| {
+                        let hold = {
+                            let _writing = rig.writing.lock();
+                            rig.restore(me, key, birth, load, 7)
+                        };
+                        let Ok(hold) = hold else {
+                            unreachable!("it is absent and current")
+                        };
+                        assert_eq!(hold.storage().get(), 7);
+                    }),
+                    act(move |rig, me| {
+                        let _writing = rig.writing.lock();
+                        match evict(rig, me, key) {
+                            Ok(()) => saw("evicted"),
+                            Err(Stays::Leased) => saw("held"),
+                            Err(stays) => assert_eq!(stays, Stays::Absent),
+                        }
+                    }),
+                ]
+            },
+            |rig, me, keys| {
+                let now = evict(rig, me, keys[0]);
+                assert!(matches!(now, Ok(()) | Err(Stays::Absent)), "{now:?}");
+                assert_eq!(rig.freed(), 1);
+            },
+        );
+    });
+}
+
 /// Away and back under a reader that looks twice, and clones: each lease has bytes for as long as it lives.
 #[test]
 fn evict_restore() {
@@ -273,7 +314,7 @@ fn restore_sup() {
                         act(move |rig, me| {
                             let _writing = rig.writing.lock();
                             match rig.restore(me, key, birth, load, 0) {
-                                Ok(()) => saw("in time"),
+                                Ok(_) => saw("in time"),
                                 Err(load) => {
                                     load.dismantle(&mut || {});
                                     saw("too late");

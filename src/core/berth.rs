@@ -7,8 +7,10 @@
 //! Neither is a commit: they change no number, no metadata and nothing of what is current. They happen
 //! by who may write the set, so that nobody supersedes it meanwhile.
 
+use std::ptr::NonNull;
+
 use super::Key;
-use super::node::Storage;
+use super::node::{Hold, Storage};
 use super::state::Stays;
 use super::view::View;
 
@@ -41,12 +43,22 @@ impl<'s, M: Send + Sync + 'static, S: Storage> View<'s, M, S> {
         unsafe { node.swap_storage(None) }.ok_or(Stays::Absent)
     }
 
-    /// V2: gives the generation of this number its bytes back, if it is current and absent; or returns
-    /// them. From here on it can be leased.
+    /// What `look` says of the bytes of `key`, if it is the generation of this number and has some.
     ///
     /// # Safety
     /// As [`evict`](Self::evict).
-    pub unsafe fn restore(&self, key: Key, birth: u64, storage: S) -> Result<(), S> {
+    pub unsafe fn look_at<R>(&self, key: Key, birth: u64, look: impl FnOnce(&S) -> R) -> Option<R> {
+        let node = self.resolve(key).filter(|node| node.birth() == birth)?;
+        // SAFETY: current and not killed; only who may write the set changes it, and that is the caller.
+        unsafe { node.storage() }.map(look)
+    }
+
+    /// V2: gives the generation of this number its bytes back, if it is current and absent; or returns
+    /// them. From here on it can be leased, and the caller has the first lease.
+    ///
+    /// # Safety
+    /// As [`evict`](Self::evict).
+    pub unsafe fn restore(&self, key: Key, birth: u64, storage: S) -> Result<Hold<M, S>, S> {
         let node = self.resolve(key);
         let node = node.filter(|node| node.birth() == birth && node.is_absent());
         let Some(node) = node else {
@@ -56,6 +68,7 @@ impl<'s, M: Send + Sync + 'static, S: Storage> View<'s, M, S> {
         let before = unsafe { node.swap_storage(Some(storage)) };
         debug_assert!(before.is_none(), "what is absent has no bytes");
         node.vitals().state().restore();
-        Ok(())
+        // SAFETY: the one lease that `restore` has made goes into the hold.
+        Ok(unsafe { Hold::adopt(NonNull::from(node)) })
     }
 }

@@ -138,12 +138,35 @@ impl<K: Kept> Keeper<K> {
     /// Keeps `kept` until it may go. The first call starts the thread, under a lock; all others are
     /// lock-free. Only if the system has no thread for us, this waits on the calling one.
     pub fn keep(self: &Arc<Self>, kept: K) {
-        // E23: a statistic.
-        self.board.kept.fetch_add(1, Ordering::Relaxed);
-        // E20: Acquire: the thread is named.
-        if self.started.load(Ordering::Acquire) == 0 && self.start().is_err() {
+        if self.is_staffed().is_err() {
+            // E23: a statistic.
+            self.board.kept.fetch_add(1, Ordering::Relaxed);
             return self.wait_here(kept);
         }
+        self.queue(kept);
+    }
+
+    /// [`keep`](Self::keep), where a wait on the calling thread is of no use.
+    ///
+    /// # Errors
+    /// The system has no thread for us. `kept` is dropped then.
+    pub fn try_keep(self: &Arc<Self>, kept: K) -> std::io::Result<()> {
+        self.is_staffed()?;
+        self.queue(kept);
+        Ok(())
+    }
+
+    fn is_staffed(&self) -> std::io::Result<()> {
+        // E20: Acquire: the thread is named.
+        match self.started.load(Ordering::Acquire) {
+            0 => self.start(),
+            _ => Ok(()),
+        }
+    }
+
+    fn queue(self: &Arc<Self>, kept: K) {
+        // E23: a statistic.
+        self.board.kept.fetch_add(1, Ordering::Relaxed);
         let entry = Box::leak(Box::new(Entry {
             hook: Hook::new(),
             watch: Watch::Poll,

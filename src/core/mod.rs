@@ -4,13 +4,16 @@
 //! (`S`, storage that only leases see), so that the loom models drive this very code with payloads
 //! of their own. Imports run one way: `commit` and `berth` over `view` over `spine`, that over
 //! `slots` and `node`, those over `vitals` and `reclaim`, those over `state` and `queue`; `keeper`
-//! over `queue` alone.
+//! over `queue` alone; `flight`, `line` and `park` stand by themselves.
 
 mod berth;
 mod commit;
+mod flight;
 mod holds;
 mod keeper;
+mod line;
 mod node;
+mod park;
 mod picture;
 mod queue;
 mod reclaim;
@@ -24,9 +27,12 @@ mod vitals;
 #[cfg(all(test, not(weighbridge_loom)))]
 mod tests;
 
+pub use flight::{Flight, Place};
 pub use holds::Holds;
 pub use keeper::{Bell, Keeper, Kept};
+pub use line::{Line, Turn};
 pub use node::{Hold, Node, StagedNode, Storage, discard};
+pub use park::wait;
 pub use picture::Picture;
 pub use reclaim::Reclaimer;
 pub(crate) use reclaim::panics;

@@ -171,19 +171,19 @@ impl StateWord {
         }
     }
 
-    /// V2: the bytes are there again. Called by who may write the set, of a generation that is alive and
-    /// has none.
+    /// V2: the bytes are there again, and the caller has one lease of them: nobody can take them away
+    /// before it has used them. Called by who may write the set, of a generation that is alive and has none.
     pub fn restore(&self) {
-        // E70: Release: the bytes come before the first lease.
-        let before = self.0.fetch_and(!ABSENT, Ordering::Release);
+        // E70: Release: the bytes come before the first lease that somebody else takes. From {ABSENT, 0}
+        // to {1} in one step.
+        let before = self.0.fetch_sub(ABSENT - 1, Ordering::Release);
         debug_assert_eq!(
             before, ABSENT,
             "only what is absent and current is restored"
         );
     }
 
-    /// V3: was it leased since the last time this was called? For models, so far.
-    #[cfg(any(test, weighbridge_loom))]
+    /// V3: was it leased since the last time this was called?
     pub fn clear_visited(&self) -> bool {
         // E17: a hint for whoever chooses what to evict; nothing is read through it.
         self.0.fetch_and(!VISITED, Ordering::Relaxed) & VISITED != 0

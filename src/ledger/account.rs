@@ -31,6 +31,11 @@ impl Account {
         Account::Foreign(name.into())
     }
 
+    /// Does it count in the registry's total?
+    pub(crate) fn is_host(&self) -> bool {
+        matches!(self, Account::Namespace(_))
+    }
+
     /// Its name.
     pub fn name(&self) -> &str {
         match self {

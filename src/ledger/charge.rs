@@ -147,6 +147,14 @@ impl Charge {
         });
     }
 
+    /// They did not go after all: that generation has them again.
+    pub(crate) fn put_back(&self) {
+        self.turn(|now| {
+            now.current += 1;
+            now.evicted = false;
+        });
+    }
+
     /// An earlier generation that has them is kept.
     pub(crate) fn keep(&self) {
         self.turn(|now| now.kept += 1);
@@ -194,13 +202,31 @@ impl Charge {
             let before = standing.uses.entry();
             change(&mut standing.uses);
             let after = standing.uses.entry();
+            books.eased += u64::from(after.1 < before.1);
             books.each(standing.account.as_ref(), |book| book.turn(before, after));
         });
     }
 
     fn write(&self, change: impl FnOnce(&mut Standing, &mut Books)) {
         let mut standing = self.standing.lock(); // E14
-        change(&mut standing, &mut self.ledger.0.lock()); // E14
+        let mut books = self.ledger.0.lock(); // E14
+        let before = books.eased;
+        change(&mut standing, &mut books);
+        if books.eased != before {
+            super::ring(books);
+        }
+    }
+
+    /// Whose they are, what they are used for and how many.
+    pub(super) fn entry(&self) -> (Option<Account>, State, u64) {
+        let standing = self.standing.lock(); // E14
+        let (state, bytes) = standing.uses.entry();
+        (standing.account.clone(), state, bytes)
+    }
+
+    /// They are others' by now: the books have been told. What is dropped is a charge of no bytes.
+    pub(super) fn empty(&self) {
+        self.standing.lock().uses.bytes = 0; // E14
     }
 }
 

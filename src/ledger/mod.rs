@@ -1,7 +1,7 @@
 //! The byte accounts.
 //!
 //! What lives here: reservations, limits, the books that a charge is written in. `account` has one book,
-//! `charge` what becomes of bytes that were taken. What does not: what the bytes are (`arena`), when
+//! `charge` what becomes of bytes that were taken, `exchange` takes some in place of others. What does not: what the bytes are (`arena`), when
 //! they are freed (`core::reclaim`).
 //!
 //! Every byte is in exactly one state: reserved (a load is in flight, or a set is staged), resident
@@ -15,6 +15,7 @@
 
 pub(crate) mod account;
 mod charge;
+mod exchange;
 #[cfg(all(test, not(weighbridge_loom)))]
 mod tests;
 
@@ -23,9 +24,11 @@ use std::sync::Arc;
 
 pub use account::{Account, LedgerSnapshot};
 pub use charge::Charge;
+pub(crate) use exchange::{Exchanged, Need, Shortage};
 
+use crate::core::Bell;
 use crate::error::Error;
-use crate::sync::Mutex;
+use crate::sync::{Mutex, MutexGuard};
 use account::{Book, State};
 
 /// The accounts of one registry. Clones share them.
@@ -40,6 +43,10 @@ struct Books {
     accounts: BTreeMap<Account, Book>,
     /// Bytes that came back from generations that were current, foreign ones included.
     reclaimed: u64,
+    /// How often bytes came back, or a limit was changed: what did not fit may fit by now.
+    eased: u64,
+    /// Who is told of that.
+    bell: Option<Bell>,
 }
 
 impl Books {
@@ -103,6 +110,7 @@ impl Books {
     }
 
     fn close(&mut self, account: Option<&Account>, state: State, bytes: u64) {
+        self.eased += u64::from(bytes > 0);
         if counts_in_total(account) {
             self.total.close(state, bytes);
         }
@@ -112,8 +120,17 @@ impl Books {
     }
 }
 
+/// Lets go of the lock, and tells who waits for room. Lock-free, does not allocate.
+fn ring(books: MutexGuard<'_, Books>) {
+    let bell = books.bell.clone();
+    drop(books);
+    if let Some(bell) = bell {
+        bell.ring();
+    }
+}
+
 fn counts_in_total(account: Option<&Account>) -> bool {
-    !matches!(account, Some(Account::Foreign(_)))
+    account.is_none_or(Account::is_host)
 }
 
 impl Ledger {
@@ -123,6 +140,8 @@ impl Ledger {
             total: Book::new(limit),
             accounts: BTreeMap::new(),
             reclaimed: 0,
+            eased: 0,
+            bell: None,
         })))
     }
 
@@ -166,6 +185,18 @@ impl Ledger {
         if book.is_idle() {
             books.accounts.remove(account);
         }
+        books.eased += 1;
+        ring(books);
+    }
+
+    /// How often what did not fit may have begun to fit.
+    pub(crate) fn eased(&self) -> u64 {
+        self.0.lock().eased // E14
+    }
+
+    /// Who is rung for whenever [`eased`](Self::eased) goes up; `None`: nobody waits.
+    pub(crate) fn tell(&self, bell: Option<Bell>) {
+        self.0.lock().bell = bell; // E14
     }
 
     /// The total at one instant.

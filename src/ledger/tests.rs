@@ -355,3 +355,51 @@ fn racing_charges_pass_neither_limit() {
         assert!(end.peak <= limit && end.peak > 0);
     }
 }
+
+/// Whoever waits for bytes hears of those that come back, of a higher limit, and of nothing else.
+#[test]
+fn the_bell_rings_for_what_comes_back() {
+    use crate::core::{Bell, Keeper, Kept};
+    use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+    use std::time::Duration;
+
+    /// Is looked at when it is rung for, and says so.
+    struct Listens(Ledger, Sender<()>, Receiver<()>);
+    impl Kept for Listens {
+        fn listen(&mut self, bell: &Bell) -> bool {
+            self.0.tell(Some(bell.clone()));
+            true
+        }
+        fn may_go(&mut self) -> bool {
+            let _ = self.1.send(());
+            self.2.try_recv().is_ok()
+        }
+        fn broke(&mut self) {}
+    }
+    const SOON: Duration = Duration::from_secs(60);
+    let ledger = Ledger::new(100);
+    let (looked, looks) = channel();
+    let (go, goes) = channel();
+    let keeper = Arc::new(Keeper::new());
+    keeper
+        .try_keep(Listens(ledger.clone(), looked, goes))
+        .unwrap();
+    looks.recv_timeout(SOON).unwrap();
+    let quiet = || looks.try_recv().is_err();
+    let charge = ledger.reserve(60).unwrap();
+    charge.settle();
+    charge.retire();
+    let nothing = ledger.reserve(0).unwrap();
+    drop(nothing);
+    assert!(quiet(), "nothing came back");
+    charge.shrink_to(50);
+    looks.recv_timeout(SOON).unwrap();
+    drop(charge);
+    looks.recv_timeout(SOON).unwrap();
+    ledger.set_limit(&Account::namespace("a"), Some(7));
+    looks.recv_timeout(SOON).unwrap();
+    go.send(()).unwrap();
+    drop(ledger.reserve(1).unwrap());
+    let gone = std::iter::repeat_with(|| looks.recv_timeout(SOON)).find_map(Result::err);
+    assert_eq!(gone, Some(RecvTimeoutError::Disconnected), "it may go");
+}

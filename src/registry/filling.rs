@@ -162,7 +162,7 @@ impl Filling {
 
     fn seal_as(self, declared: Option<&str>) -> Result<Staged, SealError> {
         match self.shared.check_process().and_then(|()| self.complete()) {
-            Ok(()) => Ok(self.furnished.fill(Vouched::or_read(declared))),
+            Ok(()) => Ok(self.furnished.fill(Vouched::or_read(declared), None)),
             Err(error) => Err(SealError(Box::new((error, self)))),
         }
     }

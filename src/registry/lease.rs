@@ -79,6 +79,20 @@ impl Lease {
         self
     }
 
+    /// The handles of its sets.
+    pub(super) fn handles(&self) -> impl Iterator<Item = SetHandle> + '_ {
+        self.holds.iter().map(|hold| hold.meta().handle)
+    }
+
+    /// Of these sets, this lease was no use that a policy should know of.
+    pub(super) fn unmark(&self, sets: &[SetHandle]) {
+        for hold in self.holds.iter() {
+            if sets.contains(&hold.meta().handle) {
+                hold.node().vitals().state().clear_visited();
+            }
+        }
+    }
+
     #[cold]
     fn leave_labels(&mut self) {
         for (hold, label) in self.holds.iter().zip(self.labels.iter()) {

@@ -22,6 +22,8 @@ mod filling;
 mod generation;
 mod here;
 mod lease;
+mod loaders;
+mod loading;
 #[cfg(all(test, not(weighbridge_loom)))]
 mod meanwhile;
 mod namespace;
@@ -36,6 +38,7 @@ mod reserve;
 mod residency;
 mod retirement;
 mod rollback;
+mod room;
 mod shared;
 #[cfg(all(test, not(weighbridge_loom)))]
 mod spent;
@@ -44,10 +47,12 @@ mod step;
 mod subscription;
 mod swap;
 mod transaction;
+mod wanting;
 
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
+use std::time::Duration;
 
 pub use accounts::{NamespaceLimits, NamespaceStats};
 pub use adapter::{AdapterModule, AdapterReplacement, AdapterView};
@@ -60,9 +65,11 @@ pub use place::WeightPlace;
 pub use read::{Reader, Scope, SetView};
 pub use retirement::{Replaced, Retirement};
 pub use rollback::KeptGeneration;
+pub use room::{Demand, Estimate, Pin};
 pub use staged::{PublishError, Staged};
 pub use subscription::{Next, Subscription};
 pub use transaction::{Committed, Transaction, TransactionError};
+pub use wanting::AcquireOrLoad;
 
 use crate::core::{Bounds, Reclaimer};
 use crate::error::Error;
@@ -70,6 +77,7 @@ use crate::handle::SetHandle;
 use crate::layout::Interner;
 use crate::ledger::Ledger;
 use crate::names::{Index, Seats};
+use crate::policy::Policy;
 use crate::sync::Mutex;
 use crate::sync::thread::{self, JoinHandle};
 use generation::Spine;
@@ -124,6 +132,11 @@ pub struct WeightRegistry {
     pictures: catalog::Pictures,
     going: Mutex<Vec<Retirement>>,
     fading: fading::Fading,
+    /// Who is admitted to memory.
+    room: room::Room,
+    loaders: loaders::Loaders,
+    /// How many threads read one set.
+    readers: usize,
     /// How many superseded generations a new set keeps.
     keep: usize,
     /// Tells the threads' tables of participants that this registry is gone.
@@ -132,12 +145,23 @@ pub struct WeightRegistry {
 }
 
 /// Options of a [`WeightRegistry`].
-#[derive(Debug, Clone)]
 #[must_use]
 pub struct Builder {
     limit: u64,
     keep: usize,
     events: usize,
+    loaders: usize,
+    readers: usize,
+    backoff: loading::Backoff,
+    policy: Option<Box<dyn Policy>>,
+}
+
+impl fmt::Debug for Builder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Builder")
+            .field("limit", &self.limit)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Builder {
@@ -159,6 +183,37 @@ impl Builder {
     /// up to a power of two, at most 2^20. Without it, 1,024.
     pub fn event_capacity(mut self, events: usize) -> Self {
         self.events = events.min(1 << 20);
+        self
+    }
+
+    /// In which order sets are evicted when [`acquire_or_load`](WeightRegistry::acquire_or_load) needs room.
+    /// Without it, [`Sieve`](crate::policy::Sieve).
+    pub fn policy(mut self, policy: impl Policy) -> Self {
+        self.policy = Some(Box::new(policy));
+        self
+    }
+
+    /// How many threads at most read for
+    /// [`acquire_or_load_async`](WeightRegistry::acquire_or_load_async); at least one. They are started when
+    /// they are needed, one for each set that is read at a time, so that a source that hangs is in the way of
+    /// its own set only; and they end with the registry. Without it, 32.
+    pub fn loaders(mut self, threads: usize) -> Self {
+        self.loaders = threads;
+        self
+    }
+
+    /// How many threads at most read one set, the one that asked for it among them, if its source can be
+    /// read by several: files of 16 MiB and more. They hash what they read on the way. At least one;
+    /// without it, as many as the process may use at once, up to four.
+    pub fn readers(mut self, threads: usize) -> Self {
+        self.readers = threads.max(1);
+        self
+    }
+
+    /// For how long no request causes another load of a set whose load failed: `first` after one failure,
+    /// twice as long after each that follows, at most `most`. Without it, 100 milliseconds and 30 seconds.
+    pub fn load_backoff(mut self, first: Duration, most: Duration) -> Self {
+        self.backoff = loading::Backoff { first, most };
         self
     }
 
@@ -200,13 +255,17 @@ impl Builder {
                 source,
             })?;
         spine.reclaimer().staff(reclaimer.thread().clone());
+        let ledger = Ledger::new(self.limit);
         Ok(WeightRegistry {
             id,
             spine,
             names: Index::new(),
             seats: Seats::default(),
             layouts: Interner::default(),
-            shared: Arc::new(Shared::new(Ledger::new(self.limit), self.events)),
+            room: room::Room::new(ledger.clone(), self.policy, self.backoff),
+            loaders: loaders::Loaders::new(self.loaders),
+            readers: self.readers,
+            shared: Arc::new(Shared::new(ledger, self.events)),
             pictures: catalog::first_picture(),
             going: Mutex::new(Vec::new()),
             fading: fading::Fading::default(),
@@ -224,6 +283,13 @@ impl WeightRegistry {
             limit: u64::MAX,
             keep: 0,
             events: 1024,
+            loaders: 32,
+            readers: std::thread::available_parallelism().map_or(1, |there| there.get().min(4)),
+            backoff: loading::Backoff {
+                first: Duration::from_millis(100),
+                most: Duration::from_secs(30),
+            },
+            policy: None,
         }
     }
 }
@@ -253,6 +319,10 @@ impl WeightRegistry {
     /// and the reclaimer's id may by now be another thread's, which must not be detached.
     fn abandon(&mut self) {
         std::mem::forget(self.reclaimer.take());
+        self.loaders.abandon();
+        let ledger = self.shared.ledger.clone();
+        let empty = room::Room::new(ledger, None, self.room.backoff());
+        std::mem::forget(std::mem::replace(&mut self.room, empty));
         let empty = Spine::new(Arc::new(Reclaimer::open()));
         std::mem::forget(std::mem::replace(&mut self.spine, empty));
     }

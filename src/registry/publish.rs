@@ -30,6 +30,7 @@ use crate::ledger::Account;
 use crate::modules::Fit;
 use crate::names::SetName;
 use crate::plan::Plan;
+use crate::reading::fill;
 use crate::source::Source;
 
 impl WeightRegistry {
@@ -82,23 +83,31 @@ impl WeightRegistry {
             let brought = source.bring();
             let charged = room.charged(brought.as_ref())?;
             let charge = self.shared.ledger.take(terms.account, charged)?;
-            Self::read(room.furnish(brought, charge)?, source)
+            self.read(room.furnish(brought, charge)?, source)
         })
     }
 
     /// Fills the room from `source`, unless it brought what is in it.
-    pub(super) fn read(mut furnished: Furnished, source: impl Source) -> Result<Staged, Error> {
+    pub(super) fn read(
+        &self,
+        mut furnished: Furnished,
+        source: impl Source,
+    ) -> Result<Staged, Error> {
+        let vouched = Vouched::by(&source);
         let read = match furnished.body.memory.arena_mut() {
-            Some(arena) => source.read_into(arena.as_mut_slice()),
-            None => Ok(()),
+            Some(arena) => {
+                let hashed = vouched.needs_digests();
+                fill(&source, arena.as_mut_slice(), false, hashed, self.readers)
+            }
+            None => Ok(None),
         };
         // Nothing more is asked of one that could not be read: a panic would hide why.
-        let known = read.map(|()| (Vouched::by(&source), furnished.again(&source)));
+        let known = read.map(|digests| (digests, furnished.again(&source)));
         // While the room is still ours: if this panics, its bytes come back. A value that is being
         // returned would be lost.
         drop(source);
-        let (vouched, again) = known?;
-        let mut staged = furnished.fill(vouched);
+        let (digests, again) = known?;
+        let mut staged = furnished.fill(vouched, digests);
         staged.content.facts.again = again;
         Ok(staged)
     }

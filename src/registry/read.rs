@@ -132,6 +132,16 @@ impl WeightRegistry {
         Ok(Lease::new(holds, view.number()))
     }
 
+    /// Would these be leased together if they were there? Asked before anything is loaded for it.
+    pub(super) fn check_pairing(&self, sets: &[SetHandle]) -> Result<(), Error> {
+        let view = self.view();
+        let metas: Vec<&Meta> = sets
+            .iter()
+            .filter_map(|&set| view.resolve(unchecked(set))?.meta())
+            .collect();
+        check_each(&view, || metas.iter().copied())
+    }
+
     #[cold]
     fn explain(&self, miss: Miss, sets: &[SetHandle]) -> Error {
         match miss {
@@ -218,13 +228,16 @@ fn check_pairs(view: &View<'_>, holds: &Holds) -> Result<(), Error> {
     if holds.len() < 2 {
         return Ok(());
     }
-    let checkpoints = || {
-        holds
-            .iter()
-            .map(|hold| hold.meta())
-            .filter(|m| m.facts.base.is_none())
-    };
-    for meta in holds.iter().map(|hold| hold.meta()) {
+    check_each(view, || holds.iter().map(|hold| hold.meta()))
+}
+
+#[inline]
+fn check_each<'m, I: Iterator<Item = &'m Meta>>(
+    view: &View<'_>,
+    metas: impl Fn() -> I,
+) -> Result<(), Error> {
+    let checkpoints = || metas().filter(|m| m.facts.base.is_none());
+    for meta in metas() {
         let Some(base) = meta.facts.base else {
             continue;
         };

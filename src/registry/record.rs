@@ -6,8 +6,11 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use super::content::{Body, Bytes, Content, Facts};
+use super::loading::Loads;
+use super::room::Pins;
 use crate::core::{Reclaimer, Vitals, discard};
 use crate::handle::{Generation, SetHandle};
 use crate::layout::{Extents, Layout, OrdinalTable};
@@ -24,8 +27,47 @@ pub(crate) struct SetRecord {
     /// Held by writers of this set while they commit, so that a retire knows all generations before
     /// its own.
     history: Mutex<History>,
-    /// Held by whoever reads this set's bytes once more, so that nobody else does meanwhile.
-    loading: Mutex<()>,
+    /// Who reads its bytes once more, and what became of that.
+    pub(super) loads: Mutex<Loads>,
+    /// Who wants its bytes to stay.
+    pub(super) pins: Mutex<Pins>,
+    /// What a policy is to know of its use.
+    pub(super) mark: Mutex<Mark>,
+}
+
+/// How a set was used, as far as samples tell.
+#[derive(Default)]
+pub(crate) struct Mark {
+    /// When it was last seen to have been used, or came.
+    last: Option<Instant>,
+    /// It was used since a policy was asked.
+    used: bool,
+}
+
+impl Mark {
+    /// Its bytes came.
+    pub(super) fn loaded(&mut self) {
+        *self = Mark {
+            last: Some(Instant::now()),
+            used: false,
+        };
+    }
+
+    /// It was used since the last sample, or not. Was it used since a policy was asked, and how long is it
+    /// idle?
+    pub(super) fn sample(&mut self, used: bool, now: Instant) -> (bool, Option<Duration>) {
+        if used {
+            self.last = Some(now);
+            self.used = true;
+        }
+        let idle = self.last.map(|at| now.saturating_duration_since(at));
+        (self.used, idle)
+    }
+
+    /// A policy was asked.
+    pub(super) fn told(&mut self) {
+        self.used = false;
+    }
 }
 
 /// The generations that are no longer current.
@@ -91,13 +133,10 @@ impl SetRecord {
                 keep,
                 vacated: None,
             }),
-            loading: Mutex::new(()),
+            loads: Mutex::default(),
+            pins: Mutex::default(),
+            mark: Mutex::default(),
         }
-    }
-
-    /// Waits for whoever loads this set. Taken before [`write`](Self::write).
-    pub(crate) fn load(&self) -> MutexGuard<'_, ()> {
-        self.loading.lock() // E73
     }
 
     /// The tensor an ordinal of this set stands for. Takes no lock.
@@ -114,6 +153,14 @@ impl SetRecord {
             record: self,
             history: self.history.lock(), // E16
         }
+    }
+
+    /// [`write`](Self::write), if nobody else does.
+    pub(crate) fn try_write(self: &Arc<Self>) -> Option<Writing<'_>> {
+        Some(Writing {
+            record: self,
+            history: self.history.try_lock()?, // E16
+        })
     }
 }
 

@@ -12,7 +12,7 @@ use super::content::{Again, Aliases, Body, Bytes, Content, Facts, Own, Target, T
 use crate::arena::Arena;
 use crate::error::Error;
 use crate::handle::{SetHandle, SetKind};
-use crate::identity::{Identity, content_identity, digests, unique};
+use crate::identity::{Digest, Identity, digests, identity_by, unique};
 use crate::layout::{Extents, Layout};
 use crate::ledger::Charge;
 use crate::memory::Memory;
@@ -108,10 +108,23 @@ impl Vouched {
         }
     }
 
-    /// What a set of this plan is, without aliases, if these are its bytes.
-    pub(super) fn identify(self, plan: &Plan, bytes: &[u8]) -> Identity {
+    /// Are the bytes to be hashed?
+    pub(super) fn needs_digests(&self) -> bool {
+        matches!(self, Vouched::ByThemselves)
+    }
+
+    /// What a set of this plan is, without aliases, if these are its bytes, and these their digests as far
+    /// as they are known.
+    pub(super) fn identify(
+        self,
+        plan: &Plan,
+        bytes: &[u8],
+        known: Option<Vec<Digest>>,
+    ) -> Identity {
         match self {
-            Vouched::ByThemselves => content_identity(plan, bytes),
+            Vouched::ByThemselves => {
+                identity_by(plan, known.unwrap_or_else(|| digests(plan, bytes)))
+            }
             Vouched::By(revision) => Identity::declared(plan, &revision),
             Vouched::Unread(fingerprint) => Identity::Unread(fingerprint),
         }
@@ -156,7 +169,8 @@ impl Furnished {
     }
 
     /// Everything is in it: it is what somebody vouches for, or what its contents are.
-    pub(super) fn fill(self, vouched: Vouched) -> Staged {
+    /// `known`: the digests of the tensors in it, if they were hashed on the way.
+    pub(super) fn fill(self, vouched: Vouched, known: Option<Vec<Digest>>) -> Staged {
         let Furnished { room, body } = self;
         let Room {
             registry,
@@ -183,12 +197,13 @@ impl Furnished {
             again: None,
         };
         if targets.0.is_empty() {
-            facts.identity = vouched.identify(&plan, bytes);
+            facts.identity = vouched.identify(&plan, bytes, known);
         } else {
             let own = match vouched {
                 Vouched::ByThemselves => {
                     let names = plan.tensors().iter().map(|tensor| Arc::clone(&tensor.name));
-                    Own::Digests(names.zip(digests(&plan, bytes)).collect())
+                    let all = known.unwrap_or_else(|| digests(&plan, bytes));
+                    Own::Digests(names.zip(all).collect())
                 }
                 Vouched::By(revision) => Own::Declared(Identity::declared(&plan, &revision)),
                 Vouched::Unread(fingerprint) => Own::Declared(Identity::Unread(fingerprint)),

@@ -86,7 +86,7 @@ impl WeightRegistry {
             match self.shared.ledger.take(terms.account, needed) {
                 // Enough for both.
                 Ok(charge) => {
-                    let staged = Self::read(room.furnish(brought, charge)?, source)?;
+                    let staged = self.read(room.furnish(brought, charge)?, source)?;
                     return self.follow_or_fill(set, staged);
                 }
                 Err(Error::OverLimit { .. } | Error::OverAccountLimit { .. }) => {}
@@ -123,7 +123,7 @@ impl WeightRegistry {
         charge.shrink_to(needed);
         let furnished = room.furnish(brought, charge);
         let (number, _) = furnished
-            .and_then(|furnished| Self::read(furnished, source))
+            .and_then(|furnished| self.read(furnished, source))
             .map_err(PublishError::from)
             .and_then(|staged| self.fill_place(&record, previous.generation(), staged))
             .map_err(|failed| self.emptied(&record, failed))?;

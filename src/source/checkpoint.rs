@@ -18,11 +18,13 @@ use super::header::{FileTensor, PICKLE_ADVICE, other_format_error, read_header};
 use super::index::Index;
 use super::json;
 use super::options::OpenOptions;
+use super::pieces::{InFiles, Pieces};
 use super::quantised;
 use super::scan::Scan;
 use crate::error::Error;
 use crate::handle::WeightHandle;
 use crate::plan::{Plan, PlannedTensor};
+use crate::reading::fill_here;
 use crate::tensor::Shard;
 
 const SINGLE: &str = "model.safetensors";
@@ -31,8 +33,6 @@ const CONFIG: &str = "config.json";
 const PICKLES: [&str; 2] = ["pytorch_model.bin", "pytorch_model.bin.index.json"];
 /// Longest configuration in bytes.
 pub(super) const CONFIG_CAP: u64 = 1 << 20;
-/// Bytes per read.
-const CHUNK: usize = 4 << 20;
 /// Bytes per read of two tensors that are compared.
 const COMPARED: usize = 128 << 10;
 
@@ -329,28 +329,11 @@ fn missing(folder: &Folder, index: &Index, files: &[OpenFile]) -> Error {
     }
 }
 
-/// Reads the data of `tensors` into their planned places, then looks whether the file has changed.
-fn read_file(
-    file: &SourceFile,
-    tensors: &[FileTensor],
-    plan: &Plan,
-    arena: &mut [u8],
-) -> Result<(), Error> {
-    for entry in tensors {
-        // A stored copy of a tied tensor is not in the plan under its own bytes.
-        let planned = plan
-            .position(entry.tensor.name())
-            .map(|at| &plan.tensors()[at]);
-        let Some(planned) = planned.filter(|planned| planned.tie.is_none()) else {
-            continue;
-        };
-        let mut at = entry.at;
-        for chunk in arena[planned.range()].chunks_mut(CHUNK) {
-            file.read_exact_at(chunk, at)?;
-            at += chunk.len() as u64;
-        }
+impl Checkpoint {
+    fn in_files(&self) -> InFiles<'_> {
+        let files = self.files.iter();
+        InFiles::new(&self.plan, files.map(|open| (&open.file, &*open.tensors)))
     }
-    file.check_unchanged()
 }
 
 impl Source for Checkpoint {
@@ -359,9 +342,11 @@ impl Source for Checkpoint {
     }
 
     fn read_into(&self, arena: &mut [u8]) -> Result<(), Error> {
-        self.files
-            .iter()
-            .try_for_each(|open| read_file(&open.file, &open.tensors, &self.plan, arena))
+        fill_here(&Pieces::new(self.in_files()), &self.plan, arena)
+    }
+
+    fn pieces(&self) -> Option<Pieces<'_>> {
+        Some(Pieces::new(self.in_files()))
     }
 
     fn declared(&self) -> Option<&str> {
@@ -382,7 +367,7 @@ impl SingleFile {
         &self.0.tensors
     }
 
-    pub(super) fn read_into(&self, plan: &Plan, arena: &mut [u8]) -> Result<(), Error> {
-        read_file(&self.0.file, &self.0.tensors, plan, arena)
+    pub(super) fn in_files(&self, plan: &Plan) -> InFiles<'_> {
+        InFiles::new(plan, std::iter::once((&self.0.file, &*self.0.tensors)))
     }
 }

@@ -5,7 +5,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use super::{Reload, Source};
+use super::{Pieces, Reload, Source};
 use crate::error::Error;
 use crate::handle::SetHandle;
 use crate::memory::Memory;
@@ -75,6 +75,10 @@ impl<S: Source + Send + Sync + 'static> Source for Evictable<S> {
 
     fn read_into(&self, arena: &mut [u8]) -> Result<(), Error> {
         self.source.read_into(arena)
+    }
+
+    fn pieces(&self) -> Option<Pieces<'_>> {
+        self.source.pieces()
     }
 
     /// Memory that is there already cannot be read again: such a set is not evicted.

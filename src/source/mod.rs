@@ -1,7 +1,8 @@
 //! Sources: where a set's bytes come from.
 //!
 //! What lives here: the [`Source`] trait. The formats have rooms of their own: `checkpoint` with its
-//! `index`, `peft`, `memory`, `foreign`, `mapped`; `evictable` is for what is read more than once. Below them: `header` (what a safetensors file has),
+//! `index`, `peft`, `memory`, `foreign`, `mapped`; `evictable` is for what is read more than once, `pieces` for
+//! what is read by several threads. Below them: `header` (what a safetensors file has),
 //! `json`, `guard` and `scan` (documents within bounds), `quantised` (what the configuration of a
 //! quantised checkpoint tells), `folder` (which files may be opened), `file` (reads bytes and notices a
 //! file that changes), `options` (what a caller may change).
@@ -20,6 +21,7 @@ mod mapped;
 mod memory;
 mod options;
 mod peft;
+mod pieces;
 mod quantised;
 mod scan;
 
@@ -31,6 +33,9 @@ pub use mapped::Mapped;
 pub use memory::InMemory;
 pub use options::OpenOptions;
 pub use peft::PeftAdapter;
+pub use pieces::Pieces;
+#[cfg(all(test, not(weighbridge_loom)))]
+pub(crate) use pieces::ReadPieces;
 
 use std::sync::Arc;
 
@@ -80,6 +85,14 @@ pub trait Source {
     /// Whatever is wrong with the source. The registry then drops the arena and gives its bytes
     /// back; nothing is left behind.
     fn read_into(&self, arena: &mut [u8]) -> Result<(), Error>;
+
+    /// The same bytes piece by piece, from several threads: the registry's sources of files have this, and
+    /// are then read by as many threads as it has ([`Builder::readers`](crate::Builder::readers)), and hashed on the way. If you
+    /// wrap one of them, forward it; what you do to its bytes in [`read_into`](Self::read_into) is passed by
+    /// then.
+    fn pieces(&self) -> Option<Pieces<'_>> {
+        None
+    }
 
     /// Memory that has the bytes already, each tensor at its planned offset. If there is some, nothing
     /// is allocated and [`read_into`](Self::read_into) is not called. Asked once, when everything has

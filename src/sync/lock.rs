@@ -1,6 +1,7 @@
 //! Locks for cold paths: they do not poison (a panic elsewhere must not take the registry down; what
 //! they guard is whole at every instant), and waits have deadlines.
 
+use std::sync::TryLockError;
 #[cfg(not(weighbridge_shuttle))]
 use std::time::Instant;
 
@@ -28,6 +29,15 @@ impl<T> Mutex<T> {
         self.0
             .lock()
             .unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    /// The lock, if nobody has it.
+    pub fn try_lock(&self) -> Option<MutexGuard<'_, T>> {
+        match self.0.try_lock() {
+            Ok(guard) => Some(guard),
+            Err(TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
+            Err(TryLockError::WouldBlock) => None,
+        }
     }
 }
 

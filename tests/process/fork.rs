@@ -6,10 +6,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use weighbridge::source::Source;
+use weighbridge::policy::Lru;
+use weighbridge::source::{Evictable, Source};
 use weighbridge::{
-    Account, Error, Filling, Generation, Lease, Namespace, NamespaceLimits, NamespaceTransaction,
-    Next, Plan, Retirement, SetHandle, Staged, Subscription, Transaction, WeightRegistry, fence,
+    Account, Demand, Error, Filling, Generation, Lease, Namespace, NamespaceLimits,
+    NamespaceTransaction, Next, Plan, Retirement, SetHandle, Staged, Subscription, Transaction,
+    WeightRegistry, fence,
 };
 
 use crate::support::{SOON, adapter, addition, bytes, registry, tiny};
@@ -75,6 +77,8 @@ fn forked(what: &str, child: impl FnOnce()) {
 struct Kit<'r> {
     registry: &'r WeightRegistry,
     set: SetHandle,
+    /// One without bytes.
+    away: SetHandle,
     number: Generation,
     base: SetHandle,
     adapter: SetHandle,
@@ -96,6 +100,9 @@ struct Kit<'r> {
 impl<'r> Kit<'r> {
     fn new(registry: &'r WeightRegistry) -> Self {
         let set = registry.publish("a", bytes(64, 1)).unwrap();
+        let away = registry.publish("away", Evictable::new(bytes(64, 8)));
+        let away = away.unwrap();
+        registry.evict(away).unwrap();
         let base = registry.publish("tiny", tiny()).unwrap();
         let adapter = registry
             .publish("pirate", adapter("pirate-v1", base))
@@ -118,6 +125,7 @@ impl<'r> Kit<'r> {
             number: held.set(set).unwrap().generation(),
             registry,
             set,
+            away,
             base,
             adapter,
             going,
@@ -285,7 +293,20 @@ const REFUSED: &[Refused] = &[
     }),
     ("fenced/revoke", |kit| of(kit.registry.revoke(kit.set))),
     ("residency/evict", |kit| of(kit.registry.evict(kit.set))),
-    ("residency/load", |kit| of(kit.registry.load(kit.set))),
+    ("wanting/load", |kit| of(kit.registry.load(kit.set))),
+    ("wanting/acquire_or_load", |kit| {
+        of(kit.registry.acquire_or_load(kit.away, Duration::MAX))
+    }),
+    ("namespace/mod/acquire_or_load", |kit| {
+        of(kit.tenant.acquire_or_load(kit.away, Duration::MAX))
+    }),
+    ("room/pins/pin", |kit| of(kit.registry.pin(kit.set, "it"))),
+    ("room/pins/pinned_by", |kit| {
+        of(kit.registry.pinned_by(kit.set))
+    }),
+    ("room/estimate/estimate", |kit| {
+        of(kit.registry.estimate(&Demand::new().set(kit.set)))
+    }),
     ("rollback/keep_previous", |kit| {
         of(kit.registry.keep_previous(kit.set, 1))
     }),
@@ -415,10 +436,15 @@ const READS: &[Reads] = &[
             "limit_bytes",
             "keep_previous",
             "event_capacity",
+            "policy",
+            "loaders",
+            "load_backoff",
             "build",
         ],
         |_| {
             let options = WeightRegistry::builder().limit_bytes(1);
+            let options = options.policy(Lru::new()).loaders(1);
+            let options = options.load_backoff(Duration::ZERO, Duration::MAX);
             options.keep_previous(1).event_capacity(1).build().unwrap();
         },
     ),
@@ -493,6 +519,31 @@ const READS: &[Reads] = &[
             assert_eq!((same.offset(), same.info().name()), (0, "w"));
             assert!(same.is_host_readable() && same.owner().is_none());
             assert!(same.owner_as::<NoOwner>().is_none());
+        },
+    ),
+    ("room/estimate", &["new", "set", "plan", "bytes"], |kit| {
+        let demand = Demand::new().set(kit.set).plan("", bytes(1, 1).plan());
+        let _ = demand.bytes(&Account::foreign("gpu0"), 1);
+    }),
+    // What is there is leased as by `acquire`, and a future of the child's own does its work.
+    (
+        "wanting",
+        &[
+            "acquire_or_load",
+            "acquire_or_load_as",
+            "acquire_or_load_async",
+            "labelled",
+        ],
+        |kit| {
+            let read = kit.registry.acquire_or_load(kit.set, Duration::MAX);
+            assert_eq!(read.unwrap().sets().len(), 1);
+            let read = kit
+                .registry
+                .acquire_or_load_as("it", kit.set, Duration::MAX);
+            assert_eq!(read.unwrap().sets().len(), 1);
+            let registry = Arc::new(WeightRegistry::builder().build().unwrap());
+            let set = registry.publish("a", bytes(1, 1)).unwrap();
+            drop(registry.acquire_or_load_async(set).labelled("it"));
         },
     ),
     ("rollback", &["kept"], |kit| {
@@ -696,7 +747,7 @@ const READS: &[Reads] = &[
         ],
         |kit| {
             let catalog = kit.registry.catalog();
-            assert_eq!(catalog.entries().len(), 5);
+            assert_eq!(catalog.entries().len(), 6);
             assert!(catalog.to_json().contains("\"tenant\""));
             assert!(kit.registry.stats().to_json().contains("\"schema\""));
             assert_eq!(catalog.number().number(), kit.registry.stats().commits);

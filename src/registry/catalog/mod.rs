@@ -164,6 +164,12 @@ pub struct Stats {
     pub reclaimed_generations: u64,
     /// Bytes that came back with them. Each counts once, when the last generation that has it is gone.
     pub reclaimed_bytes: u64,
+    /// Loads that requests have caused, and such as were asked for, since the registry was made.
+    pub loads: u64,
+    /// Sets that were evicted to make room for them.
+    pub evictions: u64,
+    /// Requests that wait for room at this moment.
+    pub waiting: usize,
     /// Different layouts in use; sets with the same tensors share one.
     pub layouts: usize,
     /// Destructors that panicked on the reclaimer's thread.
@@ -223,6 +229,7 @@ impl WeightRegistry {
             0 => None,
             _ => self.fences().first().map(|fence| fence.age),
         };
+        let (loads, evictions, waiting) = self.room.counts();
         Stats {
             sets: self.names.len(),
             commits: self.view().number(),
@@ -237,6 +244,9 @@ impl WeightRegistry {
             fence_panics: self.shared.keeper.panics(),
             reclaimed_generations: count(&self.shared.reclaimed),
             reclaimed_bytes: self.shared.ledger.reclaimed(),
+            loads,
+            evictions,
+            waiting,
             layouts: self.layouts.len(),
             reclaimer_panics: self.spine.reclaimer().panics(),
             observer_panics: count(&self.shared.observer_panics),

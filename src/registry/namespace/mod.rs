@@ -136,6 +136,36 @@ impl<'r> Namespace<'r> {
         Ok(self.acquire(sets)?.labelled(label))
     }
 
+    /// [`WeightRegistry::acquire_or_load`], of its own sets and of the default namespace's. What is loaded
+    /// is charged to whom it belongs, and may evict any idle set to make room.
+    ///
+    /// # Errors
+    /// Also [`Error::WrongNamespace`]; nothing is leased and nothing loaded then.
+    pub fn acquire_or_load(
+        &self,
+        sets: impl AsRef<[SetHandle]>,
+        patience: Duration,
+    ) -> Result<Lease, Error> {
+        let lease = {
+            let sets = sets.as_ref();
+            let confines = self.confines();
+            for &set in sets {
+                confines.readable(set)?;
+            }
+            // Whoever else is in the way is no business of a tenant's.
+            let mine = |name: &SetName| [self.name(), ""].contains(&name.namespace());
+            match self.registry.there_or_loaded(sets, patience) {
+                Err(Error::NotLoaded(mut overdue)) => {
+                    overdue.leased.retain(|holdup| mine(&holdup.set));
+                    return Err(Error::NotLoaded(overdue));
+                }
+                answer => answer?,
+            }
+        };
+        drop(sets);
+        Ok(lease)
+    }
+
     /// [`WeightRegistry::weight_handle`], of its own sets and of the default namespace's.
     ///
     /// # Errors

@@ -23,9 +23,11 @@ use super::file::malformed;
 use super::folder::Folder;
 use super::header::{PICKLE_ADVICE, other_format_error};
 use super::options::OpenOptions;
+use super::pieces::Pieces;
 use crate::error::Error;
 use crate::handle::SetHandle;
 use crate::plan::Plan;
+use crate::reading::fill_here;
 use crate::tensor::WeightKind;
 
 const CONFIG: &str = "adapter_config.json";
@@ -180,7 +182,15 @@ impl Source for PeftAdapter {
     }
 
     fn read_into(&self, arena: &mut [u8]) -> Result<(), Error> {
-        self.file.read_into(&self.plan, arena)
+        fill_here(
+            &Pieces::new(self.file.in_files(&self.plan)),
+            &self.plan,
+            arena,
+        )
+    }
+
+    fn pieces(&self) -> Option<Pieces<'_>> {
+        Some(Pieces::new(self.file.in_files(&self.plan)))
     }
 
     fn declared(&self) -> Option<&str> {

@@ -1,0 +1,145 @@
+//! Taking bytes in place of others.
+//!
+//! What lives here: several reservations at one instant, against charges that are given up for them, and
+//! by how much they do not fit. What does not: what is given up (`registry::room`).
+
+use std::collections::BTreeMap;
+
+use super::account::{Book, State};
+use super::{Account, Books, Charge, Ledger, counts_in_total};
+
+/// Bytes that are wanted in an account.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Need {
+    pub(crate) account: Account,
+    pub(crate) bytes: u64,
+}
+
+/// By how many bytes something does not fit.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Shortage {
+    /// Of the total.
+    pub(crate) total: u64,
+    /// Of accounts, those that are short.
+    pub(crate) accounts: BTreeMap<Account, u64>,
+}
+
+impl Shortage {
+    pub(crate) fn is_none(&self) -> bool {
+        self.total == 0 && self.accounts.is_empty()
+    }
+}
+
+/// What was taken: one reservation for each need, and what is left of what was given up.
+#[derive(Debug)]
+pub(crate) struct Exchanged {
+    pub(crate) charges: Vec<Charge>,
+    /// To be dropped when the memory of what was given up is back.
+    pub(crate) rest: Option<Charge>,
+}
+
+/// What is given up, by book.
+#[derive(Default)]
+struct Given {
+    total: u64,
+    accounts: BTreeMap<Account, u64>,
+}
+
+impl Given {
+    fn add(&mut self, account: Option<Account>, bytes: u64) {
+        if counts_in_total(account.as_ref()) {
+            self.total = self.total.saturating_add(bytes);
+        }
+        if let Some(account) = account {
+            let sum = self.accounts.entry(account).or_default();
+            *sum = sum.saturating_add(bytes);
+        }
+    }
+}
+
+impl Books {
+    fn shortage(&self, needs: &[Need], given: &Given) -> Shortage {
+        let mut wanted = Given::default();
+        for need in needs {
+            wanted.add(Some(need.account.clone()), need.bytes);
+        }
+        let missing = |book: Option<&Book>, wanted: u64, given: u64| {
+            let (limit, in_use) =
+                book.map_or((u64::MAX, 0), |book| (book.limit, book.in_use() - given));
+            wanted.saturating_sub(limit.saturating_sub(in_use))
+        };
+        let accounts = wanted.accounts.into_iter().filter_map(|(account, wanted)| {
+            let given = given.accounts.get(&account).copied().unwrap_or(0);
+            let missing = missing(self.accounts.get(&account), wanted, given);
+            (missing > 0).then_some((account, missing))
+        });
+        Shortage {
+            accounts: accounts.collect(),
+            total: missing(Some(&self.total), wanted.total, given.total),
+        }
+    }
+}
+
+impl Ledger {
+    /// By how much `needs` would not fit if `given` were not there.
+    pub(crate) fn shortage<'c>(
+        &self,
+        needs: &[Need],
+        given: impl IntoIterator<Item = &'c Charge>,
+    ) -> Shortage {
+        let mut sums = Given::default();
+        for charge in given {
+            let (account, _, bytes) = charge.entry();
+            sums.add(account, bytes);
+        }
+        self.0.lock().shortage(needs, &sums) // E14
+    }
+
+    /// Takes all of `needs` at one instant, and gives `old` up for them. At no instant can anybody else
+    /// have what these were, and no sum is less than what is in memory: what is more in `old` than in
+    /// `needs` stays charged until the rest is dropped.
+    ///
+    /// # Errors
+    /// By how much they do not fit. Nothing is changed then.
+    pub(crate) fn exchange(&self, old: &[&Charge], needs: &[Need]) -> Result<Exchanged, Shortage> {
+        // Nobody else has them, so they stay what they are until the lock is taken.
+        let entries: Vec<_> = old.iter().map(|charge| charge.entry()).collect();
+        let mut given = Given::default();
+        for (account, _, bytes) in &entries {
+            given.add(account.clone(), *bytes);
+        }
+        let mut books = self.0.lock(); // E14
+        let short = books.shortage(needs, &given);
+        if !short.is_none() {
+            return Err(short);
+        }
+        for (account, state, bytes) in &entries {
+            books.each(account.as_ref(), |book| {
+                book.turn((*state, *bytes), (*state, 0))
+            });
+        }
+        let mut wanted = 0;
+        let mut opened = Vec::with_capacity(needs.len());
+        for Need { account, bytes } in needs {
+            if counts_in_total(Some(account)) {
+                wanted += bytes;
+                books.total.open(State::Reserved, *bytes);
+            }
+            let account = books.open_account(account.clone(), State::Reserved, *bytes);
+            opened.push((account, *bytes));
+        }
+        let more = given.total.saturating_sub(wanted);
+        if more > 0 {
+            books.total.open(State::Reserved, more);
+        }
+        drop(books);
+        old.iter().for_each(|charge| charge.empty());
+        let charges = opened.into_iter();
+        Ok(Exchanged {
+            charges: charges
+                .map(|(account, bytes)| Charge::new(self.clone(), Some(account), bytes))
+                .collect(),
+            rest: (more > 0).then(|| Charge::new(self.clone(), None, more)),
+        })
+    }
+}

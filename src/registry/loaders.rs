@@ -1,0 +1,110 @@
+//! Threads that read for futures.
+//!
+//! What lives here: a few threads, started when there is something to do and none is idle. What does not:
+//! what they do (`room::Job`). Callers that may wait read on their own thread.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use crate::core::panics;
+use crate::sync::thread::{self, JoinHandle};
+use crate::sync::{Condvar, Mutex};
+
+type Task = Box<dyn FnOnce() + Send>;
+
+/// See the module documentation.
+pub(super) struct Loaders {
+    desk: Arc<Desk>,
+    most: usize,
+}
+
+#[derive(Default)]
+struct Desk {
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    tasks: VecDeque<Task>,
+    threads: Vec<JoinHandle<()>>,
+    idle: usize,
+    closed: bool,
+}
+
+impl Loaders {
+    /// At most so many threads; at least one.
+    pub(super) fn new(most: usize) -> Self {
+        Loaders {
+            desk: Arc::default(),
+            most: most.max(1),
+        }
+    }
+
+    /// Has `task` done soon, in the order in which they came. If the system has no thread at all, it is
+    /// done here.
+    pub(super) fn run(&self, task: impl FnOnce() + Send + 'static) {
+        let mut state = self.desk.state.lock(); // E79
+        state.tasks.push_back(Box::new(task));
+        if state.idle < state.tasks.len() && state.threads.len() < self.most {
+            let desk = Arc::clone(&self.desk);
+            match thread::spawn_named("weighbridge-loader", move || desk.work()) {
+                Ok(thread) => state.threads.push(thread),
+                Err(_) if !state.threads.is_empty() => {}
+                Err(_) => {
+                    let tasks = std::mem::take(&mut state.tasks);
+                    drop(state);
+                    tasks.into_iter().for_each(|task| task());
+                    return;
+                }
+            }
+        }
+        drop(state);
+        self.desk.changed.notify_all();
+    }
+}
+
+impl Loaders {
+    /// The end in a forked child, where there are no threads, and a lock may be held for ever.
+    pub(super) fn abandon(&mut self) {
+        std::mem::forget(std::mem::take(&mut self.desk));
+    }
+}
+
+impl Desk {
+    fn work(&self) {
+        let mut state = self.state.lock(); // E79
+        loop {
+            if let Some(task) = state.tasks.pop_front() {
+                drop(state);
+                // What it has is dropped here, too: it may be the last to have the registry.
+                let _ = panics(task);
+                state = self.state.lock(); // E79
+            } else if state.closed {
+                return;
+            } else {
+                state.idle += 1;
+                state = self.changed.wait_deadline(state, None).0;
+                state.idle -= 1;
+            }
+        }
+    }
+}
+
+impl Drop for Loaders {
+    /// Nobody has anything to do for them any more: what they do keeps the registry.
+    fn drop(&mut self) {
+        let threads = {
+            let mut state = self.desk.state.lock(); // E79
+            state.closed = true;
+            std::mem::take(&mut state.threads)
+        };
+        self.desk.changed.notify_all();
+        for thread in threads {
+            // The last to have the registry may be one of them.
+            if thread.thread().id() != thread::current().id() {
+                let _ = thread.join();
+            }
+        }
+    }
+}
