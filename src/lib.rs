@@ -92,9 +92,10 @@ pub use provenance::{BaseProvenance, Provenance, SetProvenance};
 pub use registry::{
     AcquireOrLoad, AdapterModule, AdapterReplacement, AdapterView, Builder, Catalog, CatalogEntry,
     Cause, Committed, Demand, Estimate, Event, EventKind, Filling, Former, KeptGeneration, Lease,
-    LeasedSet, Namespace, NamespaceLimits, NamespaceStats, NamespaceTransaction, Next, Operation,
-    Pin, PublishError, Reader, Replaced, Retirement, Scope, SealError, SetView, Staged, Stats,
-    Subscription, TensorWriter, Transaction, TransactionError, Weight, WeightPlace, WeightRegistry,
+    LeasedSet, LoraRequestsInfo, Namespace, NamespaceLimits, NamespaceStats, NamespaceTransaction,
+    Next, Operation, Pin, PublishError, Reader, Replaced, Retirement, Scope, SealError, SetView,
+    Staged, Stats, Subscription, TensorWriter, Transaction, TransactionError, Weight, WeightPlace,
+    WeightRegistry,
 };
 pub use safetensors::Dtype;
 pub use tensor::{Shard, WeightKind};

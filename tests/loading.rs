@@ -1312,3 +1312,46 @@ fn what_a_plan_says_is_what_is_charged() {
     registry.publish("s", source).unwrap();
     assert_eq!(registry.ledger().total(), charged);
 }
+
+/// What routers ask for: who serves, who is waited for.
+#[test]
+fn adapters_that_serve_and_that_are_waited_for_are_told() {
+    let registry = Arc::new(
+        WeightRegistry::builder()
+            .limit_bytes(3 * ONE)
+            .build()
+            .unwrap(),
+    );
+    let base = registry.publish("base", bytes(64, 1)).unwrap();
+    let adapters = ["one", "two", "with \"quotes\" and \\"].map(|name| {
+        let open = move || Ok(support::addition(64, 2, base));
+        let source = Evictable::opened_by(open).unwrap();
+        let set = registry.publish(name, source).unwrap();
+        registry.evict(set).unwrap();
+        set
+    });
+    let told = || {
+        let line = registry.lora_requests_info().to_prometheus("it", 2);
+        let (labels, value) = line.rsplit_once(' ').unwrap();
+        assert!(value.parse::<f64>().unwrap() > 1e9, "{value}");
+        labels.to_owned()
+    };
+    let of = |running: &str, waiting: &str| {
+        format!(
+            r#"it{{max_lora="2",running_lora_adapters="{running}",waiting_lora_adapters="{waiting}"}}"#
+        )
+    };
+    assert_eq!(told(), of("", ""));
+    let one = registry.acquire_or_load([base, adapters[0]], SOON).unwrap();
+    let two = registry.acquire_or_load(adapters[1], SOON).unwrap();
+    assert_eq!(told(), of("one,two", ""), "a base is none");
+    let mut third = Box::pin(registry.acquire_or_load_async([base, adapters[2]]));
+    let mut context = Context::from_waker(Waker::noop());
+    assert!(third.as_mut().poll(&mut context).is_pending());
+    assert_eq!(told(), of("one,two", r#"with \"quotes\" and \\"#));
+    drop(one);
+    let lease = block_on(third).unwrap();
+    assert_eq!(told(), of(r#"two,with \"quotes\" and \\"#, ""));
+    drop((two, lease));
+    assert_eq!(told(), of("", ""));
+}

@@ -183,6 +183,12 @@ impl<S> Line<S> {
         mine.map(|one| read(&one.short))
     }
 
+    /// What each lacked when it tried last, in order. `visit` is quick and calls nobody.
+    pub fn for_each(&self, mut visit: impl FnMut(&S)) {
+        let state = self.state.lock(); // E76
+        state.waiting.iter().for_each(|one| visit(&one.short));
+    }
+
     /// How many wait.
     pub fn len(&self) -> usize {
         self.state.lock().waiting.len() // E76

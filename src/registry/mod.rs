@@ -39,6 +39,7 @@ mod residency;
 mod retirement;
 mod rollback;
 mod room;
+mod serving;
 mod shared;
 #[cfg(all(test, not(weighbridge_loom)))]
 mod spent;
@@ -66,6 +67,7 @@ pub use read::{Reader, Scope, SetView};
 pub use retirement::{Replaced, Retirement};
 pub use rollback::KeptGeneration;
 pub use room::{Demand, Estimate, Pin};
+pub use serving::LoraRequestsInfo;
 pub use staged::{PublishError, Staged};
 pub use subscription::{Next, Subscription};
 pub use transaction::{Committed, Transaction, TransactionError};

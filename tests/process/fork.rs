@@ -438,12 +438,13 @@ const READS: &[Reads] = &[
             "event_capacity",
             "policy",
             "loaders",
+            "readers",
             "load_backoff",
             "build",
         ],
         |_| {
             let options = WeightRegistry::builder().limit_bytes(1);
-            let options = options.policy(Lru::new()).loaders(1);
+            let options = options.policy(Lru::new()).loaders(1).readers(1);
             let options = options.load_backoff(Duration::ZERO, Duration::MAX);
             options.keep_previous(1).event_capacity(1).build().unwrap();
         },
@@ -546,6 +547,10 @@ const READS: &[Reads] = &[
             drop(registry.acquire_or_load_async(set).labelled("it"));
         },
     ),
+    ("serving", &["lora_requests_info", "to_prometheus"], |kit| {
+        let info = kit.registry.lora_requests_info();
+        assert!(info.to_prometheus("it", 1).starts_with("it{"));
+    }),
     ("rollback", &["kept"], |kit| {
         assert!(kit.registry.kept(kit.set).unwrap().is_empty());
     }),

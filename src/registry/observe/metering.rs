@@ -80,6 +80,7 @@ impl WeightRegistry {
                     seconds(stats.oldest_scope_at_least),
                 ),
                 ("weighbridge_pending_fences", stats.pending_fences as f64),
+                ("weighbridge_waiting_requests", stats.waiting as f64),
                 (
                     "weighbridge_oldest_fence_seconds",
                     seconds(stats.oldest_fence),
@@ -93,6 +94,8 @@ impl WeightRegistry {
                     stats.reclaimed_generations,
                 ),
                 ("weighbridge_reclaimed_bytes_total", stats.reclaimed_bytes),
+                ("weighbridge_loads_total", stats.loads),
+                ("weighbridge_evictions_total", stats.evictions),
                 ("weighbridge_unlabelled_leases_total", stats.unlabelled),
                 ("weighbridge_fence_panics_total", stats.fence_panics),
                 ("weighbridge_reclaimer_panics_total", stats.reclaimer_panics),

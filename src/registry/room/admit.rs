@@ -17,6 +17,7 @@ use super::super::loading::{Duty, Load};
 use super::super::record::SetRecord;
 use super::choice::{Choice, Offer, choose};
 use super::idle::{Resident, Scene, Spare};
+use super::line::Lack;
 use super::{Chooser, Job};
 use crate::core::{Miss, Turn, panics};
 use crate::error::Error;
@@ -107,7 +108,7 @@ impl WeightRegistry {
             return Ok(Verdict::Granted { job: None });
         }
         let needs: Vec<Need> = found.missing.iter().map(|one| one.need.clone()).collect();
-        let lacks = |short: &Shortage| conflict(short, &needs);
+        let lacks = |first: &Lack| conflict(&first.short, &needs);
         let turn = self.room.line.turn(ticket, lacks);
         // Nobody but the first has what was evicted for the first.
         let mut spare = match turn {

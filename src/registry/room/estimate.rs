@@ -209,7 +209,7 @@ impl WeightRegistry {
 
     /// Who is in the way of a waiter whose time is over.
     pub(in super::super) fn in_the_way(&self, waiter: &Waiter) -> (u64, usize, Vec<SetHandle>) {
-        let lacks = |ticket| self.room.line.lacks(ticket, Shortage::most);
+        let lacks = |ticket| self.room.line.lacks(ticket, |lack| lack.short.most());
         let missing = waiter.ticket.and_then(lacks).unwrap_or(0);
         let mut leased = self.scene().residents;
         leased.retain(|one| !one.is_pinned() && !one.is_idle());

@@ -10,9 +10,25 @@
 use std::sync::Arc;
 
 use crate::core::{Bell, Kept};
+use crate::handle::SetHandle;
 use crate::ledger::{Ledger, Shortage};
 
-pub(super) type Line = crate::core::Line<Shortage>;
+/// What somebody in the line lacks, and for which sets.
+pub(super) struct Lack {
+    pub(super) short: Shortage,
+    pub(super) sets: Arc<[SetHandle]>,
+}
+
+impl Lack {
+    pub(super) fn of(sets: &[SetHandle], short: &Shortage) -> Self {
+        Lack {
+            short: short.clone(),
+            sets: sets.into(),
+        }
+    }
+}
+
+pub(super) type Line = crate::core::Line<Lack>;
 
 /// How often others may be admitted before the one that waits longest, if what they take is what it lacks.
 pub(super) const PASSES: u32 = 16;
@@ -45,7 +61,8 @@ impl Kept for Watch {
     fn may_go(&mut self) -> bool {
         let eased = self.ledger.eased();
         let news = std::mem::replace(&mut self.eased, eased) != eased;
-        let alike = |one: &Shortage, other: &Shortage| {
+        let alike = |one: &Lack, other: &Lack| {
+            let (one, other) = (&one.short, &other.short);
             (one.total > 0) == (other.total > 0) && one.accounts.keys().eq(other.accounts.keys())
         };
         if self.line.look(news, alike) {

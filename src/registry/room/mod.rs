@@ -36,7 +36,7 @@ use super::loading::{Backoff, Duty, Inside, Load};
 use crate::core::{Keeper, panics};
 use crate::error::Error;
 use crate::handle::SetHandle;
-use crate::ledger::{Charge, Ledger, Shortage};
+use crate::ledger::{Charge, Ledger};
 use crate::memory::Memory;
 use crate::policy::{Policy, Sieve};
 use crate::sync::Mutex;
@@ -45,7 +45,7 @@ use crate::sync::thread;
 pub(super) use admit::Single;
 use admit::{Found, Verdict};
 use idle::Spare;
-use line::{Line, PASSES, Watch};
+use line::{Lack, Line, PASSES, Watch};
 
 /// See the module documentation.
 pub(super) struct Room {
@@ -167,6 +167,13 @@ impl Room {
         self.backoff
     }
 
+    /// The sets that those in the line want, in order, some more than once.
+    pub(super) fn wanted(&self) -> Vec<SetHandle> {
+        let mut all = Vec::new();
+        self.line.for_each(|lack| all.extend(lack.sets.iter()));
+        all
+    }
+
     /// Nobody is admitted as long as one has this.
     pub(super) fn close(&self) -> impl Sized + '_ {
         self.chooser.lock() // E74
@@ -201,7 +208,7 @@ impl WeightRegistry {
                 let line = &self.room.line;
                 waiter
                     .ticket
-                    .get_or_insert_with(|| line.join(short.clone()));
+                    .get_or_insert_with(|| line.join(Lack::of(sets, short)));
             }
             verdict
         });
@@ -209,7 +216,8 @@ impl WeightRegistry {
         match verdict {
             Ok(Verdict::Short(short)) => {
                 drop(found);
-                self.stay(waiter, waker, short)?;
+                let lack = Lack::of(sets, &short);
+                self.stay(waiter, waker, lack)?;
                 Ok(Answer::Wait)
             }
             Ok(Verdict::Granted { job }) => {
@@ -228,7 +236,7 @@ impl WeightRegistry {
         }
     }
 
-    fn stay(&self, waiter: &mut Waiter, waker: &Waker, short: Shortage) -> Result<(), Error> {
+    fn stay(&self, waiter: &mut Waiter, waker: &Waker, lack: Lack) -> Result<(), Error> {
         let Room {
             line,
             keeper,
@@ -238,7 +246,7 @@ impl WeightRegistry {
         let Some(ticket) = waiter.ticket else {
             return Ok(());
         };
-        if line.stay(ticket, waker, short)
+        if line.stay(ticket, waker, lack)
             && let Err(source) = keeper.try_keep(Watch::new(line, ledger))
         {
             line.unwatched();
