@@ -226,8 +226,8 @@ pub enum Error {
     },
     /// What a source or a policy does on behalf of a load would wait for that very load.
     #[error(
-        "sets cannot be loaded or evicted by a source that is being read, nor by a policy that is being \
-         asked: that could wait for itself. Load what a source needs before it is read"
+        "a source that is being read cannot load sets, and a policy that is being asked can neither load nor \
+         evict any: it could wait for itself. Load what a source needs before it is read"
     )]
     LoadInsideLoad,
     /// What is wanted does not fit, whatever is evicted.

@@ -210,9 +210,15 @@ impl Reload for Again {
         let own = registry.lookup("s").unwrap();
         let away = registry.acquire(own).unwrap_err();
         assert!(matches!(away, Error::NotResident { .. }), "{away}");
-        // Other sets go and come back meanwhile.
+        // Other sets go and come back meanwhile, but not by whoever is being read.
+        assert_eq!(registry.load(self.other).unwrap(), 0);
         registry.evict(self.other).unwrap();
-        registry.load(self.other).unwrap();
+        let refused = registry.load(self.other).unwrap_err();
+        assert!(matches!(refused, Error::LoadInsideLoad), "{refused}");
+        std::thread::scope(|threads| {
+            let elsewhere = threads.spawn(|| registry.load(self.other));
+            elsewhere.join().unwrap().unwrap();
+        });
         (0..3).for_each(|_| self.call());
         let caller = Caller::new(&registry, format!("{} read", self.own));
         let read = read(&caller);

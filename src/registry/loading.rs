@@ -233,7 +233,9 @@ impl Duty {
     }
 
     fn load(&self, registry: &WeightRegistry, charge: Charge, spare: Option<Arena>) -> Outcome {
-        let read = Inside::enter().and_then(|_inside| self.read(charge, spare));
+        let read = Inside::Source
+            .enter()
+            .and_then(|_entered| self.read(charge, spare));
         match read {
             Ok(bytes) => match registry.bring_in(&self.record, self.generation, bytes) {
                 Some(lease) => Outcome::Loaded(lease),
@@ -350,36 +352,56 @@ impl WeightRegistry {
 
 thread_local! {
     // A plain value, without a destructor: it is there as long as its thread runs.
-    static INSIDE: std::cell::Cell<bool> = const { std::cell::Cell::new(false) };
+    static INSIDE: std::cell::Cell<Option<Inside>> = const { std::cell::Cell::new(None) };
 }
 
-/// While it lives, this thread runs foreign code on behalf of a load. What that loads itself could wait
-/// for this very load.
-pub(super) struct Inside(());
+/// What foreign code this thread runs on behalf of loads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Inside {
+    /// A source that is being read. What that loads itself could wait for this very load.
+    Source,
+    /// A policy that is being asked, under the room's lock.
+    Policy,
+}
+
+/// While it lives, that code runs.
+pub(super) struct Entered(());
 
 impl Inside {
     /// # Errors
     /// [`Error::LoadInsideLoad`]: it is inside already.
-    pub(super) fn enter() -> Result<Self, Error> {
-        Self::check()?;
-        INSIDE.with(|inside| inside.set(true));
-        Ok(Inside(()))
+    pub(super) fn enter(self) -> Result<Entered, Error> {
+        Self::none()?;
+        INSIDE.with(|inside| inside.set(Some(self)));
+        Ok(Entered(()))
     }
 
+    /// Neither.
+    ///
     /// # Errors
-    /// As [`enter`](Self::enter).
-    pub(super) fn check() -> Result<(), Error> {
-        if INSIDE.with(std::cell::Cell::get) {
-            Err(Error::LoadInsideLoad)
-        } else {
-            Ok(())
+    /// [`Error::LoadInsideLoad`].
+    pub(super) fn none() -> Result<(), Error> {
+        match INSIDE.with(std::cell::Cell::get) {
+            None => Ok(()),
+            Some(_) => Err(Error::LoadInsideLoad),
+        }
+    }
+
+    /// Not what holds the room's lock.
+    ///
+    /// # Errors
+    /// [`Error::LoadInsideLoad`].
+    pub(super) fn no_policy() -> Result<(), Error> {
+        match INSIDE.with(std::cell::Cell::get) {
+            Some(Inside::Policy) => Err(Error::LoadInsideLoad),
+            None | Some(Inside::Source) => Ok(()),
         }
     }
 }
 
-impl Drop for Inside {
+impl Drop for Entered {
     fn drop(&mut self) {
-        INSIDE.with(|inside| inside.set(false));
+        INSIDE.with(|inside| inside.set(None));
     }
 }
 

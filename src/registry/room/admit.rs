@@ -213,6 +213,11 @@ impl WeightRegistry {
         })))
     }
 
+    /// Has it its bytes?
+    pub(in super::super) fn is_there(&self, set: SetHandle) -> Result<bool, Error> {
+        Ok(matches!(self.away(&self.view(), set)?, Away::There))
+    }
+
     /// What loading a set takes: nothing if it is there, or on its way.
     pub(super) fn need(&self, set: SetHandle) -> Result<Option<Need>, Error> {
         match self.away(&self.view(), set)? {

@@ -180,7 +180,7 @@ impl WeightRegistry {
         }
         let wanted: HashSet<SetHandle> = demand.sets.iter().copied().collect();
         let ranked = {
-            let _inside = Inside::enter()?;
+            let _entered = Inside::Policy.enter()?;
             let mut chooser = self.room.chooser.lock(); // E74
             self.rank(&mut *chooser.policy, &scene.residents)
         };

@@ -200,7 +200,7 @@ impl WeightRegistry {
         waker: &Waker,
     ) -> Result<Answer, Error> {
         let mut found = Found::default();
-        let verdict = Inside::enter().and_then(|_inside| {
+        let verdict = Inside::Policy.enter().and_then(|_entered| {
             let mut chooser = self.room.chooser.lock(); // E74
             let verdict = self.admit(&mut chooser, sets, waiter.ticket, &mut found);
             if let Ok(Verdict::Short(short)) = &verdict {
