@@ -41,7 +41,8 @@ pub(crate) fn fill(
     hashed: bool,
     readers: usize,
 ) -> Result<Option<Vec<Digest>>, Error> {
-    match source.pieces() {
+    let pieces = source.pieces();
+    match pieces.filter(|pieces| pieces.are_of(source.plan())) {
         None => {
             if stale {
                 arena.fill(0);
@@ -49,7 +50,7 @@ pub(crate) fn fill(
             source.read_into(arena).map(|()| None)
         }
         Some(pieces) => {
-            let digests = read_pieces(&pieces, source.plan(), arena, hashed, readers)?;
+            let digests = read_pieces(&pieces, source.plan(), arena, (stale, hashed), readers)?;
             Ok(hashed.then_some(digests))
         }
     }
@@ -58,7 +59,7 @@ pub(crate) fn fill(
 /// [`fill`] by one thread, unhashed: what a source that has pieces does when it is asked to
 /// [read everything](Source::read_into).
 pub(crate) fn fill_here(pieces: &Pieces<'_>, plan: &Plan, arena: &mut [u8]) -> Result<(), Error> {
-    read_pieces(pieces, plan, arena, false, 1).map(drop)
+    read_pieces(pieces, plan, arena, (false, false), 1).map(drop)
 }
 
 /// A part of one tensor.
@@ -71,8 +72,8 @@ struct Piece<'a> {
 }
 
 /// The pieces of all tensors that have bytes of their own, in the order of their places. What is between
-/// them is nobody's, and zero.
-fn cut<'a>(plan: &Plan, mut arena: &'a mut [u8]) -> Vec<Piece<'a>> {
+/// them is nobody's, and becomes zero if there was something.
+fn cut<'a>(plan: &Plan, mut arena: &'a mut [u8], stale: bool) -> Vec<Piece<'a>> {
     let tensors = plan.tensors().iter().enumerate();
     let mut own: Vec<_> = tensors.filter(|(_, tensor)| tensor.tie.is_none()).collect();
     own.sort_by_key(|(_, tensor)| tensor.range().start);
@@ -81,7 +82,9 @@ fn cut<'a>(plan: &Plan, mut arena: &'a mut [u8]) -> Vec<Piece<'a>> {
     for (tensor, planned) in own {
         let range = planned.range();
         let (gap, rest) = std::mem::take(&mut arena).split_at_mut(range.start - at);
-        gap.fill(0);
+        if stale {
+            gap.fill(0);
+        }
         let (bytes, rest) = rest.split_at_mut(range.len());
         (arena, at) = (rest, range.end);
         let whole = bytes.len() <= PIECE;
@@ -104,7 +107,9 @@ fn cut<'a>(plan: &Plan, mut arena: &'a mut [u8]) -> Vec<Piece<'a>> {
             });
         }
     }
-    arena.fill(0);
+    if stale {
+        arena.fill(0);
+    }
     pieces
 }
 
@@ -142,11 +147,11 @@ fn read_pieces(
     pieces: &Pieces<'_>,
     plan: &Plan,
     arena: &mut [u8],
-    hashed: bool,
+    (stale, hashed): (bool, bool),
     readers: usize,
 ) -> Result<Vec<Digest>, Error> {
     let readers = readers.min(arena.len() / WORTH).max(1);
-    let cut = cut(plan, arena);
+    let cut = cut(plan, arena, stale);
     let places: Vec<(usize, u64)> = cut.iter().map(|one| (one.tensor, one.offset)).collect();
     let values = if readers == 1 {
         let read = |piece| read_piece(pieces, piece, hashed);
@@ -289,7 +294,7 @@ mod tests {
         }
 
         fn pieces(&self) -> Option<Pieces<'_>> {
-            Some(Pieces::new(self))
+            Some(Pieces::new(&self.plan, self))
         }
     }
 
@@ -337,6 +342,35 @@ mod tests {
             );
             assert_eq!(digests(&source.plan, arena.as_slice()), read.unwrap());
         }
+    }
+
+    /// A wrapper that forwards the pieces of another plan than its own is read as a whole.
+    #[test]
+    fn pieces_of_another_plan_are_not_taken() {
+        struct Other(Pattern, Plan);
+        impl Source for Other {
+            fn plan(&self) -> &Plan {
+                &self.1
+            }
+            fn read_into(&self, arena: &mut [u8]) -> Result<(), Error> {
+                arena.fill(9);
+                Ok(())
+            }
+            fn pieces(&self) -> Option<Pieces<'_>> {
+                self.0.pieces()
+            }
+        }
+        let inner = pattern();
+        let all = inner.plan.tensors().iter();
+        let others = all
+            .skip(1)
+            .map(|one| (one.name().to_owned(), Dtype::U8, vec![one.range().len()]));
+        let plan = Plan::of("but the first", others).unwrap();
+        let mut arena = Arena::allocate(plan.arena_bytes()).unwrap();
+        let other = Other(inner, plan);
+        let read = fill(&other, arena.as_mut_slice(), false, true, 2).unwrap();
+        assert_eq!(read, None);
+        assert!(arena.as_slice().iter().all(|byte| *byte == 9));
     }
 
     #[test]

@@ -9,12 +9,13 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::task::Waker;
+use std::time::{Duration, Instant};
 
 use super::panics;
 use crate::sync::Mutex;
 
-/// Whoever was woken so often and has not tried again is not waited for: a task that nobody polls.
-const PATIENCE: u32 = 32;
+/// Whoever was woken so long ago and has not tried since is not waited for: a task that nobody polls.
+const PATIENCE: Duration = Duration::from_millis(250);
 /// How many at the head of the line are woken when there may be something for several.
 const FEW: usize = 8;
 /// How many kinds are told apart.
@@ -45,14 +46,29 @@ struct Waiting<S> {
     waker: Option<Arc<Waker>>,
     /// What it lacked when it tried last.
     short: S,
-    /// How often it was woken since.
-    woken: u32,
+    /// When it was woken first since then.
+    woken: Option<Instant>,
+}
+
+impl<S> Waiting<S> {
+    fn tries(&self, now: Instant) -> bool {
+        let idle = |at: Instant| now.saturating_duration_since(at);
+        self.woken.is_none_or(|at| idle(at) < PATIENCE)
+    }
+
+    fn wake(&mut self, now: Instant) -> Option<Arc<Waker>> {
+        if self.waker.is_some() {
+            self.woken.get_or_insert(now);
+        }
+        self.waker.clone()
+    }
 }
 
 impl<S> State<S> {
     /// The first of those who try.
     fn first(&self) -> Option<&Waiting<S>> {
-        self.waiting.iter().find(|one| one.woken < PATIENCE)
+        let now = Instant::now();
+        self.waiting.iter().find(|one| one.tries(now))
     }
 }
 
@@ -91,7 +107,7 @@ impl<S> Line<S> {
             ticket,
             waker: None,
             short,
-            woken: 0,
+            woken: None,
         });
         ticket
     }
@@ -136,7 +152,7 @@ impl<S> Line<S> {
         let mine = state.waiting.iter_mut().find(|one| one.ticket == ticket);
         // What it had before is dropped when the lock is not held any more.
         let _before = mine.map(|mine| {
-            mine.woken = 0;
+            mine.woken = None;
             let short = std::mem::replace(&mut mine.short, short);
             (short, mine.waker.replace(waker))
         });
@@ -211,21 +227,19 @@ impl<S> Line<S> {
                 return false;
             }
             state.turn = state.turn.wrapping_add(1);
-            let other = state.turn % len;
+            let (other, now) = (state.turn % len, Instant::now());
             let mut kinds: Vec<usize> = Vec::new();
             let mut woken = Vec::new();
             for at in 0..len {
                 let one = &state.waiting[at];
                 let known = |&kind: &usize| alike(&state.waiting[kind].short, &one.short);
-                let tries = one.woken < PATIENCE && kinds.len() < KINDS;
+                let tries = one.tries(now) && kinds.len() < KINDS;
                 let leads = tries && !kinds.iter().any(known);
                 if leads {
                     kinds.push(at);
                 }
                 if leads || at < few || at == other {
-                    let one = &mut state.waiting[at];
-                    one.woken = one.woken.saturating_add(1);
-                    woken.extend(one.waker.clone());
+                    woken.extend(state.waiting[at].wake(now));
                 }
             }
             woken
@@ -315,11 +329,13 @@ mod tests {
         assert_eq!(line.turn(Some(second), |_| true), Turn::MayPass);
         line.passed(|_| true);
         assert_eq!(line.turn(Some(second), |_| true), Turn::MustWait);
-        for _ in 0..PATIENCE {
+        let started = Instant::now();
+        while line.turn(Some(second), |_| true) != Turn::First {
+            assert!(started.elapsed() < Duration::from_secs(60));
             assert!(line.look(false, same));
             let _ = line.stay(second, Waker::noop(), 'a');
         }
-        assert_eq!(line.turn(Some(second), |_| true), Turn::First);
+        assert!(started.elapsed() >= PATIENCE);
         assert_eq!(
             line.turn(Some(first), |_| true),
             Turn::First,

@@ -16,7 +16,7 @@ use super::lease::Lease;
 use super::record::SetRecord;
 use super::staged::Vouched;
 use crate::arena::Arena;
-use crate::core::{Flight, Key, Storage};
+use crate::core::{Flight, Key, Storage, panics};
 use crate::error::Error;
 use crate::handle::Generation;
 use crate::ledger::Charge;
@@ -121,9 +121,9 @@ pub(super) struct Duty {
     generation: Generation,
     facts: Facts,
     flight: Arc<Load>,
-    charge: Option<Charge>,
-    /// Memory that it may use.
+    /// Memory that it may use. Dropped before the charge: the ledger is told when it is back.
     spare: Option<Arena>,
+    charge: Option<Charge>,
     backoff: Backoff,
     readers: usize,
     landed: bool,
@@ -187,7 +187,7 @@ impl Duty {
     fn end(&mut self, outcome: Outcome, took: Duration) {
         self.landed = true;
         // Dropped after the lock: an error may have foreign code in it.
-        let _before = {
+        let before = {
             let mut loads = self.record.loads.lock(); // E73
             // First: whoever finds no load under way finds the set as this one left it.
             let mine = |(_, load): &mut (Generation, Arc<Load>)| Arc::ptr_eq(load, &self.flight);
@@ -212,8 +212,15 @@ impl Duty {
                     })
                 }
             };
-            std::mem::replace(&mut loads.trouble, trouble)
+            // A later generation's troubles are none of this one's.
+            let later = loads.trouble.as_ref();
+            if later.is_some_and(|later| later.generation > self.generation) {
+                trouble
+            } else {
+                std::mem::replace(&mut loads.trouble, trouble)
+            }
         };
+        let _ = panics(|| drop(before));
         let second = self.flight.land(outcome);
         debug_assert!(second.is_ok(), "only its duty lands it, once");
     }
@@ -278,10 +285,9 @@ impl Duty {
             if !facts.describes(plan) {
                 return Err(differs("other tensors".to_owned()));
             }
-            let vouched = Vouched::by(source);
-            let hashed = vouched.needs_digests();
+            let hashed = Vouched::by(source).needs_digests();
             let known = fill(source, arena.as_mut_slice(), stale, hashed, self.readers)?;
-            let now = vouched.identify(plan, arena.as_slice(), known);
+            let now = Vouched::by(source).identify(plan, arena.as_slice(), known);
             if now != facts.identity {
                 return Err(differs(now.to_string()));
             }

@@ -197,8 +197,8 @@ impl Builder {
 
     /// How many threads at most read for
     /// [`acquire_or_load_async`](WeightRegistry::acquire_or_load_async); at least one. They are started when
-    /// they are needed, one for each set that is read at a time, so that a source that hangs is in the way of
-    /// its own set only; and they end with the registry. Without it, 32.
+    /// they are needed, one for each set that is read at a time, and end with the registry. A source that
+    /// hangs is in the way of its own set only, until so many hang. Without it, 32.
     pub fn loaders(mut self, threads: usize) -> Self {
         self.loaders = threads;
         self

@@ -93,20 +93,19 @@ impl WeightRegistry {
         mut furnished: Furnished,
         source: impl Source,
     ) -> Result<Staged, Error> {
-        let vouched = Vouched::by(&source);
         let read = match furnished.body.memory.arena_mut() {
             Some(arena) => {
-                let hashed = vouched.needs_digests();
+                let hashed = Vouched::by(&source).needs_digests();
                 fill(&source, arena.as_mut_slice(), false, hashed, self.readers)
             }
             None => Ok(None),
         };
         // Nothing more is asked of one that could not be read: a panic would hide why.
-        let known = read.map(|digests| (digests, furnished.again(&source)));
+        let known = read.map(|digests| (Vouched::by(&source), digests, furnished.again(&source)));
         // While the room is still ours: if this panics, its bytes come back. A value that is being
         // returned would be lost.
         drop(source);
-        let (digests, again) = known?;
+        let (vouched, digests, again) = known?;
         let mut staged = furnished.fill(vouched, digests);
         staged.content.facts.again = again;
         Ok(staged)

@@ -193,7 +193,9 @@ impl Retirement {
     /// they are, and are charged as they were: this does not wait for them. A set that
     /// [keeps](super::WeightRegistry::keep_previous) the generation that was replaced has its bytes in
     /// [`LedgerSnapshot::kept`](crate::LedgerSnapshot::kept) until it lets go of it, and no event tells of
-    /// that. A retire lets go of what the set kept; its answer waits for that, too.
+    /// that. A retire lets go of what the set kept; its answer waits for that, too. A set that was evicted has
+    /// no bytes to wait for; those that a request in the line for room is kept are in the ledger until it has
+    /// its room, or gives up.
     ///
     /// # Errors
     /// [`Error::NotReclaimed`] when `timeout` has passed, with what is in the way.

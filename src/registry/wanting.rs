@@ -91,7 +91,8 @@ impl Wanting {
             // Every set is leased, so each has its bytes, unless it got another generation meanwhile: of one
             // that is away again, for which this begins anew.
             let lease = registry.acquire(&self.sets);
-            let caused = self.coming.take().map(|coming| coming.caused);
+            let caused = self.coming.take();
+            let caused = caused.map(|mut coming| std::mem::take(&mut coming.caused));
             match lease {
                 Err(Error::NotResident { .. }) => {}
                 Ok(lease) => {
@@ -111,15 +112,17 @@ impl Wanting {
             std::mem::forget((std::mem::take(&mut self.waiter), self.coming.take()));
             return;
         }
-        for (load, place) in self
-            .coming
-            .take()
-            .iter_mut()
-            .flat_map(|coming| &mut coming.loads)
-        {
+        self.coming = None;
+        registry.give_up(&mut self.waiter);
+    }
+}
+
+/// Whoever is in no flight any more is not woken by it.
+impl Drop for Coming {
+    fn drop(&mut self) {
+        for (load, place) in &mut self.loads {
             load.leave(place);
         }
-        registry.give_up(&mut self.waiter);
     }
 }
 
@@ -230,7 +233,6 @@ impl WeightRegistry {
         let subject = Several(sets);
         self.observe(Operation::Load, subject, itself, || {
             self.shared.check_process()?;
-            self.check_pairing(sets)?;
             let started = Instant::now();
             let mut wanting = Giving {
                 registry: self,

@@ -342,11 +342,11 @@ impl Source for Checkpoint {
     }
 
     fn read_into(&self, arena: &mut [u8]) -> Result<(), Error> {
-        fill_here(&Pieces::new(self.in_files()), &self.plan, arena)
+        fill_here(&Pieces::new(&self.plan, self.in_files()), &self.plan, arena)
     }
 
     fn pieces(&self) -> Option<Pieces<'_>> {
-        Some(Pieces::new(self.in_files()))
+        Some(Pieces::new(&self.plan, self.in_files()))
     }
 
     fn declared(&self) -> Option<&str> {

@@ -8,24 +8,42 @@ use std::fmt;
 use super::file::SourceFile;
 use super::header::FileTensor;
 use crate::error::Error;
-use crate::plan::Plan;
+use crate::plan::{Plan, PlannedTensor};
 
 /// What a source of files can do for the registry beyond [`read_into`](super::Source::read_into): see
 /// [`Source::pieces`](super::Source::pieces). Made by this library's sources only, because it is trusted:
 /// whatever it says it has read it has written.
-pub struct Pieces<'s>(Box<dyn ReadPieces + 's>);
+pub struct Pieces<'s> {
+    read: Box<dyn ReadPieces + 's>,
+    /// Whose tensors these are the pieces of.
+    plan: &'s Plan,
+}
 
 impl<'s> Pieces<'s> {
-    pub(crate) fn new(read: impl ReadPieces + 's) -> Self {
-        Pieces(Box::new(read))
+    pub(crate) fn new(plan: &'s Plan, read: impl ReadPieces + 's) -> Self {
+        let read = Box::new(read);
+        Pieces { read, plan }
+    }
+
+    /// Are they pieces of what `plan` describes, tensor by tensor? A wrapper may forward them, and have
+    /// another plan.
+    pub(crate) fn are_of(&self, plan: &Plan) -> bool {
+        let (ours, theirs) = (self.plan.tensors(), plan.tensors());
+        let same = |(ours, theirs): (&PlannedTensor, &PlannedTensor)| {
+            ours.name() == theirs.name()
+                && ours.range().len() == theirs.range().len()
+                && ours.tie == theirs.tie
+        };
+        std::ptr::eq(self.plan, plan)
+            || (ours.len() == theirs.len() && ours.iter().zip(theirs).all(same))
     }
 
     pub(crate) fn read(&self, tensor: usize, offset: u64, bytes: &mut [u8]) -> Result<(), Error> {
-        self.0.read(tensor, offset, bytes)
+        self.read.read(tensor, offset, bytes)
     }
 
     pub(crate) fn finish(&self) -> Result<(), Error> {
-        self.0.finish()
+        self.read.finish()
     }
 }
 

@@ -35,35 +35,33 @@ pub fn sleep(_: std::time::Duration) {
     primitive::yield_now();
 }
 
-/// Does `work` with each of `all` on a thread of its own, with the first on this one, and returns when all
-/// is done. What the system has no thread for is done here, afterwards. `work` does not panic.
+/// Does `work` with each of `all`, each on a thread of its own as long as they are no more than `most`, one
+/// of them on this one, and returns when all is done. `work` does not panic.
 #[cfg(not(any(weighbridge_loom, weighbridge_shuttle)))]
-pub fn each_by_itself<T: Send>(all: Vec<T>, work: &(impl Fn(T) + Sync)) {
-    let mut all = all.into_iter();
-    let Some(first) = all.next() else { return };
-    let rest: Vec<std::sync::Mutex<Option<T>>> =
-        all.map(|one| std::sync::Mutex::new(Some(one))).collect();
-    let take = |one: &std::sync::Mutex<Option<T>>| {
-        let one = one
-            .lock()
-            .unwrap_or_else(|poisoned| poisoned.into_inner())
-            .take();
-        one.into_iter().for_each(work);
+pub fn each_by_itself<T: Send>(all: Vec<T>, most: usize, work: &(impl Fn(T) + Sync)) {
+    let threads = all.len().min(most);
+    let queue = super::Mutex::new(all.into_iter());
+    let run = || {
+        loop {
+            let next = queue.lock().next(); // E80
+            let Some(next) = next else { return };
+            work(next);
+        }
     };
     primitive::scope(|scope| {
-        for one in &rest {
+        for _ in 1..threads {
+            // What the system has no thread for is done by the others.
             let named = primitive::Builder::new().name("weighbridge-load".to_owned());
-            let _ = named.spawn_scoped(scope, move || take(one));
+            let _ = named.spawn_scoped(scope, run);
         }
-        work(first);
+        run();
     });
-    rest.iter().for_each(take);
 }
 
 /// The model checker has no scoped threads, and the scheduler's wake whoever opened the scope out of
 /// other waits.
 #[cfg(any(weighbridge_loom, weighbridge_shuttle))]
-pub fn each_by_itself<T: Send>(all: Vec<T>, work: &(impl Fn(T) + Sync)) {
+pub fn each_by_itself<T: Send>(all: Vec<T>, _: usize, work: &(impl Fn(T) + Sync)) {
     all.into_iter().for_each(work);
 }
 

@@ -152,11 +152,15 @@ impl<'r> Namespace<'r> {
             for &set in sets {
                 confines.readable(set)?;
             }
-            // Whoever else is in the way is no business of a tenant's.
-            let mine = |name: &SetName| [self.name(), ""].contains(&name.namespace());
             match self.registry.there_or_loaded(sets, patience) {
                 Err(Error::NotLoaded(mut overdue)) => {
-                    overdue.leased.retain(|holdup| mine(&holdup.set));
+                    // Whoever else is in the way is no business of a tenant's.
+                    overdue.leased.retain_mut(|holdup| {
+                        if holdup.set.namespace() != self.name() {
+                            (holdup.holders, holdup.fences) = (Vec::new(), Vec::new());
+                        }
+                        [self.name(), ""].contains(&holdup.set.namespace())
+                    });
                     return Err(Error::NotLoaded(overdue));
                 }
                 answer => answer?,

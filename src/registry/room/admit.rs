@@ -139,13 +139,34 @@ impl WeightRegistry {
                 Ok(Verdict::Granted { job: Some(job) })
             }
             Err(Refused::NotNow(short)) => Ok(Verdict::Short(short)),
-            Err(Refused::Never(error)) => Err(error),
+            Err(Refused::Never(error)) => {
+                if found.missing.iter().all(|one| self.is_still_away(one)) {
+                    Err(error)
+                } else {
+                    // What it was reckoned with has changed since: it is to look again.
+                    Ok(Verdict::Short(self.shared.ledger.shortage(&needs, [])))
+                }
+            }
         };
-        if first {
-            spare.iter_mut().for_each(|one| self.tell_evicted(one));
-            chooser.spare = spare;
-        } else {
-            spare.into_iter().for_each(|one| self.put_back(one));
+        // What it waits for is kept if it is the first; what is left when it does not wait, for whoever is
+        // the first then.
+        let others = self.room.line.len() > usize::from(ticket.is_some());
+        let kept = match &verdict {
+            _ if !first => Vec::new(),
+            Ok(Verdict::Short(_)) => {
+                let offers: Vec<Offer> = spare.iter().map(Spare::offer).collect();
+                choose(&self.shared.ledger.shortage(&needs, []), &offers).taken
+            }
+            Ok(Verdict::Granted { .. }) | Err(_) if others => (0..spare.len()).collect(),
+            Ok(Verdict::Granted { .. }) | Err(_) => Vec::new(),
+        };
+        for (at, mut one) in spare.into_iter().enumerate() {
+            if kept.binary_search(&at).is_ok() {
+                self.tell_evicted(&mut one);
+                chooser.spare.push(one);
+            } else {
+                self.put_back(one);
+            }
         }
         verdict
     }
@@ -213,6 +234,21 @@ impl WeightRegistry {
         })))
     }
 
+    fn is_still_away(&self, missing: &Missing) -> bool {
+        match self.away(&self.view(), missing.record.handle) {
+            Ok(Away::Gone(now)) => now.generation == missing.generation,
+            _ => false,
+        }
+    }
+
+    /// Which generation of a set is to be loaded; `None`: it is there, or on its way.
+    pub(super) fn away_as(&self, set: SetHandle) -> Result<Option<Generation>, Error> {
+        match self.away(&self.view(), set)? {
+            Away::There | Away::Coming(_) => Ok(None),
+            Away::Gone(missing) => Ok(Some(missing.generation)),
+        }
+    }
+
     /// Has it its bytes?
     pub(in super::super) fn is_there(&self, set: SetHandle) -> Result<bool, Error> {
         Ok(matches!(self.away(&self.view(), set)?, Away::There))
@@ -276,7 +312,7 @@ impl WeightRegistry {
         loop {
             let offers: Vec<Offer> = spare.iter().map(Spare::offer).collect();
             let wanted = choose(&ledger.shortage(wish.needs, []), &offers);
-            let used = |at: usize| wanted.taken.contains(&at);
+            let used = |at: usize| wanted.taken.binary_search(&at).is_ok();
             let old = spare.iter().enumerate().filter(|(at, _)| used(*at));
             let old: Vec<&Charge> = old.map(|(_, one)| &one.charge).collect();
             let short = match ledger.exchange(&old, wish.needs) {

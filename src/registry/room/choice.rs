@@ -74,8 +74,8 @@ impl<'s> Excess<'s> {
 }
 
 /// Chooses among `offers`, which are in the order in which they should go. An account that is short is
-/// helped by its own only, the total by all. If all together do not suffice, it takes all that help.
-/// O(offers).
+/// helped by its own only, the total by all. If all together do not suffice, it takes what helps all the same:
+/// of accounts that stay short, their own, and nothing for the total, which is not what is lacking. O(offers).
 pub(super) fn choose(short: &Shortage, offers: &[Offer]) -> Choice {
     let mut left = short.clone();
     let mut goes = vec![false; offers.len()];
@@ -85,8 +85,10 @@ pub(super) fn choose(short: &Shortage, offers: &[Offer]) -> Choice {
             *goes = true;
         }
     }
+    // While an account is short, nothing else helps.
+    let helps = left.accounts.is_empty();
     for (goes, offer) in goes.iter_mut().zip(offers) {
-        if left.total > 0 && !*goes {
+        if helps && left.total > 0 && !*goes {
             left.ease(offer);
             *goes = true;
         }
@@ -166,5 +168,11 @@ mod tests {
         assert_eq!(choice.left, short(0, &[("b", 5)]));
         let choice = choose(&short(20, &[]), &all);
         assert_eq!((choice.taken, choice.left), (vec![0, 1], short(12, &[])));
+        // The account stays short, so the total is not what it waits for.
+        let choice = choose(&short(9, &[("b", 9)]), &all);
+        assert_eq!(
+            (choice.taken, choice.left),
+            (vec![1], short(5, &[("b", 5)]))
+        );
     }
 }

@@ -140,6 +140,21 @@ impl WeightRegistry {
         for need in &demand.needs {
             validate_namespace(need.account.name())?;
         }
+        loop {
+            let generations = || -> Result<Vec<_>, Error> {
+                let sets = demand.sets.iter();
+                sets.map(|&set| self.away_as(set)).collect()
+            };
+            let before = generations()?;
+            match self.reckon(demand)? {
+                // It was reckoned with what has changed since.
+                Estimate::Never { .. } if generations()? != before => {}
+                estimate => return Ok(estimate),
+            }
+        }
+    }
+
+    fn reckon(&self, demand: &Demand) -> Result<Estimate, Error> {
         let mut needs = demand.needs.clone();
         let mut held = Vec::new();
         for &set in &demand.sets {

@@ -95,6 +95,9 @@ pub(super) struct Grant {
     pub(super) job: Option<Job>,
 }
 
+/// How many sets one request reads at once.
+const AT_ONCE: usize = 8;
+
 /// Makes the room, and reads what goes there.
 pub(super) struct Job {
     scrap: Vec<Memory>,
@@ -103,7 +106,7 @@ pub(super) struct Job {
 }
 
 impl Job {
-    /// Each load on a thread of its own, so that none waits for another's source: the first on this one. No
+    /// The loads of different sets on different threads, so that none waits for another's source: one on this. No
     /// panic of a source comes out: it is a failure of its load.
     pub(super) fn run(self, registry: &WeightRegistry) {
         let load = |duty: Duty| {
@@ -111,7 +114,7 @@ impl Job {
             // What was loaded can be evicted when its leases end; nobody else would tell.
             registry.room.line.nudge();
         };
-        thread::each_by_itself(self.make_room(), &load);
+        thread::each_by_itself(self.make_room(), AT_ONCE, &load);
     }
 
     /// The same, by threads of the registry.
@@ -199,6 +202,7 @@ impl WeightRegistry {
         waiter: &mut Waiter,
         waker: &Waker,
     ) -> Result<Answer, Error> {
+        self.check_pairing(sets)?;
         let mut found = Found::default();
         let verdict = Inside::Policy.enter().and_then(|_entered| {
             let mut chooser = self.room.chooser.lock(); // E74
@@ -267,7 +271,8 @@ impl WeightRegistry {
             .ticket
             .take()
             .is_some_and(|ticket| self.room.line.leave(ticket));
-        if last {
+        // A policy that drops a future has the lock; whoever asks next puts it back.
+        if last && Inside::no_policy().is_ok() {
             let mut chooser = self.room.chooser.lock(); // E74
             if self.room.line.is_empty() {
                 for spare in std::mem::take(&mut chooser.spare) {

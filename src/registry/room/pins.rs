@@ -49,6 +49,7 @@ impl SetRecord {
 pub struct Pin {
     record: Arc<SetRecord>,
     place: u64,
+    process: u32,
 }
 
 impl WeightRegistry {
@@ -70,7 +71,12 @@ impl WeightRegistry {
             pins.held.push((place, by.into()));
             place
         };
-        Ok(Pin { record, place })
+        let process = self.shared.process();
+        Ok(Pin {
+            record,
+            place,
+            process,
+        })
     }
 
     /// Who has pinned `set`, first come first.
@@ -86,6 +92,10 @@ impl WeightRegistry {
 
 impl Drop for Pin {
     fn drop(&mut self) {
+        // In a forked child a thread that stayed in the parent may have the lock.
+        if self.process != std::process::id() {
+            return;
+        }
         let mut pins = self.record.pins.lock(); // E77
         pins.held.retain(|(place, _)| *place != self.place);
     }

@@ -183,14 +183,14 @@ impl Source for PeftAdapter {
 
     fn read_into(&self, arena: &mut [u8]) -> Result<(), Error> {
         fill_here(
-            &Pieces::new(self.file.in_files(&self.plan)),
+            &Pieces::new(&self.plan, self.file.in_files(&self.plan)),
             &self.plan,
             arena,
         )
     }
 
     fn pieces(&self) -> Option<Pieces<'_>> {
-        Some(Pieces::new(self.file.in_files(&self.plan)))
+        Some(Pieces::new(&self.plan, self.file.in_files(&self.plan)))
     }
 
     fn declared(&self) -> Option<&str> {
