@@ -137,7 +137,7 @@ impl WeightRegistry {
         let view = self.view();
         let metas: Vec<&Meta> = sets
             .iter()
-            .filter_map(|&set| view.resolve(unchecked(set))?.meta())
+            .filter_map(|&set| view.resolve(self.key(set).ok()?)?.meta())
             .collect();
         check_each(&view, || metas.iter().copied())
     }

@@ -158,9 +158,9 @@ impl WeightRegistry {
     /// load all that is missing at one instant, in place of what is free, or what idle sets give up
     /// for it ([`Builder::policy`](super::Builder::policy)); as long as this is not possible it waits in a line,
     /// and holds no lease and no byte meanwhile, so that requests for several sets cannot block each other. It
-    /// reads on this thread. What somebody else is loading already it waits for, whoever that is: a
-    /// set is read once. Whatever was loaded cannot be evicted before it was leased here, so no
-    /// load is in vain.
+    /// reads on this thread, and several sets on others, too: eight at a time. What somebody else is loading
+    /// already it waits for, whoever that is: a set is read once. Whatever was loaded cannot be evicted before
+    /// it was leased here, so no load is in vain.
     ///
     /// A lease that this thread holds while it waits is in the way of others, and can be in its own.
     ///
