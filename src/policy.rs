@@ -37,8 +37,8 @@ pub struct Candidate {
 /// Ranks what could be evicted.
 ///
 /// It is asked when a load does not fit, under the lock that loads are admitted by: it should be quick, and
-/// must not [load](crate::WeightRegistry::load) anything itself (that is
-/// [refused](crate::Error::LoadInsideLoad)). One that panics is counted
+/// must neither [load](crate::WeightRegistry::load) nor [evict](crate::WeightRegistry::evict) anything itself
+/// (that is [refused](crate::Error::LoadInsideLoad)). One that panics is counted
 /// ([`Stats::observer_panics`](crate::Stats)), and the candidates go in the order in which their bytes came.
 ///
 /// # Examples

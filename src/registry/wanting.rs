@@ -162,6 +162,10 @@ impl WeightRegistry {
     /// already it waits for, whoever that is: a set is read once. Whatever was loaded cannot be evicted before
     /// it was leased here, so no load is in vain.
     ///
+    /// What is loaded again is in other memory than before, under the same generation: addresses from earlier
+    /// leases are not its own. Whoever waits for a read goes on when that has ended, and no sooner if a replace
+    /// has given the set other bytes meanwhile.
+    ///
     /// A lease that this thread holds while it waits is in the way of others, and can be in its own.
     ///
     /// # Errors
@@ -269,7 +273,8 @@ impl WeightRegistry {
     /// It evicts nothing and waits for no room: what does not fit is refused. A load that failed a moment ago
     /// is tried again all the same. The bytes are reserved before any is allocated, and must be what
     /// they were: the same contents where the registry had hashed them; the same revision where the caller
-    /// vouches, or the same fingerprint where nobody does, and then it is their word that counts.
+    /// vouches, or the same fingerprint where nobody does, and then it is their word that counts. They are in
+    /// other memory than before: addresses from earlier leases are not theirs.
     ///
     /// # Errors
     /// [`Error::OverLimit`], [`Error::OverAccountLimit`]; [`Error::LoadFailed`] with what is wrong, such as

@@ -110,8 +110,9 @@ impl Shortage {
 }
 
 impl WeightRegistry {
-    /// Would this fit, and what would have to go for it? Nothing is changed, allocated or reserved, so the
-    /// answer is of this moment. It asks the [policy](crate::policy), and takes its lock. O(sets).
+    /// Would this fit, and what would have to go for it? Nothing is evicted, allocated or reserved, so the
+    /// answer is of this moment. It asks the [policy](crate::policy), which hears of what was used since it was
+    /// asked last, and takes its lock. O(sets).
     ///
     /// # Errors
     /// [`Error::StaleHandle`], [`Error::WrongRegistry`], [`Error::NotResident`] for a set whose bytes are
