@@ -38,6 +38,8 @@ pub struct Arena {
     len: usize,
     charged: usize,
     mapped: bool,
+    /// Whoever writes to it ends the process.
+    protected: bool,
 }
 
 // SAFETY: an arena owns its memory, and `&Arena` only reads; whoever writes through `as_ptr` answers
@@ -94,6 +96,7 @@ impl Arena {
             len: len as usize,
             charged,
             mapped,
+            protected: false,
         })
     }
 
@@ -103,18 +106,13 @@ impl Arena {
     /// # Errors
     /// The arena as it was: it is too small, or of another kind.
     pub(crate) fn reuse(mut self, len: u64) -> Result<Self, Self> {
-        let Some((charged, mapped)) = footprint(len) else {
+        let Some(charged) = self.serves(len) else {
             return Err(self);
         };
-        let aligned = charged < HUGE_FROM || self.base.as_ptr().align_offset(HUGE) == 0;
-        let fits = if mapped {
-            self.charged >= charged && aligned
-        } else {
-            self.charged == charged
-        };
-        if self.mapped != mapped || !fits {
+        if self.protected && !protect(self.base, self.charged, false) {
             return Err(self);
         }
+        self.protected = false;
         if self.charged > charged {
             // SAFETY: the tail of our mapping, which the shortened arena does not cover; both are multiples
             // of `PAGE`.
@@ -123,6 +121,46 @@ impl Arena {
         }
         self.len = len as usize;
         Ok(self)
+    }
+
+    /// What an arena of `len` bytes takes, if this memory can be one.
+    fn serves(&self, len: u64) -> Option<usize> {
+        let (charged, mapped) = footprint(len)?;
+        let aligned = charged < HUGE_FROM || self.base.as_ptr().align_offset(HUGE) == 0;
+        let fits = if mapped {
+            self.charged >= charged && aligned
+        } else {
+            self.charged == charged
+        };
+        (self.mapped == mapped && fits).then_some(charged)
+    }
+
+    /// Can it be [used again](Self::reuse) for `len` bytes, with at most a quarter of it going back?
+    pub(crate) fn is_worth(&self, len: u64) -> bool {
+        let served = self.serves(len);
+        served.is_some_and(|charged| charged >= self.charged - self.charged / 4)
+    }
+
+    /// Is it a mapping of its own?
+    pub(crate) fn is_mapped(&self) -> bool {
+        self.mapped
+    }
+
+    /// From here on whoever writes to it ends the process, until it is [used again](Self::reuse). Memory of the
+    /// allocator's is left as it is: its pages are others', too.
+    ///
+    /// # Errors
+    /// [`Error::Io`]: the system refuses (it is at its limit of mappings).
+    pub(crate) fn protect(&mut self) -> Result<(), Error> {
+        if self.mapped && !protect(self.base, self.charged, true) {
+            return Err(Error::Io {
+                path: "the memory of a set".into(),
+                op: "protect",
+                source: std::io::Error::last_os_error(),
+            });
+        }
+        self.protected = self.mapped;
+        Ok(())
     }
 
     /// What this arena is charged.
@@ -237,6 +275,24 @@ fn advise_huge(base: NonNull<u8>, len: usize) {
 
 #[cfg(all(unix, not(target_os = "linux")))]
 fn advise_huge(_: NonNull<u8>, _: usize) {}
+
+/// Forbids or allows writing to a whole mapping of ours. `false`: the system refused.
+#[cfg(unix)]
+fn protect(base: NonNull<u8>, len: usize, forbid: bool) -> bool {
+    use rustix::mm::{MprotectFlags, mprotect};
+    let allowed = if forbid {
+        MprotectFlags::READ
+    } else {
+        MprotectFlags::READ | MprotectFlags::WRITE
+    };
+    // SAFETY: a mapping of ours as a whole; it stays readable, and who has it exclusively asks for this.
+    unsafe { mprotect(base.as_ptr().cast(), len, allowed) }.is_ok()
+}
+
+#[cfg(not(unix))]
+fn protect(_: NonNull<u8>, _: usize, _: bool) -> bool {
+    unreachable!("nothing is mapped here")
+}
 
 /// The kernel merges neighbouring mappings, and unmapping one in the middle splits them again. At
 /// its limit of mappings (`vm.max_map_count`) it refuses that; then at least the pages go back.

@@ -71,6 +71,7 @@ pub mod modules;
 mod names;
 pub mod plan;
 pub mod policy;
+mod pool;
 mod provenance;
 mod reading;
 mod registry;

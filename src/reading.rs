@@ -71,6 +71,11 @@ struct Piece<'a> {
     whole: bool,
 }
 
+/// Clears what is between the tensors of `arena`: whoever fills these writes nothing there.
+pub(crate) fn clear_gaps(plan: &Plan, arena: &mut [u8]) {
+    drop(cut(plan, arena, true));
+}
+
 /// The pieces of all tensors that have bytes of their own, in the order of their places. What is between
 /// them is nobody's, and becomes zero if there was something.
 fn cut<'a>(plan: &Plan, mut arena: &'a mut [u8], stale: bool) -> Vec<Piece<'a>> {

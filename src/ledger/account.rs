@@ -61,6 +61,10 @@ pub struct LedgerSnapshot {
     /// The hard limit; `u64::MAX`: none.
     #[serde(serialize_with = "crate::json::limit")]
     pub limit: u64,
+    /// What loads on demand evict for ([`Builder::soft_limit_bytes`](crate::Builder::soft_limit_bytes));
+    /// `u64::MAX`: none. Accounts have none of their own.
+    #[serde(serialize_with = "crate::json::limit")]
+    pub soft_limit: u64,
     /// Loads in flight and staged sets, and what was [reserved](crate::WeightRegistry::reserve_in) by hand.
     pub reserved: u64,
     /// Current sets, and sets that are being made current at this instant.
@@ -69,6 +73,9 @@ pub struct LedgerSnapshot {
     pub kept: u64,
     /// Superseded generations that are not kept and whose bytes are not back yet, and what is being evicted.
     pub retired: u64,
+    /// Memory that nobody uses, kept for the next load ([`Builder::pool_bytes`](crate::Builder::pool_bytes)).
+    /// It is in nobody's way: it goes back before anything is refused. No account has any of it, only the total.
+    pub pooled: u64,
     /// The highest total there ever was. It is kept inside the lock, so it cannot miss a peak.
     pub peak: u64,
 }
@@ -76,7 +83,7 @@ pub struct LedgerSnapshot {
 impl LedgerSnapshot {
     /// All bytes that are accounted for.
     pub fn total(&self) -> u64 {
-        self.reserved + self.resident + self.kept + self.retired
+        self.reserved + self.resident + self.kept + self.retired + self.pooled
     }
 }
 
@@ -87,13 +94,14 @@ pub(super) enum State {
     Resident = 1,
     Kept = 2,
     Retired = 3,
+    Pooled = 4,
 }
 
 /// The sums of one account.
 #[derive(Debug)]
 pub(super) struct Book {
     pub(super) limit: u64,
-    totals: [u64; 4],
+    totals: [u64; 5],
     peak: u64,
     /// Charges that are written here, also those of no bytes.
     charges: usize,
@@ -103,7 +111,7 @@ impl Book {
     pub(super) fn new(limit: u64) -> Self {
         Book {
             limit,
-            totals: [0; 4],
+            totals: [0; 5],
             peak: 0,
             charges: 0,
         }
@@ -144,13 +152,15 @@ impl Book {
     }
 
     pub(super) fn snapshot(&self) -> LedgerSnapshot {
-        let [reserved, resident, kept, retired] = self.totals;
+        let [reserved, resident, kept, retired, pooled] = self.totals;
         LedgerSnapshot {
             limit: self.limit,
+            soft_limit: u64::MAX,
             reserved,
             resident,
             kept,
             retired,
+            pooled,
             peak: self.peak,
         }
     }

@@ -33,8 +33,11 @@ struct Uses {
     kept: u32,
     /// A generation that had them was current, and is not any more.
     superseded: bool,
-    /// They were taken from the current generation that had them.
-    evicted: bool,
+    /// They are on their way back, though no generation was superseded: they were taken from the current
+    /// one that had them, or from the pool.
+    going: bool,
+    /// Nobody uses them.
+    pooled: bool,
 }
 
 impl Uses {
@@ -45,7 +48,8 @@ impl Uses {
             Uses {
                 superseded: true, ..
             }
-            | Uses { evicted: true, .. } => State::Retired,
+            | Uses { going: true, .. } => State::Retired,
+            Uses { pooled: true, .. } => State::Pooled,
             _ => State::Reserved,
         }
     }
@@ -143,7 +147,7 @@ impl Charge {
             now.current -= 1;
             // That an earlier number had them is over: they go because the current one gave them up.
             now.superseded = false;
-            now.evicted = true;
+            now.going = true;
         });
     }
 
@@ -151,7 +155,35 @@ impl Charge {
     pub(crate) fn put_back(&self) {
         self.turn(|now| {
             now.current += 1;
-            now.evicted = false;
+            now.going = false;
+        });
+    }
+
+    /// Nobody uses them any more, and the memory behind them stays for whoever comes next. They are nobody's in
+    /// particular from here on.
+    pub(crate) fn pool(&self) {
+        self.write(|standing, books| {
+            let before = standing.uses;
+            let (state, bytes) = before.entry();
+            if let Some(account) = standing.account.take() {
+                books.close_account(&account, state, bytes);
+            }
+            books.reclaimed = books.reclaimed.saturating_add(before.returned());
+            books.eased += u64::from(bytes > 0);
+            standing.uses = Uses {
+                bytes,
+                pooled: true,
+                ..Uses::default()
+            };
+            books.total.turn((state, bytes), standing.uses.entry());
+        });
+    }
+
+    /// The memory behind them does not stay there after all.
+    pub(crate) fn unpool(&self) {
+        self.turn(|now| {
+            now.pooled = false;
+            now.going = true;
         });
     }
 

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 
 use super::account::{Book, State};
 use super::{Account, Books, Charge, Ledger, counts_in_total};
+use crate::error::Error;
 
 /// Bytes that are wanted in an account.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -57,7 +58,42 @@ impl Given {
     }
 }
 
+/// What charges stand for that are given up. Nobody else has them, so they stay what they are until the
+/// lock is taken.
+struct Going {
+    entries: Vec<(Option<Account>, State, u64)>,
+    sums: Given,
+}
+
+impl Going {
+    fn of(charges: &[&Charge]) -> Self {
+        let entries: Vec<_> = charges.iter().map(|charge| charge.entry()).collect();
+        let mut sums = Given::default();
+        for (account, _, bytes) in &entries {
+            sums.add(account.clone(), *bytes);
+        }
+        Going { entries, sums }
+    }
+}
+
 impl Books {
+    fn give_up(&mut self, going: &Going) {
+        for (account, state, bytes) in &going.entries {
+            self.each(account.as_ref(), |book| {
+                book.turn((*state, *bytes), (*state, 0));
+            });
+        }
+    }
+
+    /// What is more in `going` than was taken for it stays.
+    fn hold_back(&mut self, going: &Going, taken: u64) -> u64 {
+        let more = going.sums.total.saturating_sub(taken);
+        if more > 0 {
+            self.total.open(State::Reserved, more);
+        }
+        more
+    }
+
     fn shortage(&self, needs: &[Need], given: &Given) -> Shortage {
         let mut wanted = Given::default();
         for need in needs {
@@ -102,44 +138,57 @@ impl Ledger {
     /// # Errors
     /// By how much they do not fit. Nothing is changed then.
     pub(crate) fn exchange(&self, old: &[&Charge], needs: &[Need]) -> Result<Exchanged, Shortage> {
-        // Nobody else has them, so they stay what they are until the lock is taken.
-        let entries: Vec<_> = old.iter().map(|charge| charge.entry()).collect();
-        let mut given = Given::default();
-        for (account, _, bytes) in &entries {
-            given.add(account.clone(), *bytes);
-        }
+        let going = Going::of(old);
         let mut books = self.0.lock(); // E14
-        let short = books.shortage(needs, &given);
+        let short = books.shortage(needs, &going.sums);
         if !short.is_none() {
             return Err(short);
         }
-        for (account, state, bytes) in &entries {
-            books.each(account.as_ref(), |book| {
-                book.turn((*state, *bytes), (*state, 0))
-            });
-        }
+        books.give_up(&going);
         let mut wanted = 0;
         let mut opened = Vec::with_capacity(needs.len());
         for Need { account, bytes } in needs {
             if counts_in_total(Some(account)) {
                 wanted += bytes;
-                books.total.open(State::Reserved, *bytes);
             }
-            let account = books.open_account(account.clone(), State::Reserved, *bytes);
-            opened.push((account, *bytes));
+            opened.push((books.open(Some(account), *bytes), *bytes));
         }
-        let more = given.total.saturating_sub(wanted);
-        if more > 0 {
-            books.total.open(State::Reserved, more);
-        }
+        let more = books.hold_back(&going, wanted);
         drop(books);
         old.iter().for_each(|charge| charge.empty());
         let charges = opened.into_iter();
         Ok(Exchanged {
             charges: charges
-                .map(|(account, bytes)| Charge::new(self.clone(), Some(account), bytes))
+                .map(|(account, bytes)| Charge::new(self.clone(), account, bytes))
                 .collect(),
-            rest: (more > 0).then(|| Charge::new(self.clone(), None, more)),
+            rest: self.rest(more),
         })
+    }
+
+    /// [`take`](Self::take), in place of `old`, which are in nobody's account. With what is left of these, as in
+    /// [`exchange`](Self::exchange).
+    ///
+    /// # Errors
+    /// As [`take`](Self::take); nothing is changed then. What is given as in use is what there is besides `old`.
+    pub(crate) fn take_in_place(
+        &self,
+        old: &[&Charge],
+        account: Option<&Account>,
+        bytes: u64,
+    ) -> Result<(Charge, Option<Charge>), Error> {
+        let going = Going::of(old);
+        let mut books = self.0.lock(); // E14
+        books.check(account, bytes, going.sums.total)?;
+        books.give_up(&going);
+        let wanted = if counts_in_total(account) { bytes } else { 0 };
+        let account = books.open(account, bytes);
+        let more = books.hold_back(&going, wanted);
+        drop(books);
+        old.iter().for_each(|charge| charge.empty());
+        Ok((Charge::new(self.clone(), account, bytes), self.rest(more)))
+    }
+
+    fn rest(&self, bytes: u64) -> Option<Charge> {
+        (bytes > 0).then(|| Charge::new(self.clone(), None, bytes))
     }
 }

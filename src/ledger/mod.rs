@@ -39,6 +39,8 @@ pub struct Ledger(Arc<Mutex<Books>>);
 struct Books {
     /// All but foreign memory.
     total: Book,
+    /// What the total should be below.
+    soft_limit: u64,
     /// Those that have a limit or a charge.
     accounts: BTreeMap<Account, Book>,
     /// Bytes that came back from generations that were current, foreign ones included.
@@ -52,14 +54,16 @@ struct Books {
 impl Books {
     /// Would `bytes` fit? The account is asked first: what is over its limit cannot be helped by
     /// making room elsewhere.
-    fn check(&self, account: Option<&Account>, bytes: u64) -> Result<(), Error> {
+    /// `given`: bytes of the total that would go for it.
+    fn check(&self, account: Option<&Account>, bytes: u64, given: u64) -> Result<(), Error> {
         if let Some(account) = account {
             self.check_account(account, bytes)?;
         }
-        if counts_in_total(account) && !self.total.fits(bytes) {
+        let in_use = self.total.in_use() - given;
+        if counts_in_total(account) && bytes > self.total.limit.saturating_sub(in_use) {
             return Err(Error::OverLimit {
                 requested: bytes,
-                in_use: self.total.in_use(),
+                in_use,
                 limit: self.total.limit,
             });
         }
@@ -86,6 +90,14 @@ impl Books {
         if let Some(book) = account.and_then(|account| self.accounts.get_mut(account)) {
             write(book);
         }
+    }
+
+    /// Enters a reservation that was checked. Returns the name that all charges of its account share.
+    fn open(&mut self, account: Option<&Account>, bytes: u64) -> Option<Account> {
+        if counts_in_total(account) {
+            self.total.open(State::Reserved, bytes);
+        }
+        account.map(|account| self.open_account(account.clone(), State::Reserved, bytes))
     }
 
     /// Enters a charge in `account`. Returns the name that all its charges share.
@@ -136,8 +148,14 @@ fn counts_in_total(account: Option<&Account>) -> bool {
 impl Ledger {
     /// Accounts with a hard limit in bytes for the total.
     pub fn new(limit: u64) -> Self {
+        Self::with_soft_limit(limit, u64::MAX)
+    }
+
+    /// The same, and what the total should be below.
+    pub(crate) fn with_soft_limit(limit: u64, soft_limit: u64) -> Self {
         Ledger(Arc::new(Mutex::new(Books {
             total: Book::new(limit),
+            soft_limit,
             accounts: BTreeMap::new(),
             reclaimed: 0,
             eased: 0,
@@ -165,12 +183,8 @@ impl Ledger {
     /// Takes `bytes` in an account, or in nobody's.
     pub(crate) fn take(&self, account: Option<&Account>, bytes: u64) -> Result<Charge, Error> {
         let mut books = self.0.lock(); // E14
-        books.check(account, bytes)?;
-        if counts_in_total(account) {
-            books.total.open(State::Reserved, bytes);
-        }
-        let account = account.cloned();
-        let account = account.map(|account| books.open_account(account, State::Reserved, bytes));
+        books.check(account, bytes, 0)?;
+        let account = books.open(account, bytes);
         drop(books);
         Ok(Charge::new(self.clone(), account, bytes))
     }
@@ -189,6 +203,14 @@ impl Ledger {
         ring(books);
     }
 
+    /// By how many bytes the total passes its soft limit. What is in the pool does not count: it goes back
+    /// when it is in the way.
+    pub(crate) fn over_soft_limit(&self) -> u64 {
+        let books = self.0.lock(); // E14
+        let in_use = books.total.in_use() - books.total.snapshot().pooled;
+        in_use.saturating_sub(books.soft_limit)
+    }
+
     /// How often what did not fit may have begun to fit.
     pub(crate) fn eased(&self) -> u64 {
         self.0.lock().eased // E14
@@ -201,7 +223,11 @@ impl Ledger {
 
     /// The total at one instant.
     pub fn snapshot(&self) -> LedgerSnapshot {
-        self.0.lock().total.snapshot() // E14
+        let books = self.0.lock(); // E14
+        LedgerSnapshot {
+            soft_limit: books.soft_limit,
+            ..books.total.snapshot()
+        }
     }
 
     /// How many bytes have come back so far, of generations that were current. Each counts once, when

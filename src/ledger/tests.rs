@@ -40,10 +40,12 @@ fn the_total_is_all_of_it() {
         resident: 2,
         kept: 4,
         retired: 8,
-        limit: 16,
+        pooled: 16,
+        limit: 64,
+        soft_limit: 64,
         peak: 32,
     };
-    assert_eq!(snapshot.total(), 15);
+    assert_eq!(snapshot.total(), 31);
 }
 
 /// Only of generations that were current, each once, also where the next one has taken them over.

@@ -206,7 +206,18 @@ impl WeightRegistry {
     pub fn reserve_in(&self, account: &Account, bytes: u64) -> Result<Charge, Error> {
         self.shared.check_process()?;
         validate_namespace(account.name())?;
-        self.shared.ledger.reserve_in(account, bytes)
+        self.shared.pool.take(Some(account), bytes)
+    }
+
+    /// Gives the memory that is kept for the next load ([`Builder::pool_bytes`](crate::Builder::pool_bytes)) back
+    /// to the system. Returns how many bytes that was. Nobody needs to call this to have room: it goes back before
+    /// anything is refused. Takes as long as unmapping it, on the calling thread.
+    ///
+    /// # Errors
+    /// [`Error::Forked`].
+    pub fn empty_pool(&self) -> Result<u64, Error> {
+        self.shared.check_process()?;
+        Ok(self.shared.pool.empty())
     }
 
     /// The limit of one account from here on; `None`: none of its own. A limit below what it has

@@ -15,6 +15,7 @@ use crate::layout::{AdapterInfo, Extents, Layout, Place};
 use crate::ledger::Charge;
 use crate::memory::Memory;
 use crate::plan::{Plan, PlannedTensor};
+use crate::pool::{Pool, Supply};
 use crate::source::{Reload, Source};
 use crate::sync::share::Share;
 
@@ -144,14 +145,19 @@ pub(crate) struct Body {
     // Freed first: the ledger is told only when the pages have gone back.
     pub(crate) memory: Memory,
     pub(crate) charge: Charge,
+    /// Where its arena goes in the end, if it is to stay.
+    pub(crate) pool: Pool,
 }
 
 impl Body {
-    /// Frees the memory and keeps the charge.
-    pub(crate) fn into_charge(self) -> Charge {
-        let Body { memory, charge } = self;
-        memory.give_back_here();
-        charge
+    /// The charge, and the memory for whoever uses it next, if it is an arena.
+    pub(crate) fn into_supply(self) -> Supply {
+        let Body { memory, charge, .. } = self;
+        let arena = memory.into_arena();
+        Supply {
+            arena: arena.map_err(Memory::give_back_here).ok(),
+            charge,
+        }
     }
 }
 
@@ -196,7 +202,18 @@ impl Bytes {
 
 impl Storage for Body {
     fn dismantle(self, step: &mut dyn FnMut()) {
-        let Body { memory, charge } = self;
+        let Body {
+            memory,
+            charge,
+            pool,
+        } = self;
+        let (memory, charge) = match memory.into_arena() {
+            Ok(arena) => match pool.keep(arena, charge, step) {
+                Ok(()) => return,
+                Err((arena, charge)) => (arena.into(), charge),
+            },
+            Err(memory) => (memory, charge),
+        };
         // If an owner panics, the charge is dropped on the way out.
         memory.give_back(step);
         // The ledger is told only when the pages have gone back.
@@ -246,9 +263,11 @@ mod tests {
 
     #[test]
     fn the_reclaimer_looks_up_between_the_pieces_of_an_owners_end() {
+        let ledger = Ledger::new(0);
         let body = Body {
             memory: Memory::of(InPieces).unwrap(),
-            charge: Ledger::new(0).reserve(0).unwrap(),
+            charge: ledger.reserve(0).unwrap(),
+            pool: Pool::new(ledger, 0),
         };
         let mut steps = 0;
         Bytes::new(body).dismantle(&mut || steps += 1);

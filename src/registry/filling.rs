@@ -17,6 +17,7 @@ use crate::error::Error;
 use crate::escape::Clean;
 use crate::handle::SetHandle;
 use crate::plan::{Plan, PlannedTensor};
+use crate::reading::clear_gaps;
 use crate::turns::{Progress, Turn, Turns};
 
 /// A set whose memory is there and whose bytes are on their way.
@@ -83,7 +84,7 @@ impl WeightRegistry {
     ) -> Result<Filling, Error> {
         let origin = Clean(plan.origin().to_owned());
         let furnished = self
-            .furnish(terms, plan, base)
+            .furnish_for_writers(terms, plan, base)
             .inspect_err(|error| self.note_refusal(Operation::Stage, origin, error))?;
         Ok(Filling {
             turns: Turns::new(furnished.room.plan.tensors().len()),
@@ -92,7 +93,7 @@ impl WeightRegistry {
         })
     }
 
-    fn furnish(
+    fn furnish_for_writers(
         &self,
         terms: Terms<'_>,
         plan: Plan,
@@ -102,8 +103,17 @@ impl WeightRegistry {
             self.fits_current(adapter, base)
         })?;
         let charged = room.charged(None)?;
-        let charge = self.shared.ledger.take(terms.account, charged)?;
-        room.furnish(None, charge)
+        let taken = self.take_for(terms, &room, None, charged)?;
+        let mut furnished = self.furnish(room, None, taken)?;
+        if let Some(arena) = furnished
+            .body
+            .memory
+            .arena_mut()
+            .filter(|_| furnished.stale)
+        {
+            clear_gaps(&furnished.room.plan, arena.as_mut_slice());
+        }
+        Ok(furnished)
     }
 }
 
@@ -160,8 +170,9 @@ impl Filling {
         self.seal_as(Some(revision))
     }
 
-    fn seal_as(self, declared: Option<&str>) -> Result<Staged, SealError> {
-        match self.shared.check_process().and_then(|()| self.complete()) {
+    fn seal_as(mut self, declared: Option<&str>) -> Result<Staged, SealError> {
+        let complete = self.shared.check_process().and_then(|()| self.complete());
+        match complete.and_then(|()| self.furnished.protect()) {
             Ok(()) => Ok(self.furnished.fill(Vouched::or_read(declared), None)),
             Err(error) => Err(SealError(Box::new((error, self)))),
         }

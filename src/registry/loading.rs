@@ -22,6 +22,7 @@ use crate::handle::Generation;
 use crate::ledger::Charge;
 use crate::memory::Memory;
 use crate::names::SetName;
+use crate::pool::Pool;
 use crate::reading::fill;
 use crate::source::Source;
 use crate::sync::thread_local;
@@ -126,6 +127,9 @@ pub(super) struct Duty {
     charge: Option<Charge>,
     backoff: Backoff,
     readers: usize,
+    /// Where its arena goes in the end.
+    pool: Pool,
+    protect: bool,
     landed: bool,
 }
 
@@ -154,6 +158,8 @@ impl Duty {
             spare: None,
             backoff: registry.room.backoff(),
             readers: registry.readers,
+            pool: registry.shared.pool.clone(),
+            protect: registry.protect,
             landed: false,
         }
     }
@@ -295,8 +301,14 @@ impl Duty {
             Ok(())
         })?;
         read?;
-        let memory = Memory::from(arena);
-        Ok(Bytes::new(Body { memory, charge }))
+        if self.protect {
+            arena.protect()?;
+        }
+        Ok(Bytes::new(Body {
+            memory: Memory::from(arena),
+            charge,
+            pool: self.pool.clone(),
+        }))
     }
 }
 

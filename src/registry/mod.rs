@@ -139,6 +139,8 @@ pub struct WeightRegistry {
     loaders: loaders::Loaders,
     /// How many threads read one set.
     readers: usize,
+    /// Arenas are protected when they are filled.
+    protect: bool,
     /// How many superseded generations a new set keeps.
     keep: usize,
     /// Tells the threads' tables of participants that this registry is gone.
@@ -150,6 +152,9 @@ pub struct WeightRegistry {
 #[must_use]
 pub struct Builder {
     limit: u64,
+    soft_limit: u64,
+    pool: u64,
+    protect: bool,
     keep: usize,
     events: usize,
     loaders: usize,
@@ -171,6 +176,38 @@ impl Builder {
     /// current, or retired but still held, take more. Without it there is no limit.
     pub fn limit_bytes(mut self, bytes: u64) -> Self {
         self.limit = bytes;
+        self
+    }
+
+    /// What the total should stay below: loads on demand that pass it evict sets that nobody leases, in the
+    /// [policy](Self::policy)'s order, as far as there are any. It refuses nothing and delays nobody: it keeps
+    /// room for what evicts nothing itself, such as a [`publish`](WeightRegistry::publish) or a
+    /// [reservation](WeightRegistry::reserve_in). Without it, sets are evicted when the hard limit demands it.
+    pub fn soft_limit_bytes(mut self, bytes: u64) -> Self {
+        self.soft_limit = bytes;
+        self
+    }
+
+    /// How many bytes of memory that nobody uses any more are kept for the next load, instead of going back to
+    /// the system: arenas of 1 MiB and more of sets that were replaced, retired or evicted. A load that finds
+    /// one of its size there, or one that is at most a third larger, does not wait for fresh pages, which take
+    /// longer than reading a file that is in the page cache.
+    ///
+    /// They count in the total ([`LedgerSnapshot::pooled`](crate::LedgerSnapshot::pooled)), and in no
+    /// namespace. They go back before anything is refused or evicted for lack of room, and the oldest when newer
+    /// ones come. A set in such memory never sees what was there before. Without it nothing is kept.
+    pub fn pool_bytes(mut self, bytes: u64) -> Self {
+        self.pool = bytes;
+        self
+    }
+
+    /// Whether the memory of sets is write-protected as soon as it is filled, so that a stray write, by other
+    /// code of the process that got the address, ends the process where it happens instead of changing weights that
+    /// are being served. Arenas of 1 MiB and more only: smaller ones share their pages with the allocator's. Off,
+    /// unless you say so: changing the protection of memory takes the process's lock of its memory map twice
+    /// per load.
+    pub fn write_protect(mut self, protect: bool) -> Self {
+        self.protect = protect;
         self
     }
 
@@ -257,7 +294,7 @@ impl Builder {
                 source,
             })?;
         spine.reclaimer().staff(reclaimer.thread().clone());
-        let ledger = Ledger::new(self.limit);
+        let ledger = Ledger::with_soft_limit(self.limit, self.soft_limit);
         Ok(WeightRegistry {
             id,
             spine,
@@ -267,7 +304,8 @@ impl Builder {
             room: room::Room::new(ledger.clone(), self.policy, self.backoff),
             loaders: loaders::Loaders::new(self.loaders),
             readers: self.readers,
-            shared: Arc::new(Shared::new(ledger, self.events)),
+            protect: self.protect,
+            shared: Arc::new(Shared::new(ledger, self.events, self.pool)),
             pictures: catalog::first_picture(),
             going: Mutex::new(Vec::new()),
             fading: fading::Fading::default(),
@@ -283,6 +321,9 @@ impl WeightRegistry {
     pub fn builder() -> Builder {
         Builder {
             limit: u64::MAX,
+            soft_limit: u64::MAX,
+            pool: 0,
+            protect: false,
             keep: 0,
             events: 1024,
             loaders: 32,
@@ -311,6 +352,7 @@ impl Drop for WeightRegistry {
             // caught. (A destructor of foreign bytes may drop the registry on that very thread.)
             let _ = thread.join();
         }
+        self.shared.pool.close();
         // After what went just now.
         self.shared.events.close();
     }
@@ -327,6 +369,7 @@ impl WeightRegistry {
         std::mem::forget(std::mem::replace(&mut self.room, empty));
         let empty = Spine::new(Arc::new(Reclaimer::open()));
         std::mem::forget(std::mem::replace(&mut self.spine, empty));
+        std::mem::forget(self.shared.pool.clone());
     }
 }
 

@@ -27,9 +27,11 @@ use crate::escape::Clean;
 use crate::handle::{Generation, SetHandle, SetKind};
 use crate::layout::Layout;
 use crate::ledger::Account;
+use crate::memory::Memory;
 use crate::modules::Fit;
 use crate::names::SetName;
 use crate::plan::Plan;
+use crate::pool::Supply;
 use crate::reading::fill;
 use crate::source::Source;
 
@@ -82,8 +84,8 @@ impl WeightRegistry {
             let room = self.room(terms, source.plan().clone(), source.base(), fits)?;
             let brought = source.bring();
             let charged = room.charged(brought.as_ref())?;
-            let charge = self.shared.ledger.take(terms.account, charged)?;
-            self.read(room.furnish(brought, charge)?, source)
+            let taken = self.take_for(terms, &room, brought.as_ref(), charged)?;
+            self.read(self.furnish(room, brought, taken)?, source)
         })
     }
 
@@ -96,7 +98,8 @@ impl WeightRegistry {
         let read = match furnished.body.memory.arena_mut() {
             Some(arena) => {
                 let hashed = Vouched::by(&source).needs_digests();
-                fill(&source, arena.as_mut_slice(), false, hashed, self.readers)
+                let stale = furnished.stale;
+                fill(&source, arena.as_mut_slice(), stale, hashed, self.readers)
             }
             None => Ok(None),
         };
@@ -106,9 +109,35 @@ impl WeightRegistry {
         // returned would be lost.
         drop(source);
         let (vouched, digests, again) = known?;
+        furnished.protect()?;
         let mut staged = furnished.fill(vouched, digests);
         staged.content.facts.again = again;
         Ok(staged)
+    }
+
+    /// Takes what `room` is [charged](Room::charged): with memory of the pool's, if its source brought none and
+    /// there is some of that size.
+    pub(super) fn take_for(
+        &self,
+        terms: Terms<'_>,
+        room: &Room,
+        brought: Option<&Memory>,
+        charged: u64,
+    ) -> Result<Supply, Error> {
+        let pool = &self.shared.pool;
+        match brought {
+            Some(_) => pool.take(terms.account, charged).map(Supply::from),
+            None => pool.take_arena(terms.account, room.plan.arena_bytes()),
+        }
+    }
+
+    pub(super) fn furnish(
+        &self,
+        room: Room,
+        brought: Option<Memory>,
+        taken: Supply,
+    ) -> Result<Furnished, Error> {
+        room.furnish(brought, taken, self.shared.pool.clone(), self.protect)
     }
 
     /// What a set that `plan` describes will be, checked before any byte is reserved.

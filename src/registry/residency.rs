@@ -17,7 +17,7 @@ use super::generation::{Node, generation};
 use super::loading::Inside;
 use super::observe::itself;
 use super::record::SetRecord;
-use crate::core::Stays;
+use crate::core::{Stays, Storage};
 use crate::error::Error;
 use crate::handle::SetHandle;
 use crate::holdup::Holdup;
@@ -94,7 +94,7 @@ impl WeightRegistry {
         drop(admission);
         let bytes = body.charge.bytes();
         body.charge.evict();
-        drop(body.into_charge());
+        body.dismantle(&mut || {});
         // When they are back, so that whoever hears of it has the room; and before anybody can load it.
         self.shared.tell(EventKind::Evicted { now });
         drop(writing);

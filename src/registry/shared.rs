@@ -14,6 +14,7 @@ use crate::handle::Generation;
 use crate::holdup::{FenceHolder, Holder};
 use crate::labels::{LabelId, Labelled, Labels};
 use crate::ledger::Ledger;
+use crate::pool::Pool;
 use crate::sync::atomic::{AtomicU64, Ordering};
 
 /// An entry whose lease was given away until a fence has passed: a mark on its start. Nanoseconds
@@ -24,7 +25,9 @@ const BROKEN: u64 = 1 << 62;
 
 /// See the module documentation.
 pub(crate) struct Shared {
+    /// For looking: whoever takes bytes does so by the pool.
     pub(crate) ledger: Ledger,
+    pub(crate) pool: Pool,
     /// Leases that wait for fences. They keep it, and us, by themselves.
     pub(crate) keeper: Arc<Keeper<Box<dyn Kept>>>,
     pub(crate) labels: Labels,
@@ -40,9 +43,10 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
-    /// With room for `events` events.
-    pub(crate) fn new(ledger: Ledger, events: usize) -> Self {
+    /// With room for `events` events, and a pool of `pooled` bytes.
+    pub(crate) fn new(ledger: Ledger, events: usize, pooled: u64) -> Self {
         Shared {
+            pool: Pool::new(ledger.clone(), pooled),
             ledger,
             keeper: Arc::new(Keeper::new()),
             labels: Labels::new(),

@@ -14,9 +14,9 @@ use crate::error::Error;
 use crate::handle::{SetHandle, SetKind};
 use crate::identity::{Digest, Identity, digests, identity_by, unique};
 use crate::layout::{Extents, Layout};
-use crate::ledger::Charge;
 use crate::memory::Memory;
 use crate::plan::{AdapterPlan, Plan};
+use crate::pool::{Pool, Supply};
 use crate::source::Source;
 
 /// What a set will be, laid out, without memory.
@@ -36,6 +36,10 @@ pub(super) struct Room {
 pub(super) struct Furnished {
     pub(super) room: Room,
     pub(super) body: Body,
+    /// There is something in it, of which nothing may be left.
+    pub(super) stale: bool,
+    /// It is to be protected when it is filled.
+    protect: bool,
 }
 
 impl Room {
@@ -71,15 +75,24 @@ impl Room {
     pub(super) fn furnish(
         self,
         brought: Option<Memory>,
-        charge: Charge,
+        Supply { arena, charge }: Supply,
+        pool: Pool,
+        protect: bool,
     ) -> Result<Furnished, Error> {
-        let memory = match brought {
-            Some(memory) => memory,
-            None => Arena::allocate(self.plan.arena_bytes())?.into(),
+        let (memory, stale) = match (brought, arena) {
+            (Some(memory), _) => (memory, false),
+            (None, Some(arena)) => (arena.into(), true),
+            (None, None) => (Arena::allocate(self.plan.arena_bytes())?.into(), false),
         };
         Ok(Furnished {
             room: self,
-            body: Body { memory, charge },
+            body: Body {
+                memory,
+                charge,
+                pool,
+            },
+            stale,
+            protect,
         })
     }
 }
@@ -168,10 +181,21 @@ impl Furnished {
         Some(Again::new(from, &self.room.plan))
     }
 
+    /// Nothing will be written to it any more.
+    ///
+    /// # Errors
+    /// It cannot be protected.
+    pub(super) fn protect(&mut self) -> Result<(), Error> {
+        let arena = self.body.memory.arena_mut();
+        arena
+            .filter(|_| self.protect)
+            .map_or(Ok(()), Arena::protect)
+    }
+
     /// Everything is in it: it is what somebody vouches for, or what its contents are.
     /// `known`: the digests of the tensors in it, if they were hashed on the way.
     pub(super) fn fill(self, vouched: Vouched, known: Option<Vec<Digest>>) -> Staged {
-        let Furnished { room, body } = self;
+        let Furnished { room, body, .. } = self;
         let Room {
             registry,
             plan,

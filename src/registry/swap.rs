@@ -23,6 +23,7 @@ use crate::error::Error;
 use crate::handle::{Generation, SetHandle};
 use crate::ledger::Charge;
 use crate::modules::check_fit;
+use crate::pool::Supply;
 use crate::source::Source;
 
 impl WeightRegistry {
@@ -83,10 +84,10 @@ impl WeightRegistry {
         let brought = source.bring();
         let needed = room.charged(brought.as_ref())?;
         let (record, previous, more) = loop {
-            match self.shared.ledger.take(terms.account, needed) {
+            match self.take_for(terms, &room, brought.as_ref(), needed) {
                 // Enough for both.
-                Ok(charge) => {
-                    let staged = self.read(room.furnish(brought, charge)?, source)?;
+                Ok(taken) => {
+                    let staged = self.read(self.furnish(room, brought, taken)?, source)?;
                     return self.follow_or_fill(set, staged);
                 }
                 Err(Error::OverLimit { .. } | Error::OverAccountLimit { .. }) => {}
@@ -114,14 +115,17 @@ impl WeightRegistry {
                 Err(failed) => return Err(failed),
             }
         };
-        let charge = self.take_over(&record, &previous, |previous| {
+        let mut taken = self.take_over(&record, &previous, |previous| {
             let left = || timeout.saturating_sub(started.elapsed());
             previous.drained(left())?;
             previous.reclaimed(left())
         })?;
-        let charge = charge.reuse(more);
-        charge.shrink_to(needed);
-        let furnished = room.furnish(brought, charge);
+        let len = room.plan.arena_bytes();
+        let same = taken.arena.take().filter(|_| brought.is_none());
+        taken.arena = same.and_then(|arena| arena.reuse(len).ok());
+        taken.charge = taken.charge.reuse(more);
+        taken.charge.shrink_to(needed);
+        let furnished = self.furnish(room, brought, taken);
         let (number, _) = furnished
             .and_then(|furnished| self.read(furnished, source))
             .map_err(PublishError::from)
@@ -205,7 +209,7 @@ impl WeightRegistry {
             (node.birth(), charged(node))
         };
         let more = needed.saturating_sub(has);
-        let more = self.shared.ledger.take(terms.account, more);
+        let more = self.shared.pool.take(terms.account, more);
         let more = more.map_err(|error| instead_of(has, needed, error))?;
         Ok((record, birth, more))
     }
@@ -239,13 +243,13 @@ impl WeightRegistry {
         }
     }
 
-    /// Waits for whoever has the old generation, and takes its memory: what is left of it is the charge.
+    /// Waits for whoever has the old generation, and takes its memory.
     fn take_over(
         &self,
         record: &Arc<SetRecord>,
         previous: &Retirement,
         wait: impl FnOnce(&Retirement) -> Result<(), Error>,
-    ) -> Result<Charge, Error> {
+    ) -> Result<Supply, Error> {
         let old = previous.generation();
         let waited = wait(previous);
         let mut writing = record.write();
@@ -261,7 +265,7 @@ impl WeightRegistry {
         match taken {
             Ok((body, _facts)) => {
                 drop(writing);
-                Ok(body.into_charge())
+                Ok(body.into_supply())
             }
             Err((error, kept)) => {
                 *vacated = Some(kept);

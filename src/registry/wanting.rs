@@ -64,7 +64,7 @@ impl Wanting {
                             flights,
                             caused,
                             job,
-                        } = grant;
+                        } = *grant;
                         let loads = flights.into_iter();
                         self.coming = Some(Coming {
                             held,

@@ -168,6 +168,8 @@ pub struct Stats {
     pub loads: u64,
     /// Sets that were evicted to make room for them.
     pub evictions: u64,
+    /// Bytes of sets that are pinned and have their bytes: no request's load evicts them.
+    pub pinned_bytes: u64,
     /// Requests that wait for room at this moment.
     pub waiting: usize,
     /// Different layouts in use; sets with the same tensors share one.
@@ -218,8 +220,8 @@ impl WeightRegistry {
         Arc::clone(&shot.content)
     }
 
-    /// Totals. Takes a few short locks; O(different layouts + generations on their way out + most leases
-    /// that were ever labelled at one time), never O(sets) or O(tensors).
+    /// Totals. Takes a few short locks; O(different layouts + pinned sets + generations on their way out + most
+    /// leases that were ever labelled at one time), never O(sets) or O(tensors).
     pub fn stats(&self) -> Stats {
         // E17: statistics.
         let count = |of: &AtomicU64| of.load(Ordering::Relaxed);
@@ -246,6 +248,7 @@ impl WeightRegistry {
             reclaimed_bytes: self.shared.ledger.reclaimed(),
             loads,
             evictions,
+            pinned_bytes: self.pinned_bytes(),
             waiting,
             layouts: self.layouts.len(),
             reclaimer_panics: self.spine.reclaimer().panics(),

@@ -55,6 +55,7 @@ impl WeightRegistry {
                 ("resident", ledger.resident),
                 ("kept", ledger.kept),
                 ("retired", ledger.retired),
+                ("pooled", ledger.pooled),
             ] {
                 let labels = labels(self, &[("state", state)]);
                 gauge!("weighbridge_bytes", labels).set(bytes as f64);
@@ -62,7 +63,9 @@ impl WeightRegistry {
             let oldest_lease = stats.oldest_lease.as_ref().map(|lease| lease.age);
             for (name, value) in [
                 ("weighbridge_limit_bytes", ledger.limit as f64),
+                ("weighbridge_soft_limit_bytes", ledger.soft_limit as f64),
                 ("weighbridge_peak_bytes", ledger.peak as f64),
+                ("weighbridge_pinned_bytes", stats.pinned_bytes as f64),
                 ("weighbridge_stranded_bytes", stats.stranded_bytes as f64),
                 ("weighbridge_sets", stats.sets as f64),
                 ("weighbridge_layouts", stats.layouts as f64),

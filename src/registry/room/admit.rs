@@ -19,10 +19,12 @@ use super::choice::{Choice, Offer, choose};
 use super::idle::{Resident, Scene, Spare};
 use super::line::Lack;
 use super::{Chooser, Job};
+use crate::arena::Arena;
 use crate::core::{Miss, Turn, panics};
 use crate::error::Error;
 use crate::handle::{Generation, SetHandle};
-use crate::ledger::{Account, Charge, Exchanged, Need, Shortage};
+use crate::ledger::{Account, Exchanged, Need, Shortage};
+use crate::memory::Memory;
 use crate::policy::{Candidate, Policy};
 use crate::sync::atomic::{AtomicU64, Ordering};
 
@@ -44,6 +46,25 @@ pub(super) struct Missing {
     generation: Generation,
     facts: Facts,
     need: Need,
+}
+
+impl Missing {
+    /// How long the arena of its load is.
+    fn arena_bytes(&self) -> u64 {
+        let again = self.facts.again.as_ref();
+        again.map_or(0, |again| again.arena_bytes)
+    }
+}
+
+/// Room that was made.
+struct Made {
+    exchanged: Exchanged,
+    /// From the pool.
+    arenas: Vec<Arena>,
+    /// In place of whose bytes it was taken.
+    used: Vec<Spare>,
+    /// What goes besides, for the soft limit.
+    eased: Vec<Spare>,
 }
 
 /// A set that could not be leased.
@@ -103,6 +124,7 @@ impl WeightRegistry {
         ticket: Option<u64>,
         found: &mut Found,
     ) -> Result<Verdict, Error> {
+        self.put_back_for(chooser, sets, ticket);
         self.find(sets, found)?;
         if found.missing.is_empty() {
             return Ok(Verdict::Granted { job: None });
@@ -115,7 +137,7 @@ impl WeightRegistry {
             Turn::First => std::mem::take(&mut chooser.spare),
             Turn::MayPass => Vec::new(),
             Turn::MustWait => {
-                let short = self.shared.ledger.shortage(&needs, []);
+                let short = self.shared.pool.shortage(&needs);
                 return Ok(Verdict::Short(short));
             }
         };
@@ -126,16 +148,20 @@ impl WeightRegistry {
             needs: &needs,
         };
         let first = turn == Turn::First;
-        let answer = self.make_room(&mut *chooser.policy, &wish, first, &mut spare);
+        let lens: Vec<u64> = found.missing.iter().map(Missing::arena_bytes).collect();
+        let answer = self.make_room(&mut *chooser.policy, (&wish, &lens), first, &mut spare);
         let verdict = match answer {
-            Ok((exchanged, mut used)) => {
+            Ok(mut made) => {
                 if !first {
                     self.room.line.passed(lacks);
                 }
-                used.iter_mut().for_each(|one| self.tell_evicted(one));
-                let went: Vec<SetHandle> = used.iter().map(|one| one.record.handle).collect();
+                let mut went = Vec::new();
+                for one in made.used.iter_mut().chain(&mut made.eased) {
+                    self.tell_evicted(one);
+                    went.push(one.record.handle);
+                }
                 self.shield(|| chooser.policy.went(&went));
-                let job = self.begin(found, exchanged, used);
+                let job = self.begin(found, made);
                 Ok(Verdict::Granted { job: Some(job) })
             }
             Err(Refused::NotNow(short)) => Ok(Verdict::Short(short)),
@@ -144,7 +170,7 @@ impl WeightRegistry {
                     Err(error)
                 } else {
                     // What it was reckoned with has changed since: it is to look again.
-                    Ok(Verdict::Short(self.shared.ledger.shortage(&needs, [])))
+                    Ok(Verdict::Short(self.shared.pool.shortage(&needs)))
                 }
             }
         };
@@ -155,7 +181,7 @@ impl WeightRegistry {
             _ if !first => Vec::new(),
             Ok(Verdict::Short(_)) => {
                 let offers: Vec<Offer> = spare.iter().map(Spare::offer).collect();
-                choose(&self.shared.ledger.shortage(&needs, []), &offers).taken
+                choose(&self.shared.pool.shortage(&needs), &offers).taken
             }
             Ok(Verdict::Granted { .. }) | Err(_) if others => (0..spare.len()).collect(),
             Ok(Verdict::Granted { .. }) | Err(_) => Vec::new(),
@@ -169,6 +195,19 @@ impl WeightRegistry {
             }
         }
         verdict
+    }
+
+    /// What was evicted for the first of the line, and is what the first wants, was not evicted after all: it
+    /// need not be read again.
+    fn put_back_for(&self, chooser: &mut Chooser, sets: &[SetHandle], ticket: Option<u64>) {
+        if chooser.spare.is_empty() || self.room.line.turn(ticket, |_| true) != Turn::First {
+            return;
+        }
+        let all = std::mem::take(&mut chooser.spare).into_iter();
+        let (wanted, kept): (Vec<_>, Vec<_>) =
+            all.partition(|one| sets.contains(&one.record.handle));
+        chooser.spare = kept;
+        wanted.into_iter().for_each(|one| self.put_back(one));
     }
 
     /// What is there of `sets`, what is on its way, and what is neither.
@@ -279,14 +318,28 @@ impl WeightRegistry {
                 bytes: 0,
             })),
             Away::Gone(missing) => {
-                let Need { account, bytes } = missing.need.clone();
+                let (need, len) = (missing.need.clone(), missing.arena_bytes());
                 found.missing.push(*missing);
-                let charge = self.shared.ledger.take(Some(&account), bytes)?;
-                let exchanged = Exchanged {
-                    charges: vec![charge],
-                    rest: None,
+                let Need { account, bytes } = &need;
+                let pool = &self.shared.pool;
+                let (exchanged, arenas) =
+                    match pool.exchange(std::slice::from_ref(&need), &[len], |_| Vec::new()) {
+                        Ok(taken) => taken,
+                        // Says what is wrong, unless there is room by now.
+                        Err(_) => {
+                            let charges = vec![pool.take(Some(account), *bytes)?];
+                            let rest = None;
+                            (Exchanged { charges, rest }, Vec::new())
+                        }
+                    };
+                let made = Made {
+                    exchanged,
+                    arenas,
+                    used: Vec::new(),
+                    eased: Vec::new(),
                 };
-                let job = self.begin(&mut found, exchanged, Vec::new());
+                let bytes = *bytes;
+                let job = self.begin(&mut found, made);
                 let load = found.flights.pop();
                 Ok(load.map(|load| Single {
                     load,
@@ -297,41 +350,42 @@ impl WeightRegistry {
         }
     }
 
-    /// Reserves what is needed, in place of what idle sets give up for it, if that is necessary: these are the
-    /// second answer. What else was taken from sets is in `spare`, whatever the answer is. The first of the line
-    /// takes whatever helps, others only what suffices.
+    /// Reserves what is needed (`lens`: the arenas of it), in place of what is in the pool and, if that does not
+    /// suffice, of what idle sets give up for it. What else was taken from sets is in `spare`, whatever the answer
+    /// is. The first of the line takes whatever helps, others only what suffices.
     fn make_room(
         &self,
         policy: &mut dyn Policy,
-        wish: &Wish<'_>,
+        (wish, lens): (&Wish<'_>, &[u64]),
         first: bool,
         spare: &mut Vec<Spare>,
-    ) -> Result<(Exchanged, Vec<Spare>), Refused> {
-        let ledger = &self.shared.ledger;
+    ) -> Result<Made, Refused> {
         let mut busy: HashSet<SetHandle> = HashSet::new();
         loop {
             let offers: Vec<Offer> = spare.iter().map(Spare::offer).collect();
-            let wanted = choose(&ledger.shortage(wish.needs, []), &offers);
-            let used = |at: usize| wanted.taken.binary_search(&at).is_ok();
-            let old = spare.iter().enumerate().filter(|(at, _)| used(*at));
-            let old: Vec<&Charge> = old.map(|(_, one)| &one.charge).collect();
-            let short = match ledger.exchange(&old, wish.needs) {
-                Ok(exchanged) => {
+            let mut places = Vec::new();
+            let taken = self.shared.pool.exchange(wish.needs, lens, |short| {
+                places = choose(short, &offers).taken;
+                places.iter().map(|&at| &spare[at].body.charge).collect()
+            });
+            let short = match taken {
+                Ok((exchanged, arenas)) => {
                     let all = std::mem::take(spare).into_iter().enumerate();
-                    let (used, rest): (Vec<_>, Vec<_>) = all.partition(|(at, _)| used(*at));
+                    let is_used = |(at, _): &(usize, Spare)| places.binary_search(at).is_ok();
+                    let (used, rest): (Vec<_>, Vec<_>) = all.partition(is_used);
                     *spare = rest.into_iter().map(|(_, one)| one).collect();
-                    return Ok((exchanged, used.into_iter().map(|(_, one)| one).collect()));
+                    return Ok(Made {
+                        exchanged,
+                        arenas,
+                        used: used.into_iter().map(|(_, one)| one).collect(),
+                        eased: self.ease(policy, wish),
+                    });
                 }
                 Err(short) => short,
             };
             let scene = self.scene();
             self.can_ever_fit(&scene, wish).map_err(Refused::Never)?;
-            let ranked = self.rank(policy, &scene.residents);
-            let may_go = |one: &&Resident| {
-                let set = &one.record.handle;
-                one.is_idle() && !wish.sets.contains(set) && !busy.contains(set)
-            };
-            let ranked: Vec<&Resident> = ranked.into_iter().filter(may_go).collect();
+            let ranked = self.rank_idle(policy, &scene, wish, &busy);
             let offers: Vec<Offer> = ranked.iter().map(|one| one.offer.clone()).collect();
             let Choice { taken, left } = choose(&short, &offers);
             if taken.is_empty() || !(first || left.is_none()) {
@@ -343,6 +397,40 @@ impl WeightRegistry {
             spare.extend(more);
             busy.extend(refused);
         }
+    }
+
+    /// What goes so that the total is below the soft limit again, as far as there is anything that may go.
+    fn ease(&self, policy: &mut dyn Policy, wish: &Wish<'_>) -> Vec<Spare> {
+        let over = self.shared.ledger.over_soft_limit();
+        if over == 0 {
+            return Vec::new();
+        }
+        let scene = self.scene();
+        let ranked = self.rank_idle(policy, &scene, wish, &HashSet::new());
+        let offers: Vec<Offer> = ranked.iter().map(|one| one.offer.clone()).collect();
+        let short = Shortage {
+            total: over,
+            ..Shortage::default()
+        };
+        let chosen = choose(&short, &offers).taken.into_iter();
+        let chosen: Vec<&Resident> = chosen.map(|at| ranked[at]).collect();
+        self.take(&chosen, false).0
+    }
+
+    /// Those that may go for `wish` at this moment, in the order in which they should.
+    fn rank_idle<'r>(
+        &self,
+        policy: &mut dyn Policy,
+        scene: &'r Scene,
+        wish: &Wish<'_>,
+        busy: &HashSet<SetHandle>,
+    ) -> Vec<&'r Resident> {
+        let mut ranked = self.rank(policy, &scene.residents);
+        ranked.retain(|one| {
+            let set = &one.record.handle;
+            one.is_idle() && !wish.sets.contains(set) && !busy.contains(set)
+        });
+        ranked
     }
 
     /// The residents in the order in which they should go, as far as the policy lets them.
@@ -419,11 +507,17 @@ impl WeightRegistry {
     }
 
     /// What is granted begins.
-    fn begin(&self, found: &mut Found, exchanged: Exchanged, spare: Vec<Spare>) -> Job {
+    fn begin(&self, found: &mut Found, made: Made) -> Job {
+        let Made {
+            exchanged,
+            arenas,
+            used,
+            eased,
+        } = made;
         // E17: statistics.
         let count = |of: &AtomicU64, more: usize| of.fetch_add(more as u64, Ordering::Relaxed);
         count(&self.room.admitted, found.missing.len());
-        count(&self.room.evicted, spare.len());
+        count(&self.room.evicted, used.len() + eased.len());
         let Exchanged { charges, rest } = exchanged;
         let missing = std::mem::take(&mut found.missing);
         found.caused = missing.iter().map(|one| one.record.handle).collect();
@@ -438,9 +532,11 @@ impl WeightRegistry {
         found
             .flights
             .extend(duties.iter().map(|duty| Arc::clone(duty.flight())));
+        let used = used.into_iter().map(|one| one.body.memory);
         Job {
-            scrap: spare.into_iter().map(|one| one.memory).collect(),
+            scrap: arenas.into_iter().map(Memory::from).chain(used).collect(),
             rest,
+            eased: eased.into_iter().map(|one| one.body).collect(),
             duties,
         }
     }

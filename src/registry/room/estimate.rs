@@ -23,6 +23,17 @@ use crate::plan::Plan;
 pub struct Demand {
     sets: Vec<SetHandle>,
     needs: Vec<Need>,
+    replaced: Vec<Replacement>,
+}
+
+/// The next generation of a set.
+#[derive(Debug, Clone)]
+struct Replacement {
+    set: SetHandle,
+    /// What its plan is charged.
+    bytes: u64,
+    /// It may wait until the one before is drained.
+    drained: bool,
 }
 
 impl Demand {
@@ -39,10 +50,31 @@ impl Demand {
         self
     }
 
-    /// Also a set with this plan, to be published in `namespace` (`""`: the default one), or to replace
-    /// one there: a set that is replaced has its bytes until its last lease ends.
+    /// Also a set with this plan, to be published in `namespace` (`""`: the default one).
     pub fn plan(self, namespace: &str, plan: &Plan) -> Self {
         self.bytes(&Account::namespace(namespace), plan.charged_bytes())
+    }
+
+    /// Also the next generation of `set`, with this plan: while it is read and until the last lease of the one
+    /// before ends, both are there ([`replace`](WeightRegistry::replace)). A set that is away need not come for it.
+    pub fn replacement(mut self, set: SetHandle, plan: &Plan) -> Self {
+        self.replaced.push(Replacement {
+            set,
+            bytes: plan.charged_bytes(),
+            drained: false,
+        });
+        self
+    }
+
+    /// The same by a [drained swap](WeightRegistry::replace_drained), which waits for these leases if both do not fit,
+    /// and then needs only what is more.
+    pub fn drained_replacement(mut self, set: SetHandle, plan: &Plan) -> Self {
+        self.replaced.push(Replacement {
+            set,
+            bytes: plan.charged_bytes(),
+            drained: true,
+        });
+        self
     }
 
     /// Also so many bytes that are no weights: activations, inputs, a cache.
@@ -164,6 +196,18 @@ impl WeightRegistry {
                 None => held.push(set),
             }
         }
+        let mut wanted: HashSet<SetHandle> = demand.sets.iter().copied().collect();
+        for one in &demand.replaced {
+            let (account, has) = self.charged_now(one.set)?;
+            let beyond = if one.drained { has.unwrap_or(0) } else { 0 };
+            needs.push(Need {
+                account,
+                bytes: one.bytes.saturating_sub(beyond),
+            });
+            // What it has must stay for those who lease it.
+            wanted.insert(one.set);
+            held.extend(has.map(|_| one.set));
+        }
         let all = needs.iter().map(|need| need.bytes);
         let bytes = all.fold(0, u64::saturating_add);
         let wish = Wish {
@@ -171,7 +215,7 @@ impl WeightRegistry {
             held: &held,
             needs: &needs,
         };
-        let short = self.shared.ledger.shortage(&needs, []);
+        let short = self.shared.pool.shortage(&needs);
         if short.is_none() {
             return Ok(Estimate::Now { bytes });
         }
@@ -194,7 +238,6 @@ impl WeightRegistry {
             }
             Err(error) => return Err(error),
         }
-        let wanted: HashSet<SetHandle> = demand.sets.iter().copied().collect();
         let ranked = {
             let _entered = Inside::Policy.enter()?;
             let mut chooser = self.room.chooser.lock(); // E74
@@ -221,6 +264,16 @@ impl WeightRegistry {
             sets: going().map(|one| name(&one)).collect(),
             freed: going().map(|one| one.offer.bytes).sum(),
         })
+    }
+
+    /// Where a set is charged, and how much if it has its bytes.
+    fn charged_now(&self, set: SetHandle) -> Result<(Account, Option<u64>), Error> {
+        let view = self.view();
+        let node = view.resolve(self.key(set)?);
+        let node = node.and_then(|node| Some((node, node.meta()?)));
+        let (node, meta) = node.ok_or(Error::StaleHandle { handle: set })?;
+        let account = Account::namespace(meta.record.name.namespace());
+        Ok((account, (!node.is_absent()).then_some(meta.bytes)))
     }
 
     /// Who is in the way of a waiter whose time is over.

@@ -18,8 +18,7 @@ use super::super::record::{SetRecord, Writing};
 use super::choice::Offer;
 use crate::core::{Key, Stays, Storage};
 use crate::handle::{Generation, SetHandle};
-use crate::ledger::{Account, Charge};
-use crate::memory::Memory;
+use crate::ledger::Account;
 use crate::policy::Candidate;
 
 #[cfg(all(test, not(weighbridge_loom)))]
@@ -61,8 +60,7 @@ pub(super) struct Scene {
 pub(super) struct Spare {
     pub(super) record: Arc<SetRecord>,
     generation: Generation,
-    pub(super) memory: Memory,
-    pub(super) charge: Charge,
+    pub(super) body: Body,
     entry: CatalogEntry,
     told: bool,
 }
@@ -71,7 +69,7 @@ impl Spare {
     pub(super) fn offer(&self) -> Offer {
         Offer {
             account: Account::namespace(self.record.name.namespace()),
-            bytes: self.charge.bytes(),
+            bytes: self.body.charge.bytes(),
         }
     }
 }
@@ -183,11 +181,10 @@ impl WeightRegistry {
         for (one, writing, entry) in ready {
             // Whoever leased it since then was faster.
             match self.part_with(&writing, one.generation) {
-                Ok(Body { memory, charge }) => taken.push(Spare {
+                Ok(body) => taken.push(Spare {
                     record: Arc::clone(&one.record),
                     generation: one.generation,
-                    memory,
-                    charge,
+                    body,
                     entry,
                     told: false,
                 }),
@@ -220,7 +217,7 @@ impl WeightRegistry {
     /// They went: whoever watches is told.
     pub(super) fn tell_evicted(&self, spare: &mut Spare) {
         if !std::mem::replace(&mut spare.told, true) {
-            spare.charge.evict();
+            spare.body.charge.evict();
             let now = spare.entry.clone();
             self.shared.tell(EventKind::Evicted { now });
         }
@@ -231,12 +228,11 @@ impl WeightRegistry {
         let Spare {
             record,
             generation,
-            memory,
-            charge,
+            body,
             mut entry,
             told,
         } = spare;
-        let bytes = Bytes::new(Body { memory, charge });
+        let bytes = Bytes::new(body);
         let late = {
             let _writing = record.write();
             if told {

@@ -28,12 +28,14 @@ pub use estimate::{Demand, Estimate};
 #[cfg(all(test, not(weighbridge_loom)))]
 pub(super) use idle::MEANWHILE;
 pub use pins::Pin;
+use pins::Pinned;
 pub(crate) use pins::Pins;
 
 use super::WeightRegistry;
+use super::content::Body;
 use super::lease::Lease;
 use super::loading::{Backoff, Duty, Inside, Load};
-use crate::core::{Keeper, panics};
+use crate::core::{Keeper, Storage, panics};
 use crate::error::Error;
 use crate::handle::SetHandle;
 use crate::ledger::{Charge, Ledger};
@@ -54,6 +56,7 @@ pub(super) struct Room {
     line: Arc<Line>,
     ledger: Ledger,
     keeper: Arc<Keeper<Watch>>,
+    pinned: Arc<Pinned>,
     backoff: Backoff,
     /// Loads that were admitted.
     admitted: AtomicU64,
@@ -78,7 +81,7 @@ pub(super) struct Waiter {
 /// What becomes of who asks.
 pub(super) enum Answer {
     /// Everything is there, or on its way.
-    Go(Grant),
+    Go(Box<Grant>),
     /// The waker is woken when it may ask again.
     Wait,
 }
@@ -100,8 +103,12 @@ const AT_ONCE: usize = 8;
 
 /// Makes the room, and reads what goes there.
 pub(super) struct Job {
+    /// What may be used again.
     scrap: Vec<Memory>,
+    /// Of it, until it is gone.
     rest: Option<Charge>,
+    /// What goes besides.
+    eased: Vec<Body>,
     duties: Vec<Duty>,
 }
 
@@ -140,11 +147,15 @@ impl Job {
         let Job {
             mut scrap,
             rest,
+            eased,
             mut duties,
         } = self;
         duties.iter_mut().for_each(|duty| duty.use_one(&mut scrap));
         scrap.into_iter().for_each(Memory::give_back_here);
         drop(rest);
+        eased
+            .into_iter()
+            .for_each(|body| body.dismantle(&mut || {}));
         duties
     }
 }
@@ -160,6 +171,7 @@ impl Room {
             line: Arc::new(Line::new(PASSES)),
             ledger,
             keeper: Arc::new(Keeper::new()),
+            pinned: Arc::default(),
             backoff,
             admitted: AtomicU64::new(0),
             evicted: AtomicU64::new(0),
@@ -226,12 +238,12 @@ impl WeightRegistry {
             }
             Ok(Verdict::Granted { job }) => {
                 self.give_up(waiter);
-                Ok(Answer::Go(Grant {
+                Ok(Answer::Go(Box::new(Grant {
                     held: found.held,
                     flights: found.flights,
                     caused: found.caused,
                     job,
-                }))
+                })))
             }
             Err(error) => {
                 self.give_up(waiter);

@@ -2,6 +2,7 @@
 //!
 //! What lives here: [`Pin`], and who has one. What does not: what respects it (`room`, `residency`).
 
+use std::collections::HashSet;
 use std::fmt;
 use std::sync::Arc;
 
@@ -9,6 +10,11 @@ use super::super::WeightRegistry;
 use super::super::record::SetRecord;
 use crate::error::Error;
 use crate::handle::SetHandle;
+use crate::sync::Mutex;
+
+/// The sets that have a pin.
+#[derive(Default)]
+pub(super) struct Pinned(Mutex<HashSet<SetHandle>>);
 
 /// The pins of one set.
 #[derive(Default)]
@@ -48,6 +54,7 @@ impl SetRecord {
 #[must_use = "the set is pinned until this is dropped"]
 pub struct Pin {
     record: Arc<SetRecord>,
+    pinned: Arc<Pinned>,
     place: u64,
     process: u32,
 }
@@ -69,11 +76,13 @@ impl WeightRegistry {
             pins.next += 1;
             let place = pins.next;
             pins.held.push((place, by.into()));
+            self.room.pinned.0.lock().insert(set); // E77
             place
         };
         let process = self.shared.process();
         Ok(Pin {
             record,
+            pinned: Arc::clone(&self.room.pinned),
             place,
             process,
         })
@@ -88,6 +97,17 @@ impl WeightRegistry {
         self.key(set)?;
         Ok(self.record(set)?.pinned_by())
     }
+
+    /// Bytes of the sets that are pinned and have their bytes. O(pinned sets).
+    pub(in super::super) fn pinned_bytes(&self) -> u64 {
+        let pinned = self.room.pinned.0.lock(); // E77
+        let view = self.view();
+        let bytes = pinned.iter().filter_map(|&set| {
+            let node = view.resolve(self.key(set).ok()?)?;
+            (!node.is_absent()).then(|| node.meta().map_or(0, |meta| meta.bytes))
+        });
+        bytes.sum()
+    }
 }
 
 impl Drop for Pin {
@@ -98,6 +118,9 @@ impl Drop for Pin {
         }
         let mut pins = self.record.pins.lock(); // E77
         pins.held.retain(|(place, _)| *place != self.place);
+        if pins.held.is_empty() {
+            self.pinned.0.lock().remove(&self.record.handle); // E77
+        }
     }
 }
 
