@@ -9,9 +9,10 @@
 //! default there is no pool. Small arenas are never in it: they are the allocator's, which keeps a pool of its own.
 //!
 //! Nothing is refused for the sake of the pool. Whoever takes bytes does so under the pool's lock (E81), in
-//! one step of the ledger that gives up as many arenas as that takes; the pages go back afterwards, before
-//! the call returns. So an arena is in the pool, where whoever needs its room finds it, or its bytes are
-//! somebody's. What has to leave because newer arenas come is on its way back, like any retired bytes.
+//! one step of the ledger that gives up as many arenas as that takes, and lets go of the lock when their pages
+//! are back. So an arena is in the pool, where whoever needs its room finds it, or its bytes are somebody's.
+//! Two exceptions are on their way back for a moment, like bytes that were retired or evicted: the oldest, when
+//! newer ones come, and what a load on demand was granted in place of and does not need.
 
 use std::sync::Arc;
 
@@ -167,7 +168,6 @@ impl Pool {
             }
         };
         let given = stock.remove(&picked);
-        drop(stock);
         let mut used = None;
         let rest_of = given.into_iter().filter_map(|one| match len {
             Some(len) if used.is_none() => {
@@ -178,6 +178,8 @@ impl Pool {
         });
         free(rest_of, &mut || {});
         drop(rest);
+        // Only now: whoever comes next would find bytes that nobody has, and that are not back.
+        drop(stock);
         Ok(Supply {
             arena: used,
             charge,

@@ -5,7 +5,7 @@
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Arc;
 
-use weighbridge::source::Source;
+use weighbridge::source::{InMemory, Source};
 use weighbridge::{Account, Dtype, Error, NamespaceLimits, Plan, WeightRegistry};
 use weighbridge_shuttle_tests::{
     LINE, LONG, all, bytes, empty, explore, filled, registry, saw, start, total, value, yield_now,
@@ -50,6 +50,45 @@ fn the_limit_holds_for_all_publishers_together() {
             empty(&registry);
         },
     );
+}
+
+/// What is kept of a set that went makes room for whoever comes, for both of two as for one.
+#[test]
+fn nobody_is_refused_while_memory_is_kept() {
+    const MIB: u64 = 1 << 20;
+    let outcomes = ["all of it went", "it was used again"];
+    explore("nobody_is_refused_while_memory_is_kept", &outcomes, || {
+        let of = |mib: u64, quarters: u64| {
+            let len = (mib * MIB + quarters * MIB / 4) as usize;
+            let source = InMemory::new().tensor("w", Dtype::U8, [len], vec![1; len]);
+            source.unwrap().declared(format!("{len}"))
+        };
+        let builder = WeightRegistry::builder().event_capacity(32);
+        let builder = builder.limit_bytes(9 * MIB / 4).pool_bytes(2 * MIB);
+        let registry = Arc::new(builder.build().unwrap());
+        let set = registry.publish("before", of(1, 1)).unwrap();
+        let going = registry.retire(set).unwrap();
+        going.reclaimed(LONG).unwrap();
+        assert_eq!(registry.ledger().pooled, 5 * MIB / 4);
+        let publishes = start(&registry, move |registry| {
+            registry.publish("set", of(1, 0)).unwrap();
+        });
+        let reserves = start(&registry, |registry| {
+            let cache = Account::namespace("cache");
+            let charge = registry.reserve_in(&cache, 5 * MIB / 4);
+            charge.unwrap()
+        });
+        let charge = all([reserves]).remove(0);
+        all([publishes]);
+        let now = registry.ledger();
+        assert_eq!((now.total(), now.pooled), (9 * MIB / 4, 0));
+        saw(if now.peak == 9 * MIB / 4 {
+            "all of it went"
+        } else {
+            "it was used again"
+        });
+        drop(charge);
+    });
 }
 
 #[test]

@@ -2,7 +2,7 @@
 //!
 //! What lives here: the [`Source`] trait. The formats have rooms of their own: `checkpoint` with its
 //! `index`, `peft`, `memory`, `foreign`, `mapped`; `evictable` is for what is read more than once, `pieces` for
-//! what is read by several threads. Below them: `header` (what a safetensors file has),
+//! what is read by several threads, `progress` tells how far reading is. Below them: `header` (what a safetensors file has),
 //! `json`, `guard` and `scan` (documents within bounds), `quantised` (what the configuration of a
 //! quantised checkpoint tells), `folder` (which files may be opened), `file` (reads bytes and notices a
 //! file that changes), `options` (what a caller may change).
@@ -22,6 +22,7 @@ mod memory;
 mod options;
 mod peft;
 mod pieces;
+mod progress;
 mod quantised;
 mod scan;
 
@@ -36,6 +37,7 @@ pub use peft::PeftAdapter;
 pub use pieces::Pieces;
 #[cfg(all(test, not(weighbridge_loom)))]
 pub(crate) use pieces::ReadPieces;
+pub use progress::{Progress, WithProgress};
 
 use std::sync::Arc;
 

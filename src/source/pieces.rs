@@ -38,6 +38,10 @@ impl<'s> Pieces<'s> {
             || (ours.len() == theirs.len() && ours.iter().zip(theirs).all(same))
     }
 
+    pub(super) fn plan(&self) -> &'s Plan {
+        self.plan
+    }
+
     pub(crate) fn read(&self, tensor: usize, offset: u64, bytes: &mut [u8]) -> Result<(), Error> {
         self.read.read(tensor, offset, bytes)
     }

@@ -8,7 +8,7 @@
 
 use weighbridge::flat::Address;
 use weighbridge::source::InMemory;
-use weighbridge::{Dtype, Error, SetHandle};
+use weighbridge::{Dtype, Error, SetHandle, WeightRegistry};
 
 use crate::faulty::{Faulty, Script};
 use crate::heap;
@@ -59,9 +59,29 @@ fn an_arena_that_is_refused_in_any_operation() {
                 Faulty::new(&world, operation.takes, &Script::none()),
             )
         });
-        assert!(arenas > 0, "{}", operation.name);
+        // Where there is room for one only, the next one has the memory of the one before.
+        let takes_over = operation.empties.is_some();
+        assert_eq!(arenas == 0, takes_over, "{}", operation.name);
     }
     world.end();
+}
+
+/// Memory of another size cannot be taken over.
+#[test]
+fn an_arena_that_is_refused_after_a_set_was_drained() {
+    let registry = WeightRegistry::builder().limit_bytes(192);
+    let registry = registry.build().unwrap();
+    let set = registry.publish("set", bytes(64, 1)).unwrap();
+    let swap = || registry.replace_drained(set, bytes(192, 2), SOON);
+    let (answer, refused) = heap::refusing(0, swap);
+    assert!(refused);
+    let error = answer.unwrap_err();
+    assert!(matches!(error.error(), Error::Emptied { .. }), "{error}");
+    assert!(out_of_memory(error.error()), "{error}");
+    drop(error);
+    assert_eq!(registry.ledger().total(), 0);
+    swap().unwrap();
+    assert_eq!(registry.ledger().resident, 192);
 }
 
 /// Those that read no source of the caller's.

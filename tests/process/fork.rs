@@ -275,6 +275,7 @@ const REFUSED: &[Refused] = &[
         let account = Account::foreign("gpu0");
         of(kit.registry.set_account_limit(&account, Some(1)))
     }),
+    ("accounts/empty_pool", |kit| of(kit.registry.empty_pool())),
     ("accounts/reserve_in", |kit| {
         of(kit.registry.reserve_in(&Account::foreign("gpu0"), 1))
     }),
