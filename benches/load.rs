@@ -137,6 +137,8 @@ const PREAD_HASH: &str = "  and then BLAKE3 by as many threads";
 const FRESH: &str = "publish, declared";
 const FRESH_HASHED: &str = "publish, hashed";
 const AGAIN: &str = "acquire_or_load in place of another, declared";
+const POOLED: &str = "publish into memory that a retired set left in the pool, declared";
+const PROTECTED: &str = "  the same, write-protected";
 const AGAIN_HASHED: &str = "acquire_or_load in place of another, hashed";
 
 /// A registry with room for one, and two sets of the same file: each load takes the other's memory.
@@ -240,16 +242,31 @@ fn main() {
         Pair::new(&path, threads, true),
         Pair::new(&path, threads, false),
     );
-    let fresh = WeightRegistry::builder().readers(threads).build().unwrap();
-    let publish = |routes: &mut Routes, name, checkpoint: Checkpoint| {
-        let mut set = None;
-        routes.time(name, || set = Some(fresh.publish("m", checkpoint).unwrap()));
-        fresh.retire(set.unwrap()).unwrap().reclaimed(SOON).unwrap();
+    let builder = || WeightRegistry::builder().readers(threads);
+    let fresh = builder().build().unwrap();
+    let pooled = |protect| {
+        let builder = builder().pool_bytes(u64::MAX).write_protect(protect);
+        builder.build().unwrap()
     };
+    let [pool, protected] = [false, true].map(pooled);
+    let publish = |routes: &mut Routes, registry: &WeightRegistry, name, checkpoint: Checkpoint| {
+        let mut set = None;
+        let publish = || set = Some(registry.publish("m", checkpoint).unwrap());
+        match name {
+            Some(name) => routes.time(name, publish),
+            None => publish(),
+        }
+        let gone = registry.retire(set.unwrap()).unwrap();
+        gone.reclaimed(SOON).unwrap();
+    };
+    let checkpoint = || Checkpoint::open(&path).unwrap();
     let mut routes = Routes {
         rows: Vec::new(),
         bytes: total as f64,
     };
+    for registry in [&pool, &protected] {
+        publish(&mut routes, registry, None, checkpoint().declared("r1"));
+    }
     for _ in 0..rounds {
         let mut copies = Vec::new();
         routes.time(MAP_COPY, || {
@@ -271,14 +288,23 @@ fn main() {
         drop(arena);
         publish(
             &mut routes,
-            FRESH,
-            Checkpoint::open(&path).unwrap().declared("r1"),
+            &fresh,
+            Some(FRESH),
+            checkpoint().declared("r1"),
         );
         routes.time(PREAD_AGAIN, || {
             by_threads(threads, there.as_mut_slice(), &read)
         });
         routes.time(AGAIN, || declared.swap());
-        publish(&mut routes, FRESH_HASHED, Checkpoint::open(&path).unwrap());
+        for (registry, name) in [(&pool, POOLED), (&protected, PROTECTED)] {
+            publish(
+                &mut routes,
+                registry,
+                Some(name),
+                checkpoint().declared("r1"),
+            );
+        }
+        publish(&mut routes, &fresh, Some(FRESH_HASHED), checkpoint());
         routes.time(PREAD_HASH, || {
             by_threads(threads, there.as_mut_slice(), &read);
             by_threads(threads, there.as_mut_slice(), &hash);
@@ -293,7 +319,7 @@ fn main() {
         let least = rates.iter().copied().fold(f64::INFINITY, f64::min);
         let most = rates.iter().copied().fold(0.0, f64::max);
         println!(
-            "{name:62} {:6.2}  ({least:.2} - {most:.2})",
+            "{name:66} {:6.2}  ({least:.2} - {most:.2})",
             routes.median(name)
         );
     }
@@ -306,6 +332,9 @@ fn main() {
         (FRESH, PREAD_FRESH, 0.9),
         (AGAIN, MAP_COPY, 5.0),
         (AGAIN, PREAD_AGAIN, 0.9),
+        (POOLED, MAP_COPY, 5.0),
+        (POOLED, PREAD_AGAIN, 0.9),
+        (PROTECTED, PREAD_AGAIN, 0.9),
         (AGAIN_HASHED, PREAD_HASH, 0.9),
     ] {
         let ratio = routes.median(ours) / routes.median(theirs);

@@ -22,7 +22,7 @@ fn with_pool(limit: u64, pool: u64) -> WeightRegistry {
 
 /// One tensor, `w`, and nobody hashes it.
 fn declared(len: usize, fill: u8) -> InMemory {
-    bytes(len, fill).declared(&format!("{len} of {fill}"))
+    bytes(len, fill).declared(format!("{len} of {fill}"))
 }
 
 fn w(registry: &WeightRegistry, set: SetHandle) -> WeightHandle {
@@ -280,7 +280,7 @@ fn what_is_evicted_is_kept_and_what_is_kept_goes_before_anybody_is_evicted() {
     // It fits in what is kept.
     let estimate = registry.estimate(&Demand::new().set(a).set(c)).unwrap();
     assert!(matches!(estimate, Estimate::Now { bytes, .. } if bytes == 4 * M));
-    let both = registry.acquire_or_load(&[a, c], SOON).unwrap();
+    let both = registry.acquire_or_load([a, c], SOON).unwrap();
     let now = registry.ledger();
     assert_eq!((now.resident, now.pooled, now.total()), (6 * M, 0, 6 * M));
     assert_eq!(registry.stats().evictions, 0);
@@ -393,7 +393,7 @@ fn a_soft_limit_keeps_room_for_what_evicts_nothing() {
 
     // A load does: itself, and what was above before.
     registry.evict(sets[0]).unwrap();
-    let lease = registry.acquire_or_load(&[sets[0]], SOON).unwrap();
+    let lease = registry.acquire_or_load([sets[0]], SOON).unwrap();
     assert_eq!(registry.ledger().total(), 4 * M);
     assert_eq!(registry.stats().evictions, 2);
     is_all(&registry, sets[0], 1);
@@ -402,7 +402,7 @@ fn a_soft_limit_keeps_room_for_what_evicts_nothing() {
     // While everything is leased, it is passed, and nobody waits.
     let leases: Vec<_> = sets
         .iter()
-        .map(|&set| registry.acquire_or_load(&[set], SOON).unwrap())
+        .map(|&set| registry.acquire_or_load([set], SOON).unwrap())
         .collect();
     assert_eq!(registry.ledger().total(), 6 * M);
     drop(leases);
@@ -421,7 +421,7 @@ fn the_pool_does_not_count_against_the_soft_limit() {
         registry.publish(format!("{fill}"), source).unwrap()
     });
     registry.evict(sets[0]).unwrap();
-    registry.acquire_or_load(&[sets[0]], SOON).unwrap();
+    registry.acquire_or_load([sets[0]], SOON).unwrap();
     assert_eq!(registry.stats().evictions, 0);
     assert_eq!(registry.ledger().resident, 2 * M);
 }
@@ -510,7 +510,7 @@ fn what_is_evicted_for_others_is_used_by_them() {
     let [(a, there), (b, again)] = [publish("a", 1), publish("b", 2)];
     assert_eq!(there, again);
     for (set, fill) in [(a, 1), (b, 2), (a, 1)] {
-        let lease = registry.acquire_or_load(&[set], SOON).unwrap();
+        let lease = registry.acquire_or_load([set], SOON).unwrap();
         assert_eq!(address(&registry, set), there);
         is_all(&registry, set, fill);
         drop(lease);

@@ -60,7 +60,8 @@ impl Loaders {
             }
         }
         drop(state);
-        self.desk.changed.notify_all();
+        // One is enough: whoever waits takes any task, and whoever works looks for one before it waits.
+        self.desk.changed.notify_one();
     }
 }
 

@@ -320,7 +320,8 @@ impl WeightRegistry {
     /// the next request. Its patience is yours: wrap it into a time-out.
     ///
     /// # Errors
-    /// As [`acquire_or_load`](Self::acquire_or_load), without [`Error::NotLoaded`].
+    /// As [`acquire_or_load`](Self::acquire_or_load), without [`Error::NotLoaded`]; [`Error::Forked`] also for sets
+    /// that are there.
     ///
     /// # Examples
     /// ```

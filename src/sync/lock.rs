@@ -48,6 +48,11 @@ pub struct Condvar(primitive::Condvar);
 
 #[cfg(not(weighbridge_shuttle))]
 impl Condvar {
+    /// Wakes one of those who wait, if anybody does.
+    pub fn notify_one(&self) {
+        self.0.notify_one();
+    }
+
     /// Wakes everybody.
     pub fn notify_all(&self) {
         self.0.notify_all();
@@ -125,6 +130,11 @@ mod stepped {
     impl RefUnwindSafe for Condvar {}
 
     impl Condvar {
+        /// Wakes one of those who wait, if anybody does.
+        pub fn notify_one(&self) {
+            self.0.notify_one();
+        }
+
         /// Wakes everybody.
         pub fn notify_all(&self) {
             self.0.notify_all();
