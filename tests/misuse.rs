@@ -47,7 +47,7 @@ fn classes(error: &Error) -> Vec<Class> {
 /// Another test that produces the variant, where one process or one registry will not do.
 const ELSEWHERE: &[(&str, &str)] = &[
     ("Forked", "tests/process/fork.rs"),
-    ("LoadBroken", "tests/loading.rs"),
+    ("LoadBroken", "tests/loading/failures.rs"),
     ("ReloadDiffers", "tests/residency.rs"),
     ("Spent", "src/registry/spent.rs"),
 ];
