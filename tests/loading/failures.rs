@@ -11,8 +11,9 @@ use std::time::Duration;
 use weighbridge::source::Evictable;
 use weighbridge::{Error, Lease, WeightRegistry};
 
+use crate::support::device::until;
 use crate::support::{SOON, block_on, bytes};
-use crate::{ONE, REFUSED, away, published, resident, until, value};
+use crate::{ONE, REFUSED, away, published, resident, value};
 
 #[test]
 fn a_failure_is_shared_and_leaves_no_trace() {

@@ -11,8 +11,9 @@ use std::time::{Duration, Instant};
 use weighbridge::policy::{Candidate, Policy};
 use weighbridge::{Error, EventKind, Next, SetHandle, WeightRegistry};
 
+use crate::support::device::until;
 use crate::support::{SOON, block_on};
-use crate::{ONE, away, published, resident, until, value};
+use crate::{ONE, away, published, resident, value};
 
 /// A future that is dropped, at each of its stages.
 #[test]

@@ -9,8 +9,9 @@ use std::time::Duration;
 
 use weighbridge::{Account, Error, SetHandle};
 
+use crate::support::device::until;
 use crate::support::{SOON, block_on, bytes};
-use crate::{ONE, away, resident, until, value};
+use crate::{ONE, away, resident, value};
 
 /// The end of a lease wakes nobody by itself; what it made possible is seen all the same.
 #[test]

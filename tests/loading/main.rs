@@ -18,12 +18,12 @@ mod told;
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use weighbridge::source::{Evictable, InMemory};
 use weighbridge::{Error, Lease, SetHandle, WeightRegistry};
 
-use support::{SOON, bytes};
+use support::bytes;
 
 /// What one set takes.
 const ONE: u64 = 64;
@@ -133,13 +133,4 @@ fn resident(registry: &WeightRegistry) -> Vec<String> {
     let catalog = registry.catalog();
     let there = catalog.entries().iter().filter(|entry| entry.resident);
     there.map(|entry| entry.name.to_string()).collect()
-}
-
-/// Waits for something that others do.
-fn until(what: &str, condition: impl Fn() -> bool) {
-    let deadline = Instant::now() + SOON;
-    while !condition() {
-        assert!(Instant::now() < deadline, "{what}");
-        std::thread::yield_now();
-    }
 }

@@ -9,8 +9,9 @@ use std::task::{Context, Waker};
 
 use weighbridge::Error;
 
+use crate::support::device::until;
 use crate::support::{SOON, block_on, bytes};
-use crate::{ONE, away, until, value};
+use crate::{ONE, away, value};
 
 #[test]
 fn many_who_want_one_cause_one_load() {

@@ -9,8 +9,9 @@ use std::task::{Context, Waker};
 use weighbridge::source::{Evictable, Source};
 use weighbridge::{Account, Demand, Estimate, Plan, WeightRegistry};
 
+use crate::support::device::until;
 use crate::support::{SOON, addition, block_on, bytes};
-use crate::{ONE, away, resident, until};
+use crate::{ONE, away, resident};
 
 #[test]
 fn an_estimate_says_what_then_happens() {
