@@ -204,7 +204,8 @@ impl Scene {
     }
 
     fn is_of_tensors(&self, call: &Call) -> bool {
-        call.file() == self.path && call.range().start >= self.data
+        let range = call.range();
+        call.file() == self.path && range.start >= self.data && !range.is_empty()
     }
 
     /// Does this read the byte that is so far from where the tensors begin?
