@@ -47,7 +47,7 @@ fn classes(error: &Error) -> Vec<Class> {
 /// Another test that produces the variant, where one process or one registry will not do.
 const ELSEWHERE: &[(&str, &str)] = &[
     ("Forked", "tests/process/fork.rs"),
-    ("LoadBroken", "tests/loading.rs"),
+    ("LoadBroken", "tests/loading/failures.rs"),
     ("ReloadDiffers", "tests/residency.rs"),
     ("Spent", "src/registry/spent.rs"),
 ];
@@ -538,7 +538,7 @@ const CASES: &[Case] = &[
 /// The variants as they are written in the source: no `match` from outside of the crate can be
 /// exhaustive.
 fn variants() -> BTreeSet<&'static str> {
-    let text = include_str!("../src/error.rs");
+    let text = include_str!("../src/error/mod.rs");
     let (_, rest) = text.split_once("pub enum Error {\n").expect("the type");
     let (body, _) = rest.split_once("\n}\n").expect("its end");
     let lines = body.lines().filter_map(|line| line.strip_prefix("    "));

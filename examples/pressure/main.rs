@@ -6,20 +6,21 @@
 
 #[path = "../common/arguments.rs"]
 mod arguments;
+#[path = "../../tests/support/block_on.rs"]
+mod block_on;
 #[path = "../../tests/support/counting.rs"]
 mod counting;
 #[path = "../soak/random.rs"]
 mod random;
 
-use std::pin::pin;
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
-use std::task::{Context, Poll, Wake, Waker};
-use std::thread::{self, Thread};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use arguments::number;
+use block_on::block_on;
 use hdrhistogram::Histogram;
 use random::Random;
 use weighbridge::policy::Lru;
@@ -133,29 +134,6 @@ impl Source for Made {
     }
 }
 
-struct Unpark(Thread, AtomicBool);
-
-impl Wake for Unpark {
-    fn wake(self: Arc<Self>) {
-        self.1.store(true, Ordering::Release);
-        self.0.unpark();
-    }
-}
-
-fn block_on<F: Future>(future: F) -> F::Output {
-    let unpark = Arc::new(Unpark(thread::current(), AtomicBool::new(false)));
-    let waker = Waker::from(Arc::clone(&unpark));
-    let mut future = pin!(future);
-    loop {
-        if let Poll::Ready(answer) = future.as_mut().poll(&mut Context::from_waker(&waker)) {
-            return answer;
-        }
-        while !unpark.1.swap(false, Ordering::Acquire) {
-            thread::park();
-        }
-    }
-}
-
 #[derive(Default)]
 struct Sums {
     served: AtomicU64,
@@ -191,7 +169,12 @@ fn work(
         let hurried = random.once_in(8);
         let started = Instant::now();
         let lease = if random.once_in(4) {
-            block_on(registry.acquire_or_load_async(&wanted))
+            let Some(answer) = block_on(registry.acquire_or_load_async(&wanted), STUCK) else {
+                count(&sums.faults);
+                eprintln!("stuck: nobody woke a future");
+                continue;
+            };
+            answer
         } else if hurried {
             let patience = Duration::from_micros(random.below(5000) as u64);
             registry.acquire_or_load(&wanted, patience)

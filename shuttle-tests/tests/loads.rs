@@ -68,7 +68,8 @@ impl Wake for Unpark {
     }
 }
 
-/// By a future, on this thread.
+/// By a future, on this thread. (Not by the tests' `block_on`: its thread would be parked by the system, which the
+/// scheduler does not see.)
 fn load_async(registry: &Arc<WeightRegistry>, sets: &[SetHandle]) -> Result<Lease, Error> {
     let unpark = Arc::new(Unpark(current(), AtomicBool::new(false)));
     let waker = Waker::from(Arc::clone(&unpark));

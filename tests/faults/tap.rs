@@ -9,9 +9,11 @@
 //! nothing preloaded, and what is tapped is the code that ships. Where the system has no such notifications
 //! (other systems; a sandbox without them), [`works`] says so, aloud.
 
+use std::collections::VecDeque;
 use std::fs;
 use std::io;
 use std::mem::{offset_of, size_of};
+use std::ops::Range;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::path::PathBuf;
 use std::sync::mpsc;
@@ -27,6 +29,8 @@ pub struct Call {
     /// Which of all calls that were stopped, from 0.
     pub index: usize,
     pub number: c_long,
+    /// Whose it is, as the system numbers threads.
+    pub thread: u32,
     args: [u64; 6],
 }
 
@@ -39,7 +43,12 @@ pub enum Answer {
     Fails(c_int),
     /// It is not done; it says that so many bytes were read.
     Says(i64),
+    /// Not yet: the test is asked about it again when the next call has stopped.
+    Waits,
 }
+
+/// Longer than any thread takes to its next call.
+const NEXT_CALL: c_int = 60_000;
 
 impl Call {
     /// Does a `pread64` for the thread that waits, of at most `most` bytes: a short read.
@@ -59,6 +68,13 @@ impl Call {
     pub fn file(&self) -> PathBuf {
         assert_eq!(self.number, libc::SYS_pread64);
         fs::read_link(format!("/proc/self/fd/{}", self.args[0])).unwrap()
+    }
+
+    /// The bytes of the file that a `pread64` is asked for.
+    pub fn range(&self) -> Range<u64> {
+        assert_eq!(self.number, libc::SYS_pread64);
+        let [_, _, len, offset, ..] = self.args;
+        offset..offset + len
     }
 
     /// The flags of an `openat`.
@@ -110,14 +126,24 @@ pub fn tapped<P, R: Send>(
         });
         let listener = listener.recv().expect("the tap was not installed");
         let mut index = 0;
-        while let Some(notice) = next(&listener) {
+        // The last that came is the first here, so that what others wait for is seen before they are looked at.
+        let mut stopped: VecDeque<(u64, Call)> = VecDeque::new();
+        while let Some(notice) = next(&listener, !stopped.is_empty()) {
             let data = notice.data;
             let call = Call {
                 index,
                 number: c_long::from(data.nr),
+                thread: notice.pid,
                 args: data.args,
             };
-            respond(&listener, notice.id, answer(&call));
+            stopped.push_front((notice.id, call));
+            stopped.retain(|(id, call)| match answer(call) {
+                Answer::Waits => true,
+                answer => {
+                    respond(&listener, *id, answer);
+                    false
+                }
+            });
             index += 1;
         }
         acting
@@ -183,16 +209,22 @@ fn install(calls: &[c_long]) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(listener as RawFd) })
 }
 
-/// The next call that waits; `None` when the last thread with the filter has ended.
-fn next(listener: &OwnedFd) -> Option<seccomp_notif> {
+/// The next call that waits; `None` when the last thread with the filter has ended. `waited_for`: by others that
+/// are stopped, so it has to come.
+fn next(listener: &OwnedFd, waited_for: bool) -> Option<seccomp_notif> {
     let mut ready = libc::pollfd {
         fd: listener.as_raw_fd(),
         events: libc::POLLIN,
         revents: 0,
     };
-    // SAFETY: one entry, as said.
-    while unsafe { libc::poll(&raw mut ready, 1, -1) } < 0 {
-        assert_eq!(io::Error::last_os_error().raw_os_error(), Some(libc::EINTR));
+    let patience = if waited_for { NEXT_CALL } else { -1 };
+    loop {
+        // SAFETY: one entry, as said.
+        match unsafe { libc::poll(&raw mut ready, 1, patience) } {
+            0 => panic!("calls wait for one that does not come"),
+            1.. => break,
+            _ => assert_eq!(io::Error::last_os_error().raw_os_error(), Some(libc::EINTR)),
+        }
     }
     if ready.revents & libc::POLLIN == 0 {
         return None;
@@ -216,6 +248,7 @@ fn respond(listener: &OwnedFd, id: u64, answer: Answer) {
         Answer::Goes => (0, 0, libc::SECCOMP_USER_NOTIF_FLAG_CONTINUE as u32),
         Answer::Fails(errno) => (0, -errno, 0),
         Answer::Says(count) => (count, 0, 0),
+        Answer::Waits => unreachable!("it is answered later"),
     };
     let mut response = seccomp_notif_resp {
         id,

@@ -29,14 +29,14 @@ const LIMIT: u64 = 8 << 20;
 
 /// What the process has of what can leak.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Process {
+pub struct Process {
     descriptors: usize,
     threads: usize,
-    arenas: usize,
+    pub arenas: usize,
 }
 
 impl Process {
-    fn now() -> Self {
+    pub fn now() -> Self {
         Process {
             descriptors: descriptors(),
             threads: threads(),
@@ -51,7 +51,7 @@ pub fn descriptors() -> usize {
 }
 
 /// Threads of the library's, where the system tells.
-fn threads() -> usize {
+pub fn threads() -> usize {
     let Ok(tasks) = std::fs::read_dir("/proc/self/task") else {
         return 0;
     };

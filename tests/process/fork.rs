@@ -2,19 +2,23 @@
 
 use std::collections::BTreeSet;
 use std::path::Path;
-use std::sync::Arc;
+use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use weighbridge::policy::Lru;
+use weighbridge::policy::{Candidate, Lru, Policy};
 use weighbridge::source::{Evictable, Source};
 use weighbridge::{
-    Account, Demand, Error, Filling, Generation, Lease, Namespace, NamespaceLimits,
+    Account, AcquireOrLoad, Demand, Error, Filling, Generation, Lease, Namespace, NamespaceLimits,
     NamespaceTransaction, Next, Plan, Retirement, SetHandle, Staged, Subscription, Transaction,
     WeightRegistry, fence,
 };
 
-use crate::support::{SOON, adapter, addition, bytes, registry, tiny};
+use crate::support::device::until;
+use crate::support::{SOON, adapter, addition, block_on, bytes, registry, tiny};
 
 pub const CASES: &[(&str, fn())] = &[
     (
@@ -44,6 +48,10 @@ pub const CASES: &[(&str, fn())] = &[
     (
         "a_child_drops_a_registry_whose_locks_were_held",
         a_child_drops_a_registry_whose_locks_were_held,
+    ),
+    (
+        "a_child_is_refused_what_its_parent_waits_for",
+        a_child_is_refused_what_its_parent_waits_for,
     ),
 ];
 
@@ -1059,4 +1067,129 @@ fn a_child_drops_a_registry_whose_locks_were_held() {
         done.store(true, Ordering::Relaxed);
     });
     assert_eq!(shared.lookup("a"), Some(set));
+}
+
+/// Stops where it holds the lock under which loads are admitted, once it is told to.
+struct Stops {
+    armed: Arc<AtomicBool>,
+    stopped: Sender<()>,
+    go: Receiver<()>,
+}
+
+impl Policy for Stops {
+    fn rank(&mut self, candidates: &[Candidate]) -> Vec<SetHandle> {
+        if self.armed.load(Ordering::SeqCst) {
+            let _ = self.stopped.send(());
+            // Told to go on, or that nobody is there any more who could tell it.
+            let _ = self.go.recv();
+            return Vec::new(); // Nothing may go for whoever asked.
+        }
+        candidates.iter().map(|one| one.set).collect()
+    }
+}
+
+/// Futures that wait when the process forks: for room, as the first of the line, with a set that went for it;
+/// and for a load, with a lease of what was there. The lock of whoever is admitted is held for ever in the
+/// child: there they are refused, or dropped as they are, in any order. The parent's go on.
+fn a_child_is_refused_what_its_parent_waits_for() {
+    let armed: [Arc<AtomicBool>; 2] = Default::default();
+    let (stopped, stops) = channel();
+    let (go_on, go) = channel();
+    let policy = Stops {
+        armed: Arc::clone(&armed[0]),
+        stopped,
+        go,
+    };
+    let builder = WeightRegistry::builder().policy(policy);
+    let registry = Arc::new(builder.limit_bytes(4 * 64).build().unwrap());
+    let (open_up, opened) = channel::<()>();
+    let opened = Mutex::new(opened);
+    let (slow, reading) = (Arc::clone(&armed[1]), Arc::new(AtomicBool::new(false)));
+    let in_read = Arc::clone(&reading);
+    let waits = move || {
+        if slow.load(Ordering::SeqCst) {
+            in_read.store(true, Ordering::SeqCst);
+            let _ = opened.lock().unwrap().recv();
+        }
+        Ok(bytes(64, 1))
+    };
+    let slow = registry.publish("slow", Evictable::opened_by(waits).unwrap());
+    let slow = slow.unwrap();
+    registry.evict(slow).unwrap();
+    let [there, idle, leased, one, two, other] = ["there", "idle", "leased", "one", "two", "other"]
+        .map(|name| {
+            let set = registry.publish(name, Evictable::new(bytes(64, 1)));
+            let set = set.unwrap();
+            registry.evict(set).unwrap();
+            set
+        });
+    armed[1].store(true, Ordering::SeqCst);
+    let lease = registry.acquire_or_load([there, leased], SOON).unwrap();
+    drop(registry.acquire_or_load(idle, SOON).unwrap());
+
+    let mut context = Context::from_waker(Waker::noop());
+    let mut comes = Some(Box::pin(registry.acquire_or_load_async([there, slow])));
+    let pending = |future: &mut Option<Pin<Box<AcquireOrLoad>>>, context: &mut Context<'_>| {
+        future.as_mut().unwrap().as_mut().poll(context).is_pending()
+    };
+    assert!(pending(&mut comes, &mut context));
+    until("it is read", || reading.load(Ordering::SeqCst));
+    let mut line = Some(Box::pin(registry.acquire_or_load_async([one, two])));
+    while registry.ledger().retired == 0 {
+        assert!(pending(&mut line, &mut context));
+    }
+    let mut unpolled = Some(Box::pin(registry.acquire_or_load_async(other)));
+
+    let parent = std::process::id();
+    let mut parents = Some(registry);
+    std::thread::scope(|threads| {
+        // Dropped when this ends, however it does: nobody is left behind.
+        let (go_on, open_up) = (go_on, open_up);
+        armed[0].store(true, Ordering::SeqCst);
+        let asks = Arc::clone(parents.as_ref().unwrap());
+        let holds = threads.spawn(move || asks.acquire_or_load(other, Duration::ZERO).map(drop));
+        stops.recv().unwrap();
+        let refused = |future: &mut Option<Pin<Box<AcquireOrLoad>>>| {
+            let mut context = Context::from_waker(Waker::noop());
+            let answer = future.as_mut().unwrap().as_mut().poll(&mut context);
+            let now = std::process::id();
+            assert!(
+                matches!(answer, Poll::Ready(Err(Error::Forked { made_in, now: here })) if made_in == parent && here == now),
+                "{answer:?}"
+            );
+        };
+        forked("futures that are polled", || {
+            refused(&mut line);
+            refused(&mut comes);
+            refused(&mut unpolled);
+            (line, comes, unpolled, parents) = (None, None, None, None);
+        });
+        forked("futures that are dropped", || {
+            (comes, line, unpolled, parents) = (None, None, None, None);
+        });
+        forked("futures that are dropped after their registry", || {
+            (parents, unpolled, line, comes) = (None, None, None, None);
+        });
+        forked("a future that is polled, beside one that is not", || {
+            refused(&mut comes);
+            (line, comes) = (None, None);
+            assert_eq!(lease.sets().len(), 2);
+        });
+        armed[0].store(false, Ordering::SeqCst);
+        go_on.send(()).unwrap();
+        let refused = holds.join().unwrap();
+        assert!(matches!(refused, Err(Error::NotLoaded(_))), "{refused:?}");
+        open_up.send(()).unwrap();
+    });
+    let came = block_on(comes.take().unwrap()).unwrap();
+    assert_eq!(came.set(slow).unwrap().get("w").unwrap().bytes(), [1; 64]);
+    drop((came, lease));
+    let came = block_on(line.take().unwrap()).unwrap();
+    assert_eq!(came.sets().len(), 2);
+    drop(block_on(unpolled.take().unwrap()).unwrap());
+    let registry = parents.unwrap();
+    assert_eq!(registry.stats().waiting, 0);
+    let ledger = registry.ledger();
+    assert!(ledger.peak <= 4 * 64, "{ledger:?}");
+    assert_eq!((ledger.reserved, ledger.retired), (0, 0));
 }

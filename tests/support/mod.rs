@@ -1,6 +1,7 @@
 //! What the integration tests share: paths of the fixtures, small sets in memory.
 #![allow(dead_code, reason = "each test binary uses some of it")]
 
+mod block_on;
 pub mod device;
 pub mod theirs;
 
@@ -27,6 +28,12 @@ pub fn ends(what: &str, f: impl FnOnce() + Send + 'static) {
         // Ended, well or with a panic of its own.
         Ok(()) | Err(RecvTimeoutError::Disconnected) => thread.join().unwrap(),
     }
+}
+
+/// What a future comes to. Somebody must wake it.
+#[track_caller]
+pub fn block_on<F: Future>(future: F) -> F::Output {
+    block_on::block_on(future, SOON).expect("nobody woke it")
 }
 
 /// A file or directory in `fixtures/`.
