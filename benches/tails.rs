@@ -1,8 +1,8 @@
 //! What requests feel of the registry's heavy work, beside what they feel of the same traffic without one.
 //!
 //! `cargo bench -p weighbridge-benches --bench tails` has one thread lease sets, 32 requests every 50
-//! microseconds, while something heavy goes on in the same registry; and then, on an idle registry, while
-//! plain threads move the same bytes at the same rate. Rounds of both take turns, in the order A B B A. With
+//! microseconds, while something heavy goes on in the same registry; and then, while that is idle and plain
+//! threads move the same bytes, no faster. Rounds of both take turns, in the order A B B A. With
 //! `--test` it is little work and one short pair.
 //!
 //! Options: `--only NAME` (quiet, retire, loads, swap, swapped), `--rounds N`, `--seconds S` of a round,
@@ -30,7 +30,6 @@ use beside::{
 };
 use figures::{Round, Scenario};
 use requests::Reader;
-use weighbridge::WeightRegistry;
 use weighbridge_benches::{registry_of, tensor_name};
 
 const PERIOD: Duration = Duration::from_micros(50);
@@ -92,95 +91,90 @@ fn available() -> Option<usize> {
     Some(kilobytes << 10)
 }
 
-/// One side of a scenario: who is measured, and what goes on meanwhile.
-struct Side {
+/// Who is measured, and what goes on meanwhile: the registry's work, and the control. The same reader of the
+/// same registry in both: where its memory happens to be makes more of a difference than what goes on.
+struct Scene {
     reader: Reader,
-    work: Box<dyn Work>,
+    ours: Box<dyn Work>,
+    control: Box<dyn Work>,
 }
 
-impl Side {
-    fn round(&self, time: Duration, pace: Option<f64>) -> Round {
+impl Scene {
+    fn round(&self, work: &dyn Work, time: Duration, pace: Option<f64>) -> Round {
         let watch = Watch::begin(pace);
         thread::scope(|scope| {
-            scope.spawn(|| self.work.run(&watch));
+            scope.spawn(|| work.run(&watch));
             // Threads are started, and the first bytes on their way.
             thread::sleep(time / 10);
-            let (before, started) = (watch.moved(), Instant::now());
+            let (moved, preempted) = (watch.moved(), preempted());
+            let started = Instant::now();
             let samples = self.reader.serve(PERIOD, time);
-            let moved = watch.moved() - before;
-            let rate = moved as f64 / started.elapsed().as_secs_f64();
+            let took = started.elapsed().as_secs_f64();
+            let rate = (watch.moved() - moved) as f64 / took;
+            let preempted = self::preempted() - preempted;
             watch.end();
-            Round::of(&samples, rate)
+            Round::of(&samples, rate, preempted)
         })
     }
 }
 
-/// A registry of small sets, and who reads them.
-fn small_sets() -> (Arc<WeightRegistry>, Reader) {
+/// How often the system has taken this thread's core away so far, if it tells.
+fn preempted() -> u64 {
+    let status = std::fs::read_to_string("/proc/thread-self/status").unwrap_or_default();
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("nonvoluntary_ctxt_switches:"));
+    line.and_then(|count| count.trim().parse().ok())
+        .unwrap_or(0)
+}
+
+fn scene(name: &str, small: bool) -> Scene {
     let (registry, sets) = registry_of(SETS);
     let registry = Arc::new(registry);
     let reader = Reader::of(&registry, &sets, &tensor_name(0));
-    (registry, reader)
-}
-
-/// The registry's side, and the control.
-fn sides(name: &str, small: bool) -> [Side; 2] {
-    let side = |reader, work: Box<dyn Work>| Side { reader, work };
-    let (busy, reader) = small_sets();
-    let (idle, control) = small_sets();
+    let scene = |reader, ours: Box<dyn Work>, control: Box<dyn Work>| Scene {
+        reader,
+        ours,
+        control,
+    };
     match name {
-        "quiet" => [
-            side(reader, Box::new(Quiet)),
-            side(control, Box::new(Quiet)),
-        ],
+        "quiet" => scene(reader, Box::new(Quiet), Box::new(Quiet)),
         "retire" => {
             let bytes = large(small);
-            [
-                side(reader, Box::new(Retire::of(&busy, bytes))),
-                side(control, Box::new(PlainRetire { bytes })),
-            ]
+            let ours = Retire::of(&registry, bytes);
+            scene(reader, Box::new(ours), Box::new(PlainRetire { bytes }))
         }
         "loads" => {
             let directory = std::env::var_os("WEIGHBRIDGE_BENCH_DIR")
                 .map_or_else(std::env::temp_dir, PathBuf::from);
             let unit = if small { 64 << 10 } else { 1 << 20 };
-            let files = Arc::new(Files::at(&directory, 100, unit));
-            [
-                side(reader, Box::new(Loads::of(&busy, &files))),
-                side(control, Box::new(PlainLoads(files))),
-            ]
+            let (files, sources) = Files::at(&directory, 100, unit);
+            let ours = Loads::of(&registry, sources);
+            scene(reader, Box::new(ours), Box::new(PlainLoads(files)))
         }
         _ => {
             let bytes = if small { 256 } else { 16 << 10 };
             let parts = Arc::new(Parts::of(TENSORS, bytes));
-            let publish = |registry: &WeightRegistry| {
-                let first = Revision(&parts, "first".to_owned());
-                registry.publish("many", first).unwrap()
-            };
-            let (set, still) = (publish(&busy), publish(&idle));
-            let [reader, control] = if name == "swapped" {
-                [
-                    Reader::of(&busy, &[set], &tensor_name(7)),
-                    Reader::of(&idle, &[still], &tensor_name(7)),
-                ]
+            let first = Revision(&parts, "first".to_owned());
+            let set = registry.publish("many", first).unwrap();
+            let reader = if name == "swapped" {
+                Reader::of(&registry, &[set], &tensor_name(7))
             } else {
-                [reader, control]
+                reader
             };
-            let swap = Swap {
-                registry: busy,
+            let control = PlainSwap(Arc::clone(&parts));
+            let ours = Swap {
+                registry,
                 set,
-                parts: Arc::clone(&parts),
+                parts,
             };
-            [
-                side(reader, Box::new(swap)),
-                side(control, Box::new(PlainSwap(parts))),
-            ]
+            scene(reader, Box::new(ours), Box::new(control))
         }
     }
 }
 
 fn measure(name: &'static str, options: &Options) -> Scenario {
-    let [ours, control] = sides(name, options.small);
+    let scene = scene(name, options.small);
     let mut scenario = Scenario {
         name,
         ours: Vec::new(),
@@ -189,12 +183,14 @@ fn measure(name: &'static str, options: &Options) -> Scenario {
     for pair in 0..options.rounds {
         for ours_now in [pair % 2 == 0, pair % 2 == 1] {
             if ours_now {
-                scenario.ours.push(ours.round(options.time, None));
+                let round = scene.round(&*scene.ours, options.time, None);
+                scenario.ours.push(round);
             } else {
                 // The first of all is ours.
                 let pace = scenario.ours.last().map(|round| round.rate);
                 let pace = pace.filter(|&pace| pace > 0.0);
-                scenario.control.push(control.round(options.time, pace));
+                let round = scene.round(&*scene.control, options.time, pace);
+                scenario.control.push(round);
             }
         }
     }

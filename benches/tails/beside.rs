@@ -266,47 +266,52 @@ impl Work for PlainSwap {
     }
 }
 
-/// Files of so many bytes of tensors each, in the page cache when they have been read once.
-pub struct Files {
-    files: Vec<(File, u64, usize)>,
-    sources: Mutex<Vec<Checkpoint>>,
-}
+/// Where the tensors of a file begin, and how many bytes they have.
+type Span = (File, u64, usize);
+
+/// A checkpoint, and how many bytes it has.
+type Measured = (Checkpoint, usize);
+
+/// Files that are in the page cache when they have been read once.
+pub struct Files(Vec<Span>);
 
 impl Files {
-    /// `count` files of one to four times `unit` bytes.
-    pub fn at(directory: &Path, count: usize, unit: usize) -> Self {
-        const TENSORS: usize = 8;
-        let (mut files, mut sources) = (Vec::new(), Vec::new());
-        for number in 0..count {
+    /// `count` files of one to four times `unit` bytes, and the same as sources.
+    pub fn at(directory: &Path, count: usize, unit: usize) -> (Self, Vec<Measured>) {
+        let all = (0..count).map(|number| {
             let bytes = (1 + number % 4) * unit;
             let path = directory.join(format!("weighbridge-tails-{bytes}-{number}.safetensors"));
-            let each = bytes / TENSORS;
-            let tensor = |at: usize| {
-                let (from, to) = (at * each, (at + 1) * each);
-                format!(r#""t{at}":{{"dtype":"U8","shape":[{each}],"data_offsets":[{from},{to}]}}"#)
-            };
-            let all: Vec<String> = (0..TENSORS).map(tensor).collect();
-            let mut header = format!("{{{}}}", all.join(","));
-            while header.len() % 8 != 0 {
-                header.push(' ');
-            }
-            if !path.exists() {
-                let mut contents = (header.len() as u64).to_le_bytes().to_vec();
-                contents.extend_from_slice(header.as_bytes());
-                contents.resize(contents.len() + bytes, number as u8);
-                let temporary = path.with_extension("part");
-                std::fs::write(&temporary, contents).unwrap();
-                std::fs::rename(temporary, &path).unwrap();
-            }
-            let start = 8 + header.len() as u64;
-            files.push((File::open(&path).unwrap(), start, bytes));
-            sources.push(Checkpoint::open(&path).unwrap().declared("r1"));
-        }
-        Files {
-            files,
-            sources: Mutex::new(sources),
-        }
+            let start = write(&path, bytes, number as u8);
+            let source = Checkpoint::open(&path).unwrap().declared("r1");
+            ((File::open(&path).unwrap(), start, bytes), (source, bytes))
+        });
+        let (files, sources) = all.unzip();
+        (Files(files), sources)
     }
+}
+
+/// Writes a file of a few tensors, if it is not there; the answer is where they begin.
+fn write(path: &Path, bytes: usize, fill: u8) -> u64 {
+    const TENSORS: usize = 8;
+    let each = bytes / TENSORS;
+    let tensor = |at: usize| {
+        let (from, to) = (at * each, (at + 1) * each);
+        format!(r#""t{at}":{{"dtype":"U8","shape":[{each}],"data_offsets":[{from},{to}]}}"#)
+    };
+    let all: Vec<String> = (0..TENSORS).map(tensor).collect();
+    let mut header = format!("{{{}}}", all.join(","));
+    while header.len() % 8 != 0 {
+        header.push(' ');
+    }
+    if !path.exists() {
+        let mut contents = (header.len() as u64).to_le_bytes().to_vec();
+        contents.extend_from_slice(header.as_bytes());
+        contents.resize(contents.len() + bytes, fill);
+        let temporary = path.with_extension("part");
+        std::fs::write(&temporary, contents).unwrap();
+        std::fs::rename(temporary, path).unwrap();
+    }
+    8 + header.len() as u64
 }
 
 /// Sets that are all away, are all wanted at once, and are evicted as soon as they are there.
@@ -317,13 +322,12 @@ pub struct Loads {
 
 impl Loads {
     /// The files stay open, as on the plain side.
-    pub fn of(registry: &Arc<WeightRegistry>, files: &Files) -> Self {
-        let sources = std::mem::take(&mut *files.sources.lock().unwrap());
-        let publish = |(number, source): (usize, Checkpoint)| {
+    pub fn of(registry: &Arc<WeightRegistry>, sources: Vec<Measured>) -> Self {
+        let publish = |(number, (source, bytes)): (usize, Measured)| {
             let source = Evictable::new(source);
             let set = registry.publish(format!("file-{number}"), source).unwrap();
             registry.evict(set).unwrap();
-            (set, files.files[number].2)
+            (set, bytes)
         };
         Loads {
             registry: Arc::clone(registry),
@@ -387,12 +391,12 @@ impl Work for Loads {
 }
 
 /// The same files, read into fresh memory by as many threads, and unmapped by who asked for them.
-pub struct PlainLoads(pub Arc<Files>);
+pub struct PlainLoads(pub Files);
 
 impl Work for PlainLoads {
     fn run(&self, watch: &Watch) {
         use std::os::unix::fs::FileExt;
-        let files = &self.0.files;
+        let files = &self.0.0;
         let wanted = (Mutex::new((0..files.len()).collect()), Condvar::new());
         let next = |places: &mut VecDeque<usize>| places.is_empty() && !watch.is_over();
         let (told, done) = channel();

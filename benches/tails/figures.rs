@@ -26,6 +26,8 @@ pub struct Round {
     since_due: [f64; QUANTILES.len()],
     /// Bytes per second of what went on beside it.
     pub rate: f64,
+    /// How often its thread lost its core.
+    preempted: u64,
     samples: usize,
 }
 
@@ -39,13 +41,14 @@ fn quantiles(values: impl Iterator<Item = u64>, unit: f64) -> [f64; QUANTILES.le
 }
 
 impl Round {
-    pub fn of(samples: &[Sample], rate: f64) -> Self {
+    pub fn of(samples: &[Sample], rate: f64, preempted: u64) -> Self {
         let service = samples.iter().map(|sample| sample.service);
         let since_due = samples.iter().map(|sample| sample.since_due);
         Round {
             service: quantiles(service, BATCH as f64),
             since_due: quantiles(since_due, 1e3),
             rate,
+            preempted,
             samples: samples.len(),
         }
     }
@@ -80,18 +83,22 @@ impl Scenario {
         let since_due: Which = |round| &round.since_due;
         self.table("one request of 32, in ns", service);
         self.table("32 requests, from when they were due, in us", since_due);
-        let rate = |rounds: &[Round]| {
-            let [median, least, most] =
-                spread(rounds.iter().map(|round| round.rate / 1e9).collect());
-            format!("{median:.2} ({least:.2} - {most:.2})")
+        let line = |title: &str, digits: usize, value: fn(&Round) -> f64| {
+            let text = |rounds: &[Round]| {
+                let [median, least, most] = spread(rounds.iter().map(value).collect());
+                format!("{median:.digits$} ({least:.digits$} - {most:.digits$})")
+            };
+            println!(
+                "  {title}\n    {:8} {:>30} {:>30}",
+                "",
+                text(&self.ours),
+                text(&self.control)
+            );
         };
-        println!("  beside it, in GB/s");
-        println!(
-            "    {:8} {:>30} {:>30}",
-            "",
-            rate(&self.ours),
-            rate(&self.control)
-        );
+        line("its core was taken away, times in a round", 0, |round| {
+            round.preempted as f64
+        });
+        line("beside it, in GB/s", 2, |round| round.rate / 1e9);
     }
 
     fn table(&self, title: &str, which: Which) {
@@ -131,11 +138,12 @@ impl Scenario {
         for (side, rounds) in [("ours", &self.ours), ("control", &self.control)] {
             for (pair, round) in rounds.iter().enumerate() {
                 rows.push(format!(
-                    r#"{{"scenario":"{}","side":"{side}","pair":{pair},"batches":{},"service_ns":{{{}}},"since_due_us":{{{}}},"bytes_per_second":{:.0}}}"#,
+                    r#"{{"scenario":"{}","side":"{side}","pair":{pair},"batches":{},"service_ns":{{{}}},"since_due_us":{{{}}},"preempted":{},"bytes_per_second":{:.0}}}"#,
                     self.name,
                     round.samples,
                     times(&round.service),
                     times(&round.since_due),
+                    round.preempted,
                     round.rate
                 ));
             }
