@@ -1,8 +1,8 @@
 //! What requests feel of the registry's heavy work, beside what they feel of the same traffic without one.
 //!
 //! `cargo bench -p weighbridge-benches --bench tails` has one thread lease sets, 32 requests every 50
-//! microseconds, while something heavy goes on in the same registry; and then, while that is idle and plain
-//! threads move the same bytes, no faster. Rounds of both take turns, in the order A B B A. With
+//! microseconds, while something heavy goes on in the same registry; and then, on an idle registry, while
+//! plain threads move the same bytes, no faster. Rounds of both take turns, in the order A B B A. With
 //! `--test` it is little work and one short pair.
 //!
 //! Options: `--only NAME` (quiet, retire, loads, swap, swapped), `--rounds N`, `--seconds S` of a round,
@@ -29,7 +29,8 @@ use beside::{
     Work,
 };
 use figures::{Round, Scenario};
-use requests::Reader;
+use requests::{OffCore, Reader};
+use weighbridge::WeightRegistry;
 use weighbridge_benches::{registry_of, tensor_name};
 
 const PERIOD: Duration = Duration::from_micros(50);
@@ -80,7 +81,7 @@ fn large(small: bool) -> usize {
         return wanted;
     }
     let less = (available / 4).next_multiple_of(64 << 20);
-    println!("{available} bytes of memory are available: the large set has {less}");
+    eprintln!("{available} bytes of memory are available: the large set has {less}");
     less
 }
 
@@ -91,106 +92,115 @@ fn available() -> Option<usize> {
     Some(kilobytes << 10)
 }
 
-/// Who is measured, and what goes on meanwhile: the registry's work, and the control. The same reader of the
-/// same registry in both: where its memory happens to be makes more of a difference than what goes on.
-struct Scene {
+/// One side of a scenario: who is measured, and what goes on meanwhile.
+struct Side {
     reader: Reader,
-    ours: Box<dyn Work>,
-    control: Box<dyn Work>,
+    work: Box<dyn Work>,
 }
 
-impl Scene {
-    fn round(&self, work: &dyn Work, time: Duration, pace: Option<f64>) -> Round {
+impl Side {
+    fn round(&self, time: Duration, pace: Option<f64>) -> Round {
         let watch = Watch::begin(pace);
         thread::scope(|scope| {
-            scope.spawn(|| work.run(&watch));
+            scope.spawn(|| self.work.run(&watch));
             // Threads are started, and the first bytes on their way.
             thread::sleep(time / 10);
-            let (moved, preempted) = (watch.moved(), preempted());
+            let (moved, off) = (watch.moved(), OffCore::so_far());
             let started = Instant::now();
             let samples = self.reader.serve(PERIOD, time);
             let took = started.elapsed().as_secs_f64();
             let rate = (watch.moved() - moved) as f64 / took;
-            let preempted = self::preempted() - preempted;
+            let off = OffCore::so_far().since(off);
             watch.end();
-            Round::of(&samples, rate, preempted)
+            Round::of(&samples, rate, off)
         })
     }
 }
 
-/// How often the system has taken this thread's core away so far, if it tells.
-fn preempted() -> u64 {
-    let status = std::fs::read_to_string("/proc/thread-self/status").unwrap_or_default();
-    let line = status
-        .lines()
-        .find_map(|line| line.strip_prefix("nonvoluntary_ctxt_switches:"));
-    line.and_then(|count| count.trim().parse().ok())
-        .unwrap_or(0)
-}
-
-fn scene(name: &str, small: bool) -> Scene {
+/// A registry of small sets, and who reads them.
+fn small_sets() -> (Arc<WeightRegistry>, Reader) {
     let (registry, sets) = registry_of(SETS);
     let registry = Arc::new(registry);
     let reader = Reader::of(&registry, &sets, &tensor_name(0));
-    let scene = |reader, ours: Box<dyn Work>, control: Box<dyn Work>| Scene {
-        reader,
-        ours,
-        control,
-    };
+    (registry, reader)
+}
+
+/// The registry's side, and the control, each with a registry that is new: where its memory happens to be
+/// makes a difference of some per cent, and so each pair of rounds has another, made in another order.
+fn sides(name: &str, small: bool, ours_first: bool) -> [Side; 2] {
+    let mut made = [small_sets(), small_sets()];
+    if !ours_first {
+        made.reverse();
+    }
+    let [(busy, reader), (idle, control)] = made;
+    let side = |reader, work: Box<dyn Work>| Side { reader, work };
     match name {
-        "quiet" => scene(reader, Box::new(Quiet), Box::new(Quiet)),
+        "quiet" => [
+            side(reader, Box::new(Quiet)),
+            side(control, Box::new(Quiet)),
+        ],
         "retire" => {
             let bytes = large(small);
-            let ours = Retire::of(&registry, bytes);
-            scene(reader, Box::new(ours), Box::new(PlainRetire { bytes }))
+            [
+                side(reader, Box::new(Retire::of(&busy, bytes))),
+                side(control, Box::new(PlainRetire { bytes })),
+            ]
         }
         "loads" => {
             let directory = std::env::var_os("WEIGHBRIDGE_BENCH_DIR")
                 .map_or_else(std::env::temp_dir, PathBuf::from);
             let unit = if small { 64 << 10 } else { 1 << 20 };
             let (files, sources) = Files::at(&directory, 100, unit);
-            let ours = Loads::of(&registry, sources);
-            scene(reader, Box::new(ours), Box::new(PlainLoads(files)))
+            [
+                side(reader, Box::new(Loads::of(&busy, sources))),
+                side(control, Box::new(PlainLoads(files))),
+            ]
         }
         _ => {
             let bytes = if small { 256 } else { 16 << 10 };
             let parts = Arc::new(Parts::of(TENSORS, bytes));
-            let first = Revision(&parts, "first".to_owned());
-            let set = registry.publish("many", first).unwrap();
-            let reader = if name == "swapped" {
-                Reader::of(&registry, &[set], &tensor_name(7))
-            } else {
-                reader
+            let publish = |registry: &WeightRegistry| {
+                let first = Revision(&parts, "first".to_owned());
+                registry.publish("many", first).unwrap()
             };
-            let control = PlainSwap(Arc::clone(&parts));
-            let ours = Swap {
-                registry,
+            let (set, still) = (publish(&busy), publish(&idle));
+            let [reader, control] = if name == "swapped" {
+                let tensor = tensor_name(7);
+                [
+                    Reader::of(&busy, &[set], &tensor),
+                    Reader::of(&idle, &[still], &tensor),
+                ]
+            } else {
+                [reader, control]
+            };
+            let plain = PlainSwap(Arc::clone(&parts));
+            let swap = Swap {
+                registry: busy,
                 set,
                 parts,
             };
-            scene(reader, Box::new(ours), Box::new(control))
+            [side(reader, Box::new(swap)), side(control, Box::new(plain))]
         }
     }
 }
 
 fn measure(name: &'static str, options: &Options) -> Scenario {
-    let scene = scene(name, options.small);
     let mut scenario = Scenario {
         name,
         ours: Vec::new(),
         control: Vec::new(),
     };
     for pair in 0..options.rounds {
-        for ours_now in [pair % 2 == 0, pair % 2 == 1] {
+        let ours_first = pair % 2 == 0;
+        let [ours, control] = sides(name, options.small, ours_first);
+        for ours_now in [ours_first, !ours_first] {
             if ours_now {
-                let round = scene.round(&*scene.ours, options.time, None);
-                scenario.ours.push(round);
+                scenario.ours.push(ours.round(options.time, None));
             } else {
                 // The first of all is ours.
                 let pace = scenario.ours.last().map(|round| round.rate);
                 let pace = pace.filter(|&pace| pace > 0.0);
-                let round = scene.round(&*scene.control, options.time, pace);
-                scenario.control.push(round);
+                scenario.control.push(control.round(options.time, pace));
             }
         }
     }

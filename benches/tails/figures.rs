@@ -5,7 +5,7 @@
 
 use hdrhistogram::Histogram;
 
-use super::requests::{BATCH, Sample};
+use super::requests::{BATCH, OffCore, Sample};
 
 const QUANTILES: [(&str, f64); 5] = [
     ("p50", 0.5),
@@ -26,8 +26,7 @@ pub struct Round {
     since_due: [f64; QUANTILES.len()],
     /// Bytes per second of what went on beside it.
     pub rate: f64,
-    /// How often its thread lost its core.
-    preempted: u64,
+    off: OffCore,
     samples: usize,
 }
 
@@ -41,14 +40,14 @@ fn quantiles(values: impl Iterator<Item = u64>, unit: f64) -> [f64; QUANTILES.le
 }
 
 impl Round {
-    pub fn of(samples: &[Sample], rate: f64, preempted: u64) -> Self {
+    pub fn of(samples: &[Sample], rate: f64, off: OffCore) -> Self {
         let service = samples.iter().map(|sample| sample.service);
         let since_due = samples.iter().map(|sample| sample.since_due);
         Round {
             service: quantiles(service, BATCH as f64),
             since_due: quantiles(since_due, 1e3),
             rate,
-            preempted,
+            off,
             samples: samples.len(),
         }
     }
@@ -96,7 +95,10 @@ impl Scenario {
             );
         };
         line("its core was taken away, times in a round", 0, |round| {
-            round.preempted as f64
+            round.off.preempted as f64
+        });
+        line("it waited for something, times in a round", 0, |round| {
+            round.off.waited as f64
         });
         line("beside it, in GB/s", 2, |round| round.rate / 1e9);
     }
@@ -138,12 +140,13 @@ impl Scenario {
         for (side, rounds) in [("ours", &self.ours), ("control", &self.control)] {
             for (pair, round) in rounds.iter().enumerate() {
                 rows.push(format!(
-                    r#"{{"scenario":"{}","side":"{side}","pair":{pair},"batches":{},"service_ns":{{{}}},"since_due_us":{{{}}},"preempted":{},"bytes_per_second":{:.0}}}"#,
+                    r#"{{"scenario":"{}","side":"{side}","pair":{pair},"batches":{},"service_ns":{{{}}},"since_due_us":{{{}}},"preempted":{},"waited":{},"bytes_per_second":{:.0}}}"#,
                     self.name,
                     round.samples,
                     times(&round.service),
                     times(&round.since_due),
-                    round.preempted,
+                    round.off.preempted,
+                    round.off.waited,
                     round.rate
                 ));
             }

@@ -22,6 +22,36 @@ pub struct Sample {
     pub since_due: u64,
 }
 
+/// How often this thread was without a core, if the system tells.
+#[derive(Clone, Copy, Default)]
+pub struct OffCore {
+    /// It was somebody else's turn.
+    pub preempted: u64,
+    /// It waited for something: nothing of what it does is meant to.
+    pub waited: u64,
+}
+
+impl OffCore {
+    pub fn so_far() -> Self {
+        let status = std::fs::read_to_string("/proc/thread-self/status").unwrap_or_default();
+        let count = |name: &str| {
+            let count = status.lines().find_map(|line| line.strip_prefix(name));
+            count.and_then(|count| count.trim().parse().ok())
+        };
+        OffCore {
+            preempted: count("nonvoluntary_ctxt_switches:").unwrap_or(0),
+            waited: count("voluntary_ctxt_switches:").unwrap_or(0),
+        }
+    }
+
+    pub fn since(self, before: Self) -> Self {
+        OffCore {
+            preempted: self.preempted - before.preempted,
+            waited: self.waited - before.waited,
+        }
+    }
+}
+
 /// What is asked for: one tensor of each of these sets.
 pub struct Reader {
     registry: Arc<WeightRegistry>,
