@@ -59,6 +59,15 @@ enum Sizes {
     Mixed,
 }
 
+impl Sizes {
+    fn name(self) -> &'static str {
+        match self {
+            Sizes::Equal => "all sets of rank 16",
+            Sizes::Mixed => "a third each of rank 8, 16 and 64",
+        }
+    }
+}
+
 /// The rank of each set, whatever its popularity.
 fn ranks(sizes: Sizes, sets: usize) -> Vec<usize> {
     let mut random = Random::seeded(SEED ^ 1);
@@ -75,6 +84,8 @@ struct Did {
     loads: u64,
     bytes: u64,
 }
+
+type Figure = fn(&Did) -> u64;
 
 /// One line of the table.
 struct Cell {
@@ -207,11 +218,7 @@ fn cells() -> Vec<Cell> {
 }
 
 fn print(lines: &[Line], sizes: Sizes) {
-    let title = match sizes {
-        Sizes::Equal => "all sets of rank 16",
-        Sizes::Mixed => "a third each of rank 8, 16 and 64",
-    };
-    println!("\nLoads per request, {title}; MB loaded\n");
+    println!("\nLoads per request, {}; MB loaded\n", sizes.name());
     println!(
         "| trace | fits | SIEVE | LRU | SIEVE / LRU | textbook SIEVE | textbook LRU | best | SIEVE, MB | LRU, MB |"
     );
@@ -264,13 +271,19 @@ fn main() {
     for sizes in [Sizes::Equal, Sizes::Mixed] {
         print(&lines, sizes);
     }
-    let worse: Vec<&Line> = lines
-        .iter()
-        .filter(|line| line.sieve.loads > line.lru.loads)
-        .collect();
-    println!(
-        "\nSIEVE loads more often than LRU in {} of {} lines",
-        worse.len(),
-        lines.len()
-    );
+    let (loads, bytes): (Figure, Figure) = (|did| did.loads, |did| did.bytes);
+    for (what, figure) in [("loads more often", loads), ("loads more bytes", bytes)] {
+        println!("\nSIEVE {what} than LRU:");
+        for line in &lines {
+            let (sieve, lru) = (figure(&line.sieve), figure(&line.lru));
+            if sieve > lru {
+                println!(
+                    "- {}, {} %, {}: {sieve} instead of {lru}",
+                    line.cell.kind.name(),
+                    line.cell.percent,
+                    line.cell.sizes.name()
+                );
+            }
+        }
+    }
 }
