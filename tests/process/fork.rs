@@ -531,10 +531,24 @@ const READS: &[Reads] = &[
             assert!(same.owner_as::<NoOwner>().is_none());
         },
     ),
-    ("room/estimate", &["new", "set", "plan", "bytes"], |kit| {
-        let demand = Demand::new().set(kit.set).plan("", bytes(1, 1).plan());
-        let _ = demand.bytes(&Account::foreign("gpu0"), 1);
-    }),
+    (
+        "room/estimate",
+        &[
+            "new",
+            "set",
+            "plan",
+            "replacement",
+            "drained_replacement",
+            "bytes",
+        ],
+        |kit| {
+            let next = bytes(1, 1);
+            let demand = Demand::new().set(kit.set).plan("", next.plan());
+            let demand = demand.replacement(kit.set, next.plan());
+            let demand = demand.drained_replacement(kit.set, next.plan());
+            let _ = demand.bytes(&Account::foreign("gpu0"), 1);
+        },
+    ),
     // What is there is leased as by `acquire`, and a future of the child's own does its work.
     (
         "wanting",
