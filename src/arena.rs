@@ -28,6 +28,8 @@ pub fn stranded_bytes() -> u64 {
 const MAP_FROM: usize = 1 << 20;
 const HUGE_FROM: usize = 4 << 20;
 const HUGE: usize = 2 << 20;
+/// Unmapping gigabytes in one go stalls other threads of the process too.
+pub(crate) const UNMAP_STEP: usize = 64 << 20;
 /// Mappings are made, and charged, in multiples of the largest page size in use (arm64: 64 KiB).
 pub(crate) const PAGE: usize = 64 << 10;
 
@@ -113,12 +115,7 @@ impl Arena {
             return Err(self);
         }
         self.protected = false;
-        if self.charged > charged {
-            // SAFETY: the tail of our mapping, which the shortened arena does not cover; both are multiples
-            // of `PAGE`.
-            unsafe { unmap(self.base.add(charged), self.charged - charged) };
-            self.charged = charged;
-        }
+        self.cut(charged, UNMAP_STEP, &mut || {});
         self.len = len as usize;
         Ok(self)
     }
@@ -193,7 +190,15 @@ impl Arena {
     /// between the pieces.
     pub fn free_in_steps(mut self, step: usize, between: &mut dyn FnMut()) {
         let step = step.next_multiple_of(HUGE).max(HUGE);
-        while self.mapped && self.charged > step {
+        if self.mapped {
+            self.cut(self.charged.min(step), step, between);
+        }
+    }
+
+    /// Gives back what is more than `charged`, which is a multiple of `PAGE`, in pieces of `step` bytes from the end.
+    fn cut(&mut self, charged: usize, step: usize, between: &mut dyn FnMut()) {
+        while self.charged > charged {
+            let step = step.min(self.charged - charged);
             let tail = self.charged - step;
             // SAFETY: the last `step` bytes of our mapping, which the shortened arena no longer
             // covers; both are multiples of `PAGE`.
@@ -211,8 +216,7 @@ impl Drop for Arena {
             return;
         }
         if self.mapped {
-            // SAFETY: what is left of our mapping.
-            unsafe { unmap(self.base, self.charged) };
+            self.cut(0, UNMAP_STEP, &mut || {});
         } else if let Some(layout) = heap_layout(self.charged) {
             // SAFETY: allocated in `allocate` with this layout.
             unsafe { dealloc(self.base.as_ptr(), layout) };

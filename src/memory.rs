@@ -14,13 +14,10 @@ use std::mem::ManuallyDrop;
 use std::panic::{RefUnwindSafe, UnwindSafe};
 use std::ptr::NonNull;
 
-use crate::arena::Arena;
+use crate::arena::{Arena, UNMAP_STEP};
 use crate::core::panics;
 use crate::error::Error;
 use crate::layout::OFFSET_BITS;
-
-/// Unmapping gigabytes in one go stalls other threads of the process too.
-pub(crate) const UNMAP_STEP: usize = 64 << 20;
 
 /// Memory that something else allocated: a device, another runtime, a file that is mapped.
 ///

@@ -11,15 +11,16 @@
 //! Nothing is refused for the sake of the pool. Whoever takes bytes does so under the pool's lock (E81), in
 //! one step of the ledger that gives up as many arenas as that takes, and lets go of the lock when their pages
 //! are back. So an arena is in the pool, where whoever needs its room finds it, or its bytes are somebody's.
-//! Two exceptions are on their way back for a moment, like bytes that were retired or evicted: the oldest, when
-//! newer ones come, and what a load on demand was granted in place of and does not need.
+//! Two exceptions are on their way back, like bytes that were retired or evicted: the oldest, until they are
+//! unmapped, when newer ones come; and what a load on demand was granted more than it needs, until its turn to read
+//! comes. For the latter as few bytes as possible are taken.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
-use crate::arena::Arena;
+use crate::arena::{Arena, UNMAP_STEP};
 use crate::error::Error;
 use crate::ledger::{Account, Charge, Exchanged, Ledger, Need, Shortage};
-use crate::memory::UNMAP_STEP;
 use crate::sync::Mutex;
 
 /// See the module documentation. Clones share it.
@@ -67,23 +68,48 @@ impl Stock {
     /// one that was used last. Not one of `but`.
     fn fit(&self, len: u64, but: &[usize]) -> Option<usize> {
         let all = self.pooled.iter().enumerate().rev();
-        let fits = all.filter(|(at, one)| !but.contains(at) && one.arena.is_worth(len));
+        let fits = all.filter(|(at, one)| one.arena.is_worth(len) && !but.contains(at));
         let best = fits.min_by_key(|(_, one)| one.arena.charged());
         best.map(|(at, _)| at)
     }
 
-    /// Adds arenas to `picked` until these have `bytes` more, the oldest first, as far as there are any.
+    /// Adds arenas to `picked` until these have `bytes` more, as far as there are any: the smallest that is
+    /// enough by itself, or else the largest, and so on. So little more goes than is needed.
     fn cover(&self, picked: &mut Vec<usize>, bytes: u64) {
-        let mut covered = 0;
-        for (at, one) in self.pooled.iter().enumerate() {
-            if covered >= bytes {
-                return;
-            }
-            if !picked.contains(&at) {
-                picked.push(at);
-                covered += one.arena.charged();
+        let size = |at: &usize| self.pooled[*at].arena.charged();
+        let mut others: Vec<usize> = (0..self.pooled.len()).collect();
+        if !picked.is_empty() {
+            let known: HashSet<usize> = picked.iter().copied().collect();
+            others.retain(|at| !known.contains(at));
+        }
+        others.sort_by_key(size);
+        let mut left = bytes;
+        while left > 0 {
+            let enough = others.partition_point(|at| size(at) < left);
+            match others.get(enough).copied() {
+                Some(at) => {
+                    picked.push(at);
+                    return;
+                }
+                None => {
+                    let Some(largest) = others.pop() else { return };
+                    left -= size(&largest);
+                    picked.push(largest);
+                }
             }
         }
+    }
+
+    /// So many of the oldest have `bytes`.
+    fn oldest(&self, bytes: u64) -> usize {
+        let mut sum = 0;
+        let mut sizes = self.pooled.iter().map(|one| one.arena.charged());
+        let before = sizes.by_ref().take_while(|size| {
+            let more = sum < bytes;
+            sum += size;
+            more
+        });
+        before.count()
     }
 
     fn charges<'s>(&'s self, picked: &'s [usize]) -> impl Iterator<Item = &'s Charge> {
@@ -92,11 +118,19 @@ impl Stock {
 
     /// In the order of `picked`.
     fn remove(&mut self, picked: &[usize]) -> Vec<Pooled> {
+        if picked.is_empty() {
+            return Vec::new();
+        }
         let mut all: Vec<Option<Pooled>> = self.pooled.drain(..).map(Some).collect();
         let removed: Vec<Pooled> = picked.iter().filter_map(|&at| all[at].take()).collect();
         self.pooled = all.into_iter().flatten().collect();
-        self.bytes = self.pooled.iter().map(|one| one.arena.charged()).sum();
+        self.left(&removed);
         removed
+    }
+
+    fn left(&mut self, removed: &[Pooled]) {
+        let bytes = removed.iter().map(|one| one.arena.charged());
+        self.bytes -= bytes.sum::<u64>();
     }
 }
 
@@ -162,7 +196,7 @@ impl Pool {
                     in_use,
                     limit,
                 }) if picked.len() < stock.pooled.len() => {
-                    stock.cover(&mut picked, requested.saturating_add(in_use) - limit);
+                    stock.cover(&mut picked, requested - limit.saturating_sub(in_use));
                 }
                 Err(error) => return Err(error),
             }
@@ -235,14 +269,17 @@ impl Pool {
         if !arena.is_mapped() || arena.charged() > *most {
             return Err((arena, charge));
         }
-        let mut stock = stock.lock(); // E81
+        // E81. Whoever has it may be unmapping, and this is the reclaimer, who has news for others.
+        let Some(mut stock) = stock.try_lock() else {
+            return Err((arena, charge));
+        };
         if stock.closed {
             return Err((arena, charge));
         }
-        let mut picked = Vec::new();
         let over = (stock.bytes + arena.charged()).saturating_sub(*most);
-        stock.cover(&mut picked, over);
-        let gone = stock.remove(&picked);
+        let oldest = stock.oldest(over);
+        let gone: Vec<Pooled> = stock.pooled.drain(..oldest).collect();
+        stock.left(&gone);
         gone.iter().for_each(|one| one.charge.unpool());
         charge.pool();
         stock.bytes += arena.charged();
@@ -255,18 +292,26 @@ impl Pool {
         Ok(())
     }
 
+    /// An arena of `len` bytes that were taken, also if the system has no more memory than what is kept.
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`].
+    pub(crate) fn allocate(&self, len: u64) -> Result<Arena, Error> {
+        match Arena::allocate(len) {
+            Err(Error::OutOfMemory { .. }) if self.empty() > 0 => Arena::allocate(len),
+            answer => answer,
+        }
+    }
+
     /// Gives everything back to the system. Returns how many bytes.
     pub(crate) fn empty(&self) -> u64 {
         let mut stock = self.0.stock.lock(); // E81
-        let all = std::mem::take(&mut stock.pooled);
-        let bytes = std::mem::take(&mut stock.bytes);
-        all.iter().for_each(|one| one.charge.unpool());
-        drop(stock);
-        for Pooled { arena, charge } in all {
+        for Pooled { arena, charge } in std::mem::take(&mut stock.pooled) {
             free([arena], &mut || {});
             drop(charge);
         }
-        bytes
+        // Only now is the lock let go of, as in `take_for`.
+        std::mem::take(&mut stock.bytes)
     }
 
     /// The same, and keeps nothing from here on.

@@ -95,13 +95,15 @@ pub(super) enum State {
     Kept = 2,
     Retired = 3,
     Pooled = 4,
+    /// Counts as retired. Nobody holds it: it is on its way back.
+    Going = 5,
 }
 
 /// The sums of one account.
 #[derive(Debug)]
 pub(super) struct Book {
     pub(super) limit: u64,
-    totals: [u64; 5],
+    totals: [u64; 6],
     peak: u64,
     /// Charges that are written here, also those of no bytes.
     charges: usize,
@@ -111,7 +113,7 @@ impl Book {
     pub(super) fn new(limit: u64) -> Self {
         Book {
             limit,
-            totals: [0; 5],
+            totals: [0; 6],
             peak: 0,
             charges: 0,
         }
@@ -120,6 +122,12 @@ impl Book {
     pub(super) fn in_use(&self) -> u64 {
         // Each is part of a sum that was checked against a limit, so this cannot overflow.
         self.totals.iter().sum()
+    }
+
+    /// All that does not come back as soon as anybody wants it.
+    pub(super) fn lasting(&self) -> u64 {
+        let passing = self.totals[State::Pooled as usize] + self.totals[State::Going as usize];
+        self.in_use() - passing
     }
 
     /// A limit that was lowered below what is in use refuses everything but nothing.
@@ -152,14 +160,14 @@ impl Book {
     }
 
     pub(super) fn snapshot(&self) -> LedgerSnapshot {
-        let [reserved, resident, kept, retired, pooled] = self.totals;
+        let [reserved, resident, kept, retired, pooled, going] = self.totals;
         LedgerSnapshot {
             limit: self.limit,
             soft_limit: u64::MAX,
             reserved,
             resident,
             kept,
-            retired,
+            retired: retired + going,
             pooled,
             peak: self.peak,
         }

@@ -47,8 +47,8 @@ impl Uses {
             Uses { kept: 1.., .. } => State::Kept,
             Uses {
                 superseded: true, ..
-            }
-            | Uses { going: true, .. } => State::Retired,
+            } => State::Retired,
+            Uses { going: true, .. } => State::Going,
             Uses { pooled: true, .. } => State::Pooled,
             _ => State::Reserved,
         }
@@ -71,6 +71,20 @@ impl Charge {
             bytes,
             ..Uses::default()
         };
+        Charge {
+            ledger,
+            standing: Mutex::new(Standing { account, uses }),
+        }
+    }
+
+    /// Of bytes that are on their way back.
+    pub(super) fn going(ledger: Ledger, bytes: u64) -> Self {
+        let uses = Uses {
+            bytes,
+            going: true,
+            ..Uses::default()
+        };
+        let account = None;
         Charge {
             ledger,
             standing: Mutex::new(Standing { account, uses }),

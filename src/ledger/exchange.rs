@@ -89,7 +89,7 @@ impl Books {
     fn hold_back(&mut self, going: &Going, taken: u64) -> u64 {
         let more = going.sums.total.saturating_sub(taken);
         if more > 0 {
-            self.total.open(State::Reserved, more);
+            self.total.open(State::Going, more);
         }
         more
     }
@@ -189,6 +189,6 @@ impl Ledger {
     }
 
     fn rest(&self, bytes: u64) -> Option<Charge> {
-        (bytes > 0).then(|| Charge::new(self.clone(), None, bytes))
+        (bytes > 0).then(|| Charge::going(self.clone(), bytes))
     }
 }

@@ -203,12 +203,11 @@ impl Ledger {
         ring(books);
     }
 
-    /// By how many bytes the total passes its soft limit. What is in the pool does not count: it goes back
-    /// when it is in the way.
+    /// By how many bytes the total passes its soft limit. What is in the pool does not count, for it goes back
+    /// when it is in the way; nor does what is on its way back.
     pub(crate) fn over_soft_limit(&self) -> u64 {
         let books = self.0.lock(); // E14
-        let in_use = books.total.in_use() - books.total.snapshot().pooled;
-        in_use.saturating_sub(books.soft_limit)
+        books.total.lasting().saturating_sub(books.soft_limit)
     }
 
     /// How often what did not fit may have begun to fit.

@@ -273,7 +273,7 @@ impl Duty {
         // Memory of a set that was evicted for this, if it is of this size.
         let (mut arena, mut stale) = match spare {
             Some(arena) => (arena, true),
-            None => (Arena::allocate(again.arena_bytes)?, false),
+            None => (self.pool.allocate(again.arena_bytes)?, false),
         };
         let differs = |now: String| Error::ReloadDiffers {
             set: record.name.clone(),

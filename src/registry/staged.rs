@@ -82,7 +82,7 @@ impl Room {
         let (memory, stale) = match (brought, arena) {
             (Some(memory), _) => (memory, false),
             (None, Some(arena)) => (arena.into(), true),
-            (None, None) => (Arena::allocate(self.plan.arena_bytes())?.into(), false),
+            (None, None) => (pool.allocate(self.plan.arena_bytes())?.into(), false),
         };
         Ok(Furnished {
             room: self,

@@ -12,9 +12,9 @@ use rustix::mm::{MapFlags, ProtFlags, mmap, mmap_anonymous};
 use super::Source;
 use super::checkpoint::Checkpoint;
 use super::file::{SourceFile, io_error};
-use crate::arena::{PAGE, unmap};
+use crate::arena::{PAGE, UNMAP_STEP, unmap};
 use crate::error::Error;
-use crate::memory::{Memory, Owner, UNMAP_STEP};
+use crate::memory::{Memory, Owner};
 use crate::plan::Plan;
 
 /// A checkpoint whose files are mapped: nothing is read or copied before somebody reads a weight.

@@ -30,8 +30,8 @@ const STEP: u64 = 4 << 20;
 /// A source that says how far its reading is.
 ///
 /// Sources of files report about every 4 MiB, others once, when everything is read; the last report has
-/// [`bytes`](Progress::bytes) equal to [`of`](Progress::of), and comes before the set is published, so a
-/// load that fails has none. Reports come one at a time, on the threads that read, which wait for nobody's report but their
+/// [`bytes`](Progress::bytes) equal to [`of`](Progress::of): everything was read. Whether the set is published or
+/// loaded is decided after it. Reports come one at a time, on the threads that read, which wait for nobody's report but their
 /// own. What the callback does is done by the source: a panic there is the source's.
 ///
 /// To be told of later loads of an evictable set as well, put it inside
@@ -79,7 +79,9 @@ impl<S: Source, F: FnMut(Progress) + Send> Source for WithProgress<S, F> {
     }
 
     fn read_into(&self, arena: &mut [u8]) -> Result<(), Error> {
-        match self.pieces() {
+        // Those of another plan are not taken by the registry either.
+        let pieces = self.pieces().filter(|pieces| pieces.are_of(self.plan()));
+        match pieces {
             Some(pieces) => crate::reading::fill_here(&pieces, self.plan(), arena),
             None => {
                 self.source.read_into(arena)?;
@@ -239,9 +241,35 @@ mod tests {
     }
 
     #[test]
-    fn a_load_that_fails_has_no_last_report() {
+    fn a_read_that_fails_has_no_last_report() {
         assert!(reports(0, 2).iter().all(|told| *told < 2 * LEN as u64));
         assert_eq!(reports(1, 1).last(), Some(&(16 << 20)));
+    }
+
+    /// A wrapper with a plan of its own is read by its own hand, with and without reports.
+    #[test]
+    fn pieces_of_another_plan_are_not_taken() {
+        struct Other(Zeros, Plan);
+        impl Source for Other {
+            fn plan(&self) -> &Plan {
+                &self.1
+            }
+            fn read_into(&self, arena: &mut [u8]) -> Result<(), Error> {
+                arena.fill(9);
+                Ok(())
+            }
+            fn pieces(&self) -> Option<Pieces<'_>> {
+                self.0.pieces()
+            }
+        }
+        let plan = Plan::of("other", [("w", Dtype::U8, vec![64])]).unwrap();
+        let mut told = Vec::new();
+        let source = WithProgress::new(Other(zeros(2), plan), |now| told.push(now.bytes));
+        let mut arena = [0; 64];
+        fill(&source, &mut arena, false, false, 1).unwrap();
+        assert_eq!(arena, [9; 64]);
+        drop(source);
+        assert_eq!(told, [64]);
     }
 
     /// Read as a whole, it is reported once; and each time that it is read again, if it is inside.

@@ -123,9 +123,7 @@ fn address_space_runs_out() {
     let big = || bytes(4 << 20, 3).declared("big");
     // Both are made before the limit: it is about the arena.
     let (first, second) = (big(), big());
-    let text = std::fs::read_to_string("/proc/self/statm").unwrap();
-    let pages: u64 = text.split(' ').next().unwrap().parse().unwrap();
-    let used = pages * rustix_page();
+    let used = address_space();
     let failed = limited(libc::RLIMIT_AS, used + (2 << 20), || {
         let failed = world.registry.publish("new", first).unwrap_err();
         let small = world.registry.publish("first", bytes(64, 1)).unwrap();
@@ -146,6 +144,40 @@ fn address_space_runs_out() {
     world.registry.retire(set).unwrap().reclaimed(SOON).unwrap();
     world.intact("afterwards", None);
     world.end();
+}
+
+/// The pool is not in the way of the system's limit, either.
+#[test]
+fn memory_that_is_kept_goes_when_the_system_has_no_more() {
+    if cfg!(weighbridge_asan) {
+        not_run("no room for AddressSanitizer where there is none for anybody");
+        return;
+    }
+    if !in_a_child("limits::memory_that_is_kept_goes_when_the_system_has_no_more") {
+        return;
+    }
+    const MIB: usize = 1 << 20;
+    let registry = WeightRegistry::builder().pool_bytes(1 << 40);
+    let registry = registry.build().unwrap();
+    let set = registry.publish("before", bytes(64 * MIB, 1)).unwrap();
+    registry.retire(set).unwrap().reclaimed(SOON).unwrap();
+    assert_eq!(registry.ledger().pooled, 64 << 20);
+    // One that it does not serve for, and for which there is no room beside it.
+    let source = bytes(32 * MIB, 2);
+    let used = address_space();
+    let published = limited(libc::RLIMIT_AS, used + (16 << 20), || {
+        registry.publish("after", source)
+    });
+    published.unwrap();
+    let now = registry.ledger();
+    assert_eq!((now.resident, now.pooled), (32 << 20, 0));
+}
+
+/// What this process has of it, in bytes.
+fn address_space() -> u64 {
+    let text = std::fs::read_to_string("/proc/self/statm").unwrap();
+    let pages: u64 = text.split(' ').next().unwrap().parse().unwrap();
+    pages * rustix_page()
 }
 
 fn rustix_page() -> u64 {

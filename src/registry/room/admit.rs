@@ -20,7 +20,7 @@ use super::idle::{Resident, Scene, Spare};
 use super::line::Lack;
 use super::{Chooser, Job};
 use crate::arena::Arena;
-use crate::core::{Miss, Turn, panics};
+use crate::core::{Miss, Turn, Vitals, discard, panics};
 use crate::error::Error;
 use crate::handle::{Generation, SetHandle};
 use crate::ledger::{Account, Exchanged, Need, Shortage};
@@ -63,8 +63,6 @@ struct Made {
     arenas: Vec<Arena>,
     /// In place of whose bytes it was taken.
     used: Vec<Spare>,
-    /// What goes besides, for the soft limit.
-    eased: Vec<Spare>,
 }
 
 /// A set that could not be leased.
@@ -155,12 +153,8 @@ impl WeightRegistry {
                 if !first {
                     self.room.line.passed(lacks);
                 }
-                let mut went = Vec::new();
-                for one in made.used.iter_mut().chain(&mut made.eased) {
-                    self.tell_evicted(one);
-                    went.push(one.record.handle);
-                }
-                self.shield(|| chooser.policy.went(&went));
+                self.they_go(chooser, &mut made.used);
+                self.ease(chooser, &wish);
                 let job = self.begin(found, made);
                 Ok(Verdict::Granted { job: Some(job) })
             }
@@ -336,7 +330,6 @@ impl WeightRegistry {
                     exchanged,
                     arenas,
                     used: Vec::new(),
-                    eased: Vec::new(),
                 };
                 let bytes = *bytes;
                 let job = self.begin(&mut found, made);
@@ -378,7 +371,6 @@ impl WeightRegistry {
                         exchanged,
                         arenas,
                         used: used.into_iter().map(|(_, one)| one).collect(),
-                        eased: self.ease(policy, wish),
                     });
                 }
                 Err(short) => short,
@@ -399,14 +391,22 @@ impl WeightRegistry {
         }
     }
 
-    /// What goes so that the total is below the soft limit again, as far as there is anything that may go.
-    fn ease(&self, policy: &mut dyn Policy, wish: &Wish<'_>) -> Vec<Spare> {
+    /// Whoever watches is told, and so is the policy, of what it ranked last.
+    fn they_go(&self, chooser: &mut Chooser, those: &mut [Spare]) {
+        those.iter_mut().for_each(|one| self.tell_evicted(one));
+        let went: Vec<SetHandle> = those.iter().map(|one| one.record.handle).collect();
+        self.shield(|| chooser.policy.went(&went));
+    }
+
+    /// Evicts, so that the total is below the soft limit again, as far as there is anything that may go. The
+    /// reclaimer frees it: nobody waits for that.
+    fn ease(&self, chooser: &mut Chooser, wish: &Wish<'_>) {
         let over = self.shared.ledger.over_soft_limit();
         if over == 0 {
-            return Vec::new();
+            return;
         }
         let scene = self.scene();
-        let ranked = self.rank_idle(policy, &scene, wish, &HashSet::new());
+        let ranked = self.rank_idle(&mut *chooser.policy, &scene, wish, &HashSet::new());
         let offers: Vec<Offer> = ranked.iter().map(|one| one.offer.clone()).collect();
         let short = Shortage {
             total: over,
@@ -414,7 +414,16 @@ impl WeightRegistry {
         };
         let chosen = choose(&short, &offers).taken.into_iter();
         let chosen: Vec<&Resident> = chosen.map(|at| ranked[at]).collect();
-        self.take(&chosen, false).0
+        let (mut taken, _) = self.take(&chosen, false);
+        self.they_go(chooser, &mut taken);
+        // E17: a statistic.
+        (self.room.evicted).fetch_add(taken.len() as u64, Ordering::Relaxed);
+        for Spare { body, .. } in taken {
+            let vitals = Arc::new(Vitals::new());
+            // Nobody waits for it: it is drained from the start.
+            let _ = vitals.state().kill();
+            discard(self.spine.reclaimer(), body, vitals);
+        }
     }
 
     /// Those that may go for `wish` at this moment, in the order in which they should.
@@ -512,12 +521,11 @@ impl WeightRegistry {
             exchanged,
             arenas,
             used,
-            eased,
         } = made;
         // E17: statistics.
         let count = |of: &AtomicU64, more: usize| of.fetch_add(more as u64, Ordering::Relaxed);
         count(&self.room.admitted, found.missing.len());
-        count(&self.room.evicted, used.len() + eased.len());
+        count(&self.room.evicted, used.len());
         let Exchanged { charges, rest } = exchanged;
         let missing = std::mem::take(&mut found.missing);
         found.caused = missing.iter().map(|one| one.record.handle).collect();
@@ -536,7 +544,6 @@ impl WeightRegistry {
         Job {
             scrap: arenas.into_iter().map(Memory::from).chain(used).collect(),
             rest,
-            eased: eased.into_iter().map(|one| one.body).collect(),
             duties,
         }
     }

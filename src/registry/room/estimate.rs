@@ -57,6 +57,7 @@ impl Demand {
 
     /// Also the next generation of `set`, with this plan: while it is read and until the last lease of the one
     /// before ends, both are there ([`replace`](WeightRegistry::replace)). A set that is away need not come for it.
+    /// Said twice of one set, it is two generations more.
     pub fn replacement(mut self, set: SetHandle, plan: &Plan) -> Self {
         self.replaced.push(Replacement {
             set,
@@ -174,9 +175,14 @@ impl WeightRegistry {
             validate_namespace(need.account.name())?;
         }
         loop {
-            let generations = || -> Result<Vec<_>, Error> {
-                let sets = demand.sets.iter();
-                sets.map(|&set| self.away_as(set)).collect()
+            let generations = || -> Result<_, Error> {
+                let away = demand.sets.iter();
+                let away = away
+                    .map(|&set| self.away_as(set))
+                    .collect::<Result<Vec<_>, _>>()?;
+                let there = demand.replaced.iter();
+                let there = there.map(|one| self.charged_now(one.set));
+                Ok((away, there.collect::<Result<Vec<_>, _>>()?))
             };
             let before = generations()?;
             match self.reckon(demand)? {

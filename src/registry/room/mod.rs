@@ -11,8 +11,8 @@
 //! admitted holds no lease and no byte. One exception, so that nobody starves: what was evicted for the
 //! first of the line is kept for whoever is the first of the line. It is in nobody's hand, and was idle.
 //!
-//! Locks, in this order: the room's (E74), a set's loads (E73), a set's writers (E16), its pins (E77), a
-//! charge and the ledger (E14). The line's (E76) and a flight's (E75) are taken last, and alone.
+//! Locks, in this order: the room's (E74), a set's loads (E73), a set's writers (E16), its pins (E77), the
+//! pool's (E81), a charge and the ledger (E14). The line's (E76) and a flight's (E75) are taken last, and alone.
 
 mod admit;
 mod choice;
@@ -32,10 +32,9 @@ use pins::Pinned;
 pub(crate) use pins::Pins;
 
 use super::WeightRegistry;
-use super::content::Body;
 use super::lease::Lease;
 use super::loading::{Backoff, Duty, Inside, Load};
-use crate::core::{Keeper, Storage, panics};
+use crate::core::{Keeper, panics};
 use crate::error::Error;
 use crate::handle::SetHandle;
 use crate::ledger::{Charge, Ledger};
@@ -107,8 +106,6 @@ pub(super) struct Job {
     scrap: Vec<Memory>,
     /// Of it, until it is gone.
     rest: Option<Charge>,
-    /// What goes besides.
-    eased: Vec<Body>,
     duties: Vec<Duty>,
 }
 
@@ -147,15 +144,11 @@ impl Job {
         let Job {
             mut scrap,
             rest,
-            eased,
             mut duties,
         } = self;
         duties.iter_mut().for_each(|duty| duty.use_one(&mut scrap));
         scrap.into_iter().for_each(Memory::give_back_here);
         drop(rest);
-        eased
-            .into_iter()
-            .for_each(|body| body.dismantle(&mut || {}));
         duties
     }
 }
