@@ -3,15 +3,15 @@
 //! What lives here: threads that begin at once, and what they wrote down. What does not: the operations
 //! (`acts`), whether their answers can be explained (`checker`).
 
-use std::sync::Barrier;
-use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Barrier};
 use std::thread;
 
 use weighbridge::WeightRegistry;
 
-use super::acts::Actor;
+use super::acts::{Actor, Touched};
 use super::checker::Span;
 use super::model::{Fill, NAMES, Op};
+use super::source::{Diary, Telling};
 
 pub const THREADS: usize = 4;
 pub const OPERATIONS: usize = 12;
@@ -26,7 +26,15 @@ pub enum Planted {
     OldLookup,
     /// A replace that demands a generation looks first and replaces then.
     LookThenReplace,
+    /// A load remembers that the set was there the last time.
+    OldResidency,
 }
+
+/// One history in so many has too little room.
+const TIGHT: u64 = 3;
+/// What a set takes of it, and how many there is room for, with what is kept and staged.
+const UNIT: u64 = 64;
+const ROOM: u64 = 3;
 
 /// xorshift64*
 pub struct Random(pub u64);
@@ -46,20 +54,31 @@ impl Random {
 
 /// One history of this many threads, each with its number of operations; `seed` decides which.
 pub fn history(seed: u64, planted: Planted) -> Vec<Span<Op>> {
-    let registry = WeightRegistry::builder().keep_previous(1).build().unwrap();
-    let clock = AtomicU64::new(0);
+    let tight = seed % TIGHT == 0;
+    let limit = if tight { ROOM * UNIT } else { u64::MAX };
+    let registry = WeightRegistry::builder()
+        .keep_previous(1)
+        .limit_bytes(limit)
+        .policy(Telling::default())
+        .build()
+        .unwrap();
+    let diary = Arc::new(Diary::default());
     let actor = |thread: usize, known: Vec<_>| Actor {
         registry: &registry,
-        clock: &clock,
+        diary: &diary,
         thread,
         random: Random::of(seed * THREADS as u64 + thread as u64),
         planted,
+        tight,
         fill: (thread * 60) as Fill,
         known,
         remembered: [None; NAMES],
+        there: Vec::new(),
+        pin: None,
     };
     // Two sets are there already.
     let mut first = actor(0, Vec::new());
+    first.fill = (THREADS * 60) as Fill;
     let mut all = Vec::new();
     for index in 0..2 {
         first.timed(&mut all, |first| first.publish(index));
@@ -84,6 +103,9 @@ pub fn history(seed: u64, planted: Planted) -> Vec<Span<Op>> {
                             thread::yield_now();
                         }
                     }
+                    if actor.pin.is_some() {
+                        actor.timed(&mut spans, Actor::pin);
+                    }
                     spans
                 })
             })
@@ -97,27 +119,32 @@ pub fn history(seed: u64, planted: Planted) -> Vec<Span<Op>> {
     with_contention(&all)
 }
 
-/// Says of each refused publish whether somebody else had a hold on its name while it was under way.
-fn with_contention(spans: &[(Span<Op>, [bool; NAMES])]) -> Vec<Span<Op>> {
-    let others_have = |span: &Span<Op>, name: usize| {
-        spans.iter().any(|(other, holds)| {
-            holds[name]
+/// Says of each refused publish whether somebody else had a hold on its name while it was under way, and of
+/// each refused eviction whether somebody else may have had a lease.
+fn with_contention(spans: &[(Span<Op>, Touched)]) -> Vec<Span<Op>> {
+    let others_have = |span: &Span<Op>, has: &dyn Fn(&Touched) -> bool| {
+        spans.iter().any(|(other, touched)| {
+            has(touched)
                 && other.thread != span.thread
                 && other.from < span.to
                 && span.from < other.to
         })
     };
-    let all = spans.iter().map(|(span, holds)| {
+    let all = spans.iter().map(|(span, touched)| {
         let mut span = span.clone();
-        let held = holds.iter().position(|&held| held).unwrap_or(0);
+        let held = touched.names.iter().position(|&held| held).unwrap_or(0);
         match span.op {
             Op::Taken { name, .. } => {
-                let contended = others_have(&span, name);
+                let contended = others_have(&span, &|other| other.names[name]);
                 span.op = Op::Taken { name, contended };
             }
             Op::Busy { .. } => {
-                let contended = others_have(&span, held);
+                let contended = others_have(&span, &|other| other.names[held]);
                 span.op = Op::Busy { contended };
+            }
+            Op::InUse { set, .. } => {
+                let contended = others_have(&span, &|other| other.leases.contains(&set));
+                span.op = Op::InUse { set, contended };
             }
             _ => {}
         }
