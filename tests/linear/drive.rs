@@ -54,7 +54,7 @@ impl Random {
 
 /// One history of this many threads, each with its number of operations; `seed` decides which.
 pub fn history(seed: u64, planted: Planted) -> Vec<Span<Op>> {
-    let tight = seed % TIGHT == 0;
+    let tight = seed.is_multiple_of(TIGHT);
     let limit = if tight { ROOM * UNIT } else { u64::MAX };
     let registry = WeightRegistry::builder()
         .keep_previous(1)
