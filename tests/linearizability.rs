@@ -85,8 +85,6 @@ fn every_history_has_an_explanation() {
         "Together",
         "LeasedOrLoaded",
         "Came",
-        "Went",
-        "Overdue",
         "Away",
         "Evicted",
         "NothingThere",
@@ -98,7 +96,6 @@ fn every_history_has_an_explanation() {
         "Pinned",
         "Unpinned",
         "PinnedDown",
-        "Full",
     ];
     for kind in kinds {
         assert!(seen.contains_key(kind), "never seen: {kind}");

@@ -20,6 +20,8 @@ pub struct Touched {
     pub names: [bool; NAMES],
     /// Sets that it may have leased.
     pub leases: Vec<SetHandle>,
+    /// It may have read sets again.
+    pub loads: bool,
 }
 
 /// An operation that has ended.
@@ -40,8 +42,6 @@ pub struct Actor<'s> {
     pub thread: usize,
     pub random: Random,
     pub planted: Planted,
-    /// There is not always room.
-    pub tight: bool,
     pub fill: Fill,
     /// Sets that were met.
     pub known: Vec<Known>,
@@ -89,9 +89,6 @@ impl Actor<'_> {
     }
 
     pub fn anything(&mut self) -> Ended {
-        if self.tight && self.random.below(4) == 0 {
-            return self.acquire_or_load();
-        }
         let name = self.random.below(NAMES);
         match self.random.below(28) {
             0 | 1 => self.publish(name),
@@ -528,7 +525,6 @@ fn refused_name(error: &Error, name: usize) -> Op {
         Error::NameBusy { .. } => Op::Busy { contended: false },
         Error::StaleHandle { handle } => Op::Stale(*handle),
         Error::BaseNotCurrent { base } => Op::Stale(*base),
-        Error::OverLimit { .. } => Op::Full,
         other => panic!("{other}"),
     }
 }
@@ -543,7 +539,6 @@ pub fn refused(error: &Error, set: SetHandle) -> Op {
         Error::BaseNotCurrent { base } => Op::Stale(*base),
         Error::Dependants { .. } => Op::Blocked(set),
         Error::NotResident { handle } => Op::Away(*handle),
-        Error::OverLimit { .. } => Op::Full,
         Error::Leased(_) => Op::InUse {
             set,
             contended: false,

@@ -11,7 +11,7 @@ use weighbridge::WeightRegistry;
 use super::acts::{Actor, Touched};
 use super::checker::Span;
 use super::model::{Fill, NAMES, Op};
-use super::source::{Diary, Telling};
+use super::source::Diary;
 
 pub const THREADS: usize = 4;
 pub const OPERATIONS: usize = 12;
@@ -29,12 +29,6 @@ pub enum Planted {
     /// A load remembers that the set was there the last time.
     OldResidency,
 }
-
-/// One history in so many has too little room.
-const TIGHT: u64 = 3;
-/// What a set takes of it, and how many there is room for, with what is kept and staged.
-const UNIT: u64 = 64;
-const ROOM: u64 = 3;
 
 /// xorshift64*
 pub struct Random(pub u64);
@@ -54,14 +48,7 @@ impl Random {
 
 /// One history of this many threads, each with its number of operations; `seed` decides which.
 pub fn history(seed: u64, planted: Planted) -> Vec<Span<Op>> {
-    let tight = seed.is_multiple_of(TIGHT);
-    let limit = if tight { ROOM * UNIT } else { u64::MAX };
-    let registry = WeightRegistry::builder()
-        .keep_previous(1)
-        .limit_bytes(limit)
-        .policy(Telling::default())
-        .build()
-        .unwrap();
+    let registry = WeightRegistry::builder().keep_previous(1).build().unwrap();
     let diary = Arc::new(Diary::default());
     let actor = |thread: usize, known: Vec<_>| Actor {
         registry: &registry,
@@ -69,7 +56,6 @@ pub fn history(seed: u64, planted: Planted) -> Vec<Span<Op>> {
         thread,
         random: Random::of(seed * THREADS as u64 + thread as u64),
         planted,
-        tight,
         fill: (thread * 60) as Fill,
         known,
         remembered: [None; NAMES],
@@ -116,7 +102,26 @@ pub fn history(seed: u64, planted: Planted) -> Vec<Span<Op>> {
         spans.collect()
     });
     all.extend(spans);
-    with_contention(&all)
+    let came = came(&all, &diary);
+    [with_contention(&all), came].concat()
+}
+
+/// What was read again for requests: it came before the last of those ended that were under way when that
+/// began, for it was one of them that read it.
+fn came(spans: &[(Span<Op>, Touched)], diary: &Diary) -> Vec<Span<Op>> {
+    let read = diary.read_again().into_iter();
+    read.map(|(from, fill)| {
+        let requests = spans.iter().filter(|(_, touched)| touched.loads);
+        let under_way = requests.filter(|(span, _)| span.from < from && from < span.to);
+        let to = under_way.map(|(span, _)| span.to).max();
+        Span {
+            thread: THREADS,
+            from,
+            to: to.expect("somebody read it"),
+            op: Op::Came(fill),
+        }
+    })
+    .collect()
 }
 
 /// Says of each refused publish whether somebody else had a hold on its name while it was under way, and of

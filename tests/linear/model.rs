@@ -7,7 +7,7 @@
 //! name is found, and is gone before its name is. A name that is taken just then is said to be busy.
 //!
 //! Bytes go and come back without a commit, and each time that is a step of its own: where a request has
-//! others evicted or several sets loaded, its steps are among those of others.
+//! sets loaded, its steps are among those of others.
 
 use weighbridge::SetHandle;
 
@@ -77,12 +77,8 @@ pub enum Op {
     },
     /// As [`Leased`](Self::Leased), whatever had to be loaded for it.
     LeasedOrLoaded(u64, Vec<(SetHandle, u64, Fill)>),
-    /// A set's bytes are there, if they are these: they were read again for somebody.
-    Came(SetHandle, Fill),
-    /// A set's bytes went to make room.
-    Went(SetHandle),
-    /// What was wanted was not there in time.
-    Overdue(SetHandle),
+    /// These bytes were read again for somebody: the set has them, unless it is another generation by now.
+    Came(Fill),
     /// The set is current and has no bytes.
     Away(SetHandle),
     /// Its bytes were taken away.
@@ -106,8 +102,6 @@ pub enum Op {
     Unpinned(SetHandle),
     /// It is not evicted, because it is pinned.
     PinnedDown(SetHandle),
-    /// There is no room.
-    Full,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -310,12 +304,11 @@ impl Model for Registry {
                 expected.sort_unstable();
                 (*number == state.commits && *sets == expected).then_some(())?;
             }
-            Op::Came(handle, fill) => {
-                if state.alive(*handle).is_some_and(|set| set.fill == *fill) {
-                    next.change(*handle, Set::comes)?;
-                }
+            Op::Came(fill) => {
+                let waits = |set: &&mut Set| set.alive && set.away && set.fill == *fill;
+                next.sets.iter_mut().filter(waits).for_each(Set::comes);
             }
-            Op::Evicted(handle) | Op::Went(handle) => {
+            Op::Evicted(handle) => {
                 state.alive(*handle)?.may_be_evicted().then_some(())?;
                 next.change(*handle, Set::goes)?;
             }
@@ -323,7 +316,7 @@ impl Model for Registry {
                 state.alive(*handle)?.away.then_some(())?;
                 next.change(*handle, Set::comes)?;
             }
-            Op::Away(handle) | Op::NothingThere(handle) | Op::Overdue(handle) => {
+            Op::Away(handle) | Op::NothingThere(handle) => {
                 state.alive(*handle)?.away.then_some(())?;
             }
             Op::There(handle) => (!state.alive(*handle)?.away).then_some(())?,
@@ -350,7 +343,6 @@ impl Model for Registry {
                 let otherwise = !set.away && can_be_read_again(set.fill);
                 (otherwise && set.pins > 0).then_some(())?;
             }
-            Op::Full => {}
             Op::Commits(number) => (*number == state.commits).then_some(())?,
             Op::Together {
                 number,

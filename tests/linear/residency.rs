@@ -3,18 +3,13 @@
 //! What lives here: evicting, loading, acquiring what may be away, pins, and how their answers are written
 //! down. What does not: everything else that a thread does (`acts`), what an answer may be (`model`).
 
-use std::time::Duration;
-
-use weighbridge::{Error, SetHandle};
+use weighbridge::SetHandle;
 
 use super::acts::{Actor, Ended, Touched, free, leased, refused};
 use super::drive::Planted;
 use super::model::Op;
-use super::source::went;
+use super::source::unnoted;
 use crate::support::SOON;
-
-/// As long as somebody waits where there may never be room.
-const BRIEFLY: Duration = Duration::from_micros(300);
 
 impl Actor<'_> {
     pub fn evict(&mut self) -> Ended {
@@ -31,7 +26,7 @@ impl Actor<'_> {
         if self.planted == Planted::OldResidency && self.there.contains(&one.set) {
             return free(vec![Op::There(one.set)]);
         }
-        let answer = self.registry.load(one.set);
+        let answer = unnoted(|| self.registry.load(one.set));
         if answer.is_ok() {
             self.there.push(one.set);
         }
@@ -44,39 +39,26 @@ impl Actor<'_> {
         (vec![op], leasing(vec![one.set]))
     }
 
-    /// One set or two. Where there may be too little room it is one, so that what goes for it goes at one
-    /// instant, and nothing goes in vain.
+    /// One set, or several at one instant.
     pub fn acquire_or_load(&mut self) -> Ended {
-        let one = self.any_set();
+        let (one, other) = (self.any_set(), self.any_set());
         let mut sets = vec![one.set];
-        if self.tight {
-            if one.base.is_some() {
-                return free(Vec::new());
-            }
-        } else {
-            let other = self.any_set();
-            // An adapter goes with its own base.
-            for set in [one.base, Some(other.set), other.base] {
-                sets.extend(set.filter(|set| !sets.contains(set)));
-            }
+        // An adapter goes with its own base.
+        for set in [one.base, Some(other.set), other.base] {
+            sets.extend(set.filter(|set| !sets.contains(set)));
         }
-        let from = self.diary.tick();
-        let patience = if self.tight { BRIEFLY } else { SOON };
-        let answer = self.registry.acquire_or_load(&sets, patience);
-        let mut ops: Vec<Op> = went().into_iter().map(Op::Went).collect();
-        // Whatever the answer is: one of them may have come, and another one be gone by then.
-        for fill in self.diary.read_since(from) {
-            ops.extend(sets.iter().map(|&set| Op::Came(set, fill)));
-        }
-        ops.push(match answer {
+        let op = match self.registry.acquire_or_load(&sets, SOON) {
             Ok(lease) => {
                 let all = sets.iter().map(|&set| leased(&lease, set)).collect();
                 Op::LeasedOrLoaded(lease.number().number(), all)
             }
-            Err(Error::NotLoaded(_)) => Op::Overdue(one.set),
             Err(error) => refused(&error, one.set),
-        });
-        (ops, leasing(sets))
+        };
+        let touched = Touched {
+            loads: true,
+            ..leasing(sets)
+        };
+        (vec![op], touched)
     }
 
     /// Pins a set, or lets go of its pin.

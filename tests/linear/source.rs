@@ -1,13 +1,12 @@
 //! What sets are read from.
 //!
-//! What lives here: small sources of which some can be read again, the diary of when that happened, and
-//! which sets went to make room. What does not: who asks for what (`acts`, `residency`).
+//! What lives here: small sources of which some can be read again, and the diary of when that happened.
+//! What does not: who asks for what (`acts`, `residency`).
 
-use std::cell::RefCell;
+use std::cell::Cell;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
-use weighbridge::policy::{Candidate, Policy, Sieve};
 use weighbridge::source::{InMemory, Reload, Source};
 use weighbridge::{Error, Plan, SetHandle};
 
@@ -27,11 +26,9 @@ impl Diary {
         self.clock.fetch_add(1, Ordering::SeqCst)
     }
 
-    /// What was begun to be read again since `from`.
-    pub fn read_since(&self, from: u64) -> Vec<Fill> {
-        let all = self.read_again.lock().unwrap();
-        let since = all.iter().filter(|one| one.0 > from);
-        since.map(|one| one.1).collect()
+    /// What was read again, and when that began.
+    pub fn read_again(&self) -> Vec<(u64, Fill)> {
+        self.read_again.lock().unwrap().clone()
     }
 }
 
@@ -88,32 +85,23 @@ struct Again {
 
 impl Reload for Again {
     fn reopen(&self, read: &mut dyn FnMut(&dyn Source) -> Result<(), Error>) -> Result<(), Error> {
-        let now = self.diary.tick();
-        self.diary.read_again.lock().unwrap().push((now, self.fill));
+        if !UNNOTED.get() {
+            let now = self.diary.tick();
+            let mut read_again = self.diary.read_again.lock().unwrap();
+            read_again.push((now, self.fill));
+        }
         read(&*self.set)
     }
 }
 
 thread_local! {
-    static WENT: RefCell<Vec<SetHandle>> = const { RefCell::new(Vec::new()) };
+    static UNNOTED: Cell<bool> = const { Cell::new(false) };
 }
 
-/// SIEVE, and whoever's request had sets evicted knows which.
-#[derive(Default)]
-pub struct Telling(Sieve);
-
-impl Policy for Telling {
-    fn rank(&mut self, candidates: &[Candidate]) -> Vec<SetHandle> {
-        self.0.rank(candidates)
-    }
-
-    fn went(&mut self, sets: &[SetHandle]) {
-        WENT.with_borrow_mut(|went| went.extend(sets));
-        self.0.went(sets);
-    }
-}
-
-/// What went for requests of this thread since it asked last.
-pub fn went() -> Vec<SetHandle> {
-    WENT.take()
+/// Whoever loads a set by hand says so; what it reads is not noted.
+pub fn unnoted<T>(load: impl FnOnce() -> T) -> T {
+    UNNOTED.set(true);
+    let answer = load();
+    UNNOTED.set(false);
+    answer
 }
