@@ -83,6 +83,19 @@ fn every_history_has_an_explanation() {
         "Listed",
         "Commits",
         "Together",
+        "LeasedOrLoaded",
+        "Came",
+        "Away",
+        "Evicted",
+        "NothingThere",
+        "Loaded",
+        "There",
+        "InUse",
+        "Shared",
+        "Stays",
+        "Pinned",
+        "Unpinned",
+        "PinnedDown",
     ];
     for kind in kinds {
         assert!(seen.contains_key(kind), "never seen: {kind}");
@@ -96,6 +109,7 @@ fn mistakes_are_found() {
         Planted::LeaseOneByOne,
         Planted::OldLookup,
         Planted::LookThenReplace,
+        Planted::OldResidency,
     ] {
         let found = (0..5_000).find(|&seed| {
             let history = history(seed, planted);
@@ -145,7 +159,10 @@ fn spoil(history: &mut [Span<Op>], random: &mut Random) {
     loop {
         let index = random.below(history.len());
         match &mut history[index].op {
-            Op::Leased(number, _) | Op::Scoped(number, _) | Op::Commits(number) => *number += 1,
+            Op::Leased(number, _)
+            | Op::LeasedOrLoaded(number, _)
+            | Op::Scoped(number, _)
+            | Op::Commits(number) => *number += 1,
             Op::Found(_, found) => *found = None,
             Op::Replaced(_, _, _, number, _) => *number -= 1,
             Op::Gone(_, generation) => *generation += 1,

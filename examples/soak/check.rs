@@ -3,7 +3,7 @@
 //! What lives here: looking at every byte of a leased set, and what a lease of several sets must agree
 //! on. What does not: sums (`books`), what a thread has seen before (`worker`).
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use weighbridge::{Identity, Lease, LeasedSet, SetHandle, WeightKind};
 
@@ -232,8 +232,8 @@ fn stands_on(adapter: &Facts, base: &Facts) -> bool {
     adapter.base == Some(base.handle) && roles::family(adapter.role) == roles::family(base.role)
 }
 
-/// Every adapter's base is there, and of its family; of all sets that are current.
-pub fn have_their_bases(current: &[Facts]) -> Result<(), String> {
+/// Every adapter's base is there, or `away`, and of its family; of all sets that are current.
+pub fn have_their_bases(current: &[Facts], away: &HashSet<SetHandle>) -> Result<(), String> {
     let bases: Vec<&Facts> = current
         .iter()
         .filter(|one| roles::BASE.contains(&one.role))
@@ -242,7 +242,8 @@ pub fn have_their_bases(current: &[Facts]) -> Result<(), String> {
         .iter()
         .filter(|one| roles::ADAPTER.contains(&one.role));
     for adapter in adapters {
-        if !bases.iter().any(|base| stands_on(adapter, base)) {
+        let is_away = adapter.base.is_some_and(|base| away.contains(&base));
+        if !is_away && !bases.iter().any(|base| stands_on(adapter, base)) {
             return Err(format!("{adapter:?} stands on nothing"));
         }
     }

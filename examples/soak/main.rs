@@ -4,6 +4,7 @@
 //! `cargo run --release --example soak -- --minutes 60`. See `--help`.
 
 mod acts;
+mod again;
 #[path = "../common/arguments.rs"]
 mod arguments;
 mod books;

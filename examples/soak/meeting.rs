@@ -76,7 +76,7 @@ fn settle_retired(world: &World) {
     }
 }
 
-/// Everything that is current, read whole at this moment.
+/// Everything that is current and not away, read whole at this moment.
 fn current(world: &World) -> Vec<Facts> {
     let catalog = world.registry.catalog();
     let resident = catalog.entries().iter().filter(|entry| entry.resident);
@@ -110,7 +110,11 @@ pub fn count(world: &World, workers: &[Worker], mirror: &Mirror) -> Count {
         .chain(fenced.iter().flat_map(|one| &one.facts))
         .collect();
     let current = current(world);
-    if let Err(wrong) = check::agree(&current).and_then(|()| check::have_their_bases(&current)) {
+    let catalog = world.registry.catalog();
+    let away = catalog.entries().iter().filter(|entry| !entry.resident);
+    let away: HashSet<SetHandle> = away.map(|entry| entry.handle).collect();
+    let bases = || check::have_their_bases(&current, &away);
+    if let Err(wrong) = check::agree(&current).and_then(|()| bases()) {
         world.fail(format!("at a meeting: {wrong}"));
     }
     audit(world, &current, &leased);
@@ -128,8 +132,9 @@ fn audit(world: &World, current: &[Facts], leased: &[&Facts]) {
     let mut books = Books::default();
     current.iter().for_each(|facts| books.current(facts));
     leased.iter().for_each(|facts| books.leased(facts));
-    for facts in current {
-        match world.registry.kept(facts.handle) {
+    // What is away may keep something.
+    for entry in world.registry.catalog().entries() {
+        match world.registry.kept(entry.handle) {
             Ok(kept) => kept
                 .iter()
                 .for_each(|one| books.kept(&one.identity, one.bytes)),
@@ -173,8 +178,11 @@ fn compare_events(world: &World, current: &[Facts], leased: &[&Facts], mirror: &
     }
     let catalog = world.registry.catalog();
     let entries = catalog.entries().iter();
-    let there: HashMap<SetHandle, (u64, u64)> = entries
-        .map(|entry| (entry.handle, (entry.generation.number(), entry.bytes)))
+    let there: HashMap<SetHandle, (u64, u64, bool)> = entries
+        .map(|entry| {
+            let value = (entry.generation.number(), entry.bytes, entry.resident);
+            (entry.handle, value)
+        })
         .collect();
     world.demand(picture.current == there, || {
         format!("events told {:?}, there is {there:?}", picture.current)
@@ -202,6 +210,7 @@ fn compare_events(world: &World, current: &[Facts], leased: &[&Facts], mirror: &
 /// Second half: everything goes, and nothing is left.
 pub fn clear(world: &World, workers: &mut [Worker], mirror: &Mirror) {
     for worker in workers.iter_mut() {
+        worker.pins.clear();
         for held in worker.held.drain(..) {
             held.let_go(world, "a meeting");
         }

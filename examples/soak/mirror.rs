@@ -6,7 +6,7 @@ use std::sync::mpsc::{self, Receiver, Sender};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use weighbridge::{Event, EventKind, Next, SetHandle, Subscription};
+use weighbridge::{CatalogEntry, Event, EventKind, Next, SetHandle, Subscription};
 
 use crate::options::Plant;
 use crate::world::{World, bump};
@@ -14,8 +14,8 @@ use crate::world::{World, bump};
 /// What the events have told.
 #[derive(Debug, Clone, Default)]
 pub struct Picture {
-    /// Generation and bytes of what is current.
-    pub current: HashMap<SetHandle, (u64, u64)>,
+    /// Generation and bytes of what is current, and whether it has them.
+    pub current: HashMap<SetHandle, (u64, u64, bool)>,
     /// Superseded generations that were not reclaimed yet.
     pub going: HashSet<(SetHandle, u64)>,
     /// Events were missed since the picture was last taken from the catalog.
@@ -27,16 +27,31 @@ impl Picture {
         self.current.is_empty() && self.going.is_empty()
     }
 
+    /// The bytes of a generation went, or came back, and they had not already. One that was superseded
+    /// meanwhile is nobody's concern any more.
+    fn moved(&mut self, now: &CatalogEntry, resident: bool) -> Result<(), String> {
+        let known = self.current.get_mut(&now.handle);
+        let Some(known) = known.filter(|known| known.0 == now.generation.number()) else {
+            return Ok(());
+        };
+        let before = *known;
+        known.2 = resident;
+        if now.resident != resident || before.1 != now.bytes || before.2 == resident {
+            return Err(format!("{now:?}, and it was {before:?}"));
+        }
+        Ok(())
+    }
+
     fn take(&mut self, event: Event) -> Result<(), String> {
         match event.kind {
             EventKind::Published { now, .. } => {
-                let value = (now.generation.number(), now.bytes);
+                let value = (now.generation.number(), now.bytes, now.resident);
                 if self.current.insert(now.handle, value).is_some() {
                     return Err(format!("{} was published twice", now.name));
                 }
             }
             EventKind::Replaced { now, previous, .. } => {
-                let value = (now.generation.number(), now.bytes);
+                let value = (now.generation.number(), now.bytes, now.resident);
                 let before = self.current.insert(now.handle, value);
                 let was = previous.generation.number();
                 self.going.insert((previous.handle, was));
@@ -58,6 +73,8 @@ impl Picture {
                     return Err(format!("{} was reclaimed before it went", former.name));
                 }
             }
+            EventKind::Evicted { now, .. } => self.moved(&now, false)?,
+            EventKind::Loaded { now, .. } => self.moved(&now, true)?,
             _ => {}
         }
         Ok(())

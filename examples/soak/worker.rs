@@ -7,9 +7,9 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use weighbridge::source::InMemory;
-use weighbridge::{Error, Lease, SetHandle, Subscription};
+use weighbridge::{Error, Lease, Pin, SetHandle, Subscription};
 
+use crate::again::Again;
 use crate::check::Facts;
 use crate::held::{self, Held};
 use crate::options::Plant;
@@ -20,6 +20,8 @@ use crate::world::{SHELF, World, bump, lock};
 
 /// The most leases that a worker holds.
 const HOLDS: usize = 12;
+/// The most pins.
+pub const PINS: usize = 2;
 /// Longest that an operation may take which waits for nobody, on a machine with other work.
 pub const BOUNDED: Duration = Duration::from_secs(10);
 
@@ -32,6 +34,7 @@ pub struct Worker {
     pub world: Arc<World>,
     pub random: Random,
     pub held: Vec<Held>,
+    pub pins: Vec<Pin>,
     /// A subscriber that reads when it likes.
     pub slow: Option<(Subscription, u64)>,
     /// The number of the last lease or scope.
@@ -49,6 +52,7 @@ impl Worker {
             random: Random::of(world.options.seed, seat as u64),
             world,
             held: Vec::with_capacity(HOLDS),
+            pins: Vec::with_capacity(PINS),
             slow: None,
             number: 0,
             generations: vec![0; ROLES],
@@ -96,14 +100,14 @@ impl Worker {
     }
 
     /// The source of a new generation of `role`, which stands on nothing.
-    pub fn next(&mut self, role: Role) -> Result<InMemory, Error> {
+    pub fn next(&mut self, role: Role) -> Result<Again, Error> {
         let body = self.world.body(role);
         self.source(&body)
     }
 
-    /// The source of this body.
-    pub fn source(&mut self, body: &Body) -> Result<InMemory, Error> {
-        let source = roles::checkpoint(body, &mut self.random)?;
+    /// The source of this body. Most can be read again.
+    pub fn source(&mut self, body: &Body) -> Result<Again, Error> {
+        let mut source = roles::checkpoint(body, &mut self.random)?;
         // Again and again, for such a set may be refused.
         let planted = self.world.options.plant == Some(Plant::Bytes) && self.random.once_in(20);
         if roles::PLAIN.contains(&body.role) && planted {
@@ -111,9 +115,10 @@ impl Worker {
                 uid: body.uid + 1,
                 ..*body
             };
-            return source.tensor("t9", weighbridge::Dtype::U8, [64], other.bytes(19, 64));
+            let bytes = other.bytes(19, 64);
+            source = source.tensor("t9", weighbridge::Dtype::U8, [64], bytes)?;
         }
-        Ok(source)
+        Ok(Again::new(source, !self.random.once_in(4)))
     }
 
     /// This thread's own commit made `generation` current: what it sees from now on is not older.

@@ -221,6 +221,20 @@ impl World {
             Error::BaseNotCurrent { .. } => "base not current",
             Error::WrongBase { .. } => "wrong base",
             Error::WrongNamespace { .. } => "wrong namespace",
+            Error::Leased(_) => "leased",
+            Error::BytesShared { .. } => "bytes shared",
+            Error::NotEvictable { .. } => "not evictable",
+            Error::Pinned { .. } => "pinned",
+            Error::NotLoaded(_) => "not loaded in time",
+            Error::NeverFits {
+                requested,
+                immovable,
+                limit,
+                ..
+            } => {
+                self.demand(immovable + requested > *limit, || error.to_string());
+                "never fits"
+            }
             Error::NotDrained(_) => "not drained",
             Error::NotReclaimed(_) => "not reclaimed",
             Error::OverLimit {

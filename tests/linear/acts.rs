@@ -1,34 +1,44 @@
 //! What one thread does: random operations, and what each of them answered.
 //!
-//! What lives here: the operations and how their answers are written down. What does not: threads
-//! (`drive`), what an answer may be (`model`).
+//! What lives here: the operations and how their answers are written down. What does not: bytes that go and
+//! come back (`residency`), threads (`drive`), what an answer may be (`model`).
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::Arc;
 use std::thread;
 
-use weighbridge::source::InMemory;
-use weighbridge::{Error, Generation, Lease, SetHandle, WeightRegistry};
+use weighbridge::{Error, Generation, Lease, Pin, SetHandle, WeightRegistry};
 
 use super::checker::Span;
 use super::drive::{Planted, Random};
 use super::model::{Fill, NAMES, Op};
-use crate::support::{addition, bytes};
+use super::residency::leasing;
+use super::source::{Diary, Eight};
 
-/// An operation that has ended, and the names that it had a hold on meanwhile.
-pub type Ended = (Vec<Op>, [bool; NAMES]);
+/// What an operation had a hold on while it was under way.
+#[derive(Debug, Clone, Default)]
+pub struct Touched {
+    pub names: [bool; NAMES],
+    /// Sets that it may have leased.
+    pub leases: Vec<SetHandle>,
+    /// It may have read sets again.
+    pub loads: bool,
+}
+
+/// An operation that has ended.
+pub type Ended = (Vec<Op>, Touched);
 
 /// A set that was met: its name, a generation that it had, and what it stands on.
 #[derive(Clone, Copy)]
 pub struct Known {
-    set: SetHandle,
+    pub set: SetHandle,
     name: usize,
     generation: u64,
-    base: Option<SetHandle>,
+    pub base: Option<SetHandle>,
 }
 
 pub struct Actor<'s> {
     pub registry: &'s WeightRegistry,
-    pub clock: &'s AtomicU64,
+    pub diary: &'s Arc<Diary>,
     pub thread: usize,
     pub random: Random,
     pub planted: Planted,
@@ -36,10 +46,18 @@ pub struct Actor<'s> {
     /// Sets that were met.
     pub known: Vec<Known>,
     pub remembered: [Option<Option<SetHandle>>; NAMES],
+    /// Sets that were there once.
+    pub there: Vec<SetHandle>,
+    pub pin: Option<(SetHandle, Pin)>,
 }
 
 fn name(index: usize) -> String {
     format!("n{index}")
+}
+
+pub fn leased(lease: &Lease, set: SetHandle) -> (SetHandle, u64, Fill) {
+    let generation = lease.set(set).unwrap().generation().number();
+    (set, generation, first_byte(lease, set))
 }
 
 fn first_byte(lease: &Lease, set: SetHandle) -> Fill {
@@ -52,13 +70,12 @@ fn first_byte(lease: &Lease, set: SetHandle) -> Fill {
 impl Actor<'_> {
     pub fn timed(
         &mut self,
-        spans: &mut Vec<(Span<Op>, [bool; NAMES])>,
+        spans: &mut Vec<(Span<Op>, Touched)>,
         operation: impl FnOnce(&mut Self) -> Ended,
     ) {
-        // The strongest order, so that the clock adds none that the library lacks but its own.
-        let from = self.clock.fetch_add(1, Ordering::SeqCst);
-        let (ops, holds) = operation(self);
-        let to = self.clock.fetch_add(1, Ordering::SeqCst);
+        let from = self.diary.tick();
+        let (ops, touched) = operation(self);
+        let to = self.diary.tick();
         let thread = self.thread;
         spans.extend(ops.into_iter().map(|op| {
             let span = Span {
@@ -67,13 +84,13 @@ impl Actor<'_> {
                 to,
                 op,
             };
-            (span, holds)
+            (span, touched.clone())
         }));
     }
 
     pub fn anything(&mut self) -> Ended {
         let name = self.random.below(NAMES);
-        match self.random.below(21) {
+        match self.random.below(28) {
             0 | 1 => self.publish(name),
             2..4 => self.replace(),
             4 => self.replace_if(),
@@ -88,6 +105,10 @@ impl Actor<'_> {
             16 | 17 => self.publish_adapter(name),
             18 => self.retire_cascade(),
             19 => self.replace_with_adapters(),
+            20 | 21 => self.evict(),
+            22 => self.load(),
+            23..26 => self.acquire_or_load(),
+            26 => self.pin(),
             _ => self.look_up(name),
         }
     }
@@ -97,7 +118,7 @@ impl Actor<'_> {
         self.fill
     }
 
-    fn any_set(&mut self) -> Known {
+    pub fn any_set(&mut self) -> Known {
         self.known[self.random.below(self.known.len())]
     }
 
@@ -109,11 +130,12 @@ impl Actor<'_> {
     }
 
     /// Something that may follow it.
-    fn source(&self, one: Known, fill: Fill) -> InMemory {
-        match one.base {
-            Some(base) => addition(8, fill, base),
-            None => bytes(8, fill),
-        }
+    fn source(&self, one: Known, fill: Fill) -> Eight {
+        self.eight(fill, one.base)
+    }
+
+    fn eight(&self, fill: Fill, base: Option<SetHandle>) -> Eight {
+        Eight::new(fill, base, self.diary)
     }
 
     pub fn publish(&mut self, index: usize) -> Ended {
@@ -129,10 +151,7 @@ impl Actor<'_> {
 
     fn publish_on(&mut self, name: usize, base: Option<SetHandle>) -> Ended {
         let fill = self.next_fill();
-        let source = match base {
-            Some(base) => addition(8, fill, base),
-            None => bytes(8, fill),
-        };
+        let source = self.eight(fill, base);
         let ops = match self.registry.publish(self::name(name), source) {
             Ok(set) => {
                 let generation = 0;
@@ -249,14 +268,14 @@ impl Actor<'_> {
                         )
                     })
                     .collect();
-                let mut holds = [false; NAMES];
+                let mut touched = Touched::default();
                 let sets = gone.iter().map(|&(set, _, generation)| (set, generation));
                 let mut ops = vec![Op::Cascade(sets.collect())];
                 for &(set, name, _) in &gone {
-                    holds[name] = true;
+                    touched.names[name] = true;
                     ops.push(Op::Unnamed(set, name));
                 }
-                (ops, holds)
+                (ops, touched)
             }
             Err(error) => free(vec![refused(&error, one.set)]),
         }
@@ -282,7 +301,10 @@ impl Actor<'_> {
         }
         let fill = self.next_fill();
         let mut transaction = self.registry.transaction();
-        let staged = self.registry.stage(bytes(8, fill)).unwrap();
+        let staged = match self.registry.stage(self.eight(fill, None)) {
+            Ok(staged) => staged,
+            Err(error) => return free(vec![refused(&error, one.set)]),
+        };
         if let Err(failed) = transaction.replace(one.set, staged) {
             return free(vec![refused(failed.error(), one.set)]);
         }
@@ -336,14 +358,14 @@ impl Actor<'_> {
             return free(vec![refused(failed.error(), first.set)]);
         }
         let replaced = vec![(first.set, fill)];
-        let mut holds = [false; NAMES];
+        let mut touched = Touched::default();
         // Not its own base: an adapter cannot stay on one that goes.
         let other = second.set != first.set && first.base != Some(second.set);
         let retired = if other && self.random.below(2) == 0 {
             if let Err(error) = transaction.retire(second.set) {
                 return free(vec![refused(&error, second.set)]);
             }
-            holds[second.name] = true;
+            touched.names[second.name] = true;
             vec![second.set]
         } else {
             Vec::new()
@@ -351,10 +373,13 @@ impl Actor<'_> {
         let mut born = Vec::new();
         if self.random.below(2) == 0 {
             let fill = self.next_fill();
-            let staged = self.registry.stage(bytes(8, fill)).unwrap();
+            let staged = match self.registry.stage(self.eight(fill, None)) {
+                Ok(staged) => staged,
+                Err(error) => return (vec![refused(&error, first.set)], touched),
+            };
             match transaction.publish(name(index), staged) {
                 Ok(set) => {
-                    holds[index] = true;
+                    touched.names[index] = true;
                     born.push((set, index, fill));
                 }
                 Err(failed) => {
@@ -388,11 +413,11 @@ impl Actor<'_> {
                     born,
                 };
                 let ops = [together].into_iter().chain(names).collect();
-                (ops, holds)
+                (ops, touched)
             }
             Err(failed) => {
                 let blamed = [first.set, second.set][failed.step().min(1)];
-                (vec![refused(failed.error(), blamed)], holds)
+                (vec![refused(failed.error(), blamed)], touched)
             }
         }
     }
@@ -408,10 +433,6 @@ impl Actor<'_> {
                 }
             }
         }
-        let leased = |lease: &Lease, set| {
-            let generation = lease.set(set).unwrap().generation().number();
-            (set, generation, first_byte(lease, set))
-        };
         if self.planted == Planted::LeaseOneByOne {
             let (mut number, mut all) = (0, Vec::new());
             for set in sets {
@@ -421,18 +442,20 @@ impl Actor<'_> {
                         all.push(leased(&lease, set));
                         thread::yield_now();
                     }
-                    Err(error) => return free(vec![refused(&error, set)]),
+                    Err(error) => return (vec![refused(&error, set)], leasing(vec![set])),
                 }
             }
-            return free(vec![Op::Leased(number, all)]);
+            let leases = all.iter().map(|one| one.0).collect();
+            return (vec![Op::Leased(number, all)], leasing(leases));
         }
-        free(vec![match self.registry.acquire(&sets) {
+        let op = match self.registry.acquire(&sets) {
             Ok(lease) => {
                 let all = sets.iter().map(|&set| leased(&lease, set)).collect();
                 Op::Leased(lease.number().number(), all)
             }
             Err(error) => refused(&error, sets[0]),
-        }])
+        };
+        (vec![op], leasing(sets))
     }
 
     fn scope(&mut self) -> Ended {
@@ -482,12 +505,15 @@ impl Actor<'_> {
     }
 }
 
-fn free(ops: Vec<Op>) -> Ended {
-    (ops, [false; NAMES])
+pub fn free(ops: Vec<Op>) -> Ended {
+    (ops, Touched::default())
 }
 
-fn holding(names: [usize; 1]) -> [bool; NAMES] {
-    std::array::from_fn(|index| names.contains(&index))
+fn holding(names: [usize; 1]) -> Touched {
+    Touched {
+        names: std::array::from_fn(|index| names.contains(&index)),
+        ..Touched::default()
+    }
 }
 
 fn refused_name(error: &Error, name: usize) -> Op {
@@ -503,7 +529,7 @@ fn refused_name(error: &Error, name: usize) -> Op {
     }
 }
 
-fn refused(error: &Error, set: SetHandle) -> Op {
+pub fn refused(error: &Error, set: SetHandle) -> Op {
     match error {
         Error::StaleHandle { handle } => Op::Stale(*handle),
         Error::Conflict {
@@ -512,6 +538,14 @@ fn refused(error: &Error, set: SetHandle) -> Op {
         Error::NotKept { .. } => Op::NothingKept(set),
         Error::BaseNotCurrent { base } => Op::Stale(*base),
         Error::Dependants { .. } => Op::Blocked(set),
+        Error::NotResident { handle } => Op::Away(*handle),
+        Error::Leased(_) => Op::InUse {
+            set,
+            contended: false,
+        },
+        Error::BytesShared { .. } => Op::Shared(set),
+        Error::NotEvictable { .. } => Op::Stays(set),
+        Error::Pinned { .. } => Op::PinnedDown(set),
         other => panic!("{other}"),
     }
 }

@@ -3,15 +3,15 @@
 //! What lives here: threads that begin at once, and what they wrote down. What does not: the operations
 //! (`acts`), whether their answers can be explained (`checker`).
 
-use std::sync::Barrier;
-use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Barrier};
 use std::thread;
 
 use weighbridge::WeightRegistry;
 
-use super::acts::Actor;
+use super::acts::{Actor, Touched};
 use super::checker::Span;
 use super::model::{Fill, NAMES, Op};
+use super::source::Diary;
 
 pub const THREADS: usize = 4;
 pub const OPERATIONS: usize = 12;
@@ -26,6 +26,8 @@ pub enum Planted {
     OldLookup,
     /// A replace that demands a generation looks first and replaces then.
     LookThenReplace,
+    /// A load remembers that the set was there the last time.
+    OldResidency,
 }
 
 /// xorshift64*
@@ -47,19 +49,22 @@ impl Random {
 /// One history of this many threads, each with its number of operations; `seed` decides which.
 pub fn history(seed: u64, planted: Planted) -> Vec<Span<Op>> {
     let registry = WeightRegistry::builder().keep_previous(1).build().unwrap();
-    let clock = AtomicU64::new(0);
+    let diary = Arc::new(Diary::default());
     let actor = |thread: usize, known: Vec<_>| Actor {
         registry: &registry,
-        clock: &clock,
+        diary: &diary,
         thread,
         random: Random::of(seed * THREADS as u64 + thread as u64),
         planted,
         fill: (thread * 60) as Fill,
         known,
         remembered: [None; NAMES],
+        there: Vec::new(),
+        pin: None,
     };
     // Two sets are there already.
     let mut first = actor(0, Vec::new());
+    first.fill = (THREADS * 60) as Fill;
     let mut all = Vec::new();
     for index in 0..2 {
         first.timed(&mut all, |first| first.publish(index));
@@ -84,6 +89,9 @@ pub fn history(seed: u64, planted: Planted) -> Vec<Span<Op>> {
                             thread::yield_now();
                         }
                     }
+                    if actor.pin.is_some() {
+                        actor.timed(&mut spans, Actor::pin);
+                    }
                     spans
                 })
             })
@@ -94,30 +102,54 @@ pub fn history(seed: u64, planted: Planted) -> Vec<Span<Op>> {
         spans.collect()
     });
     all.extend(spans);
-    with_contention(&all)
+    let came = came(&all, &diary);
+    [with_contention(&all), came].concat()
 }
 
-/// Says of each refused publish whether somebody else had a hold on its name while it was under way.
-fn with_contention(spans: &[(Span<Op>, [bool; NAMES])]) -> Vec<Span<Op>> {
-    let others_have = |span: &Span<Op>, name: usize| {
-        spans.iter().any(|(other, holds)| {
-            holds[name]
+/// What was read again for requests: it came before the last of those ended that were under way when that
+/// began, for it was one of them that read it.
+fn came(spans: &[(Span<Op>, Touched)], diary: &Diary) -> Vec<Span<Op>> {
+    let read = diary.read_again().into_iter();
+    read.map(|(from, fill)| {
+        let requests = spans.iter().filter(|(_, touched)| touched.loads);
+        let under_way = requests.filter(|(span, _)| span.from < from && from < span.to);
+        let to = under_way.map(|(span, _)| span.to).max();
+        Span {
+            thread: THREADS,
+            from,
+            to: to.expect("somebody read it"),
+            op: Op::Came(fill),
+        }
+    })
+    .collect()
+}
+
+/// Says of each refused publish whether somebody else had a hold on its name while it was under way, and of
+/// each refused eviction whether somebody else may have had a lease.
+fn with_contention(spans: &[(Span<Op>, Touched)]) -> Vec<Span<Op>> {
+    let others_have = |span: &Span<Op>, has: &dyn Fn(&Touched) -> bool| {
+        spans.iter().any(|(other, touched)| {
+            has(touched)
                 && other.thread != span.thread
                 && other.from < span.to
                 && span.from < other.to
         })
     };
-    let all = spans.iter().map(|(span, holds)| {
+    let all = spans.iter().map(|(span, touched)| {
         let mut span = span.clone();
-        let held = holds.iter().position(|&held| held).unwrap_or(0);
+        let held = touched.names.iter().position(|&held| held).unwrap_or(0);
         match span.op {
             Op::Taken { name, .. } => {
-                let contended = others_have(&span, name);
+                let contended = others_have(&span, &|other| other.names[name]);
                 span.op = Op::Taken { name, contended };
             }
             Op::Busy { .. } => {
-                let contended = others_have(&span, held);
+                let contended = others_have(&span, &|other| other.names[held]);
                 span.op = Op::Busy { contended };
+            }
+            Op::InUse { set, .. } => {
+                let contended = others_have(&span, &|other| other.leases.contains(&set));
+                span.op = Op::InUse { set, contended };
             }
             _ => {}
         }

@@ -4,3 +4,5 @@ pub mod acts;
 pub mod checker;
 pub mod drive;
 pub mod model;
+pub mod residency;
+pub mod source;

@@ -5,6 +5,9 @@
 //!
 //! Publishing and retiring are two steps each, as the documentation says: a set is current before its
 //! name is found, and is gone before its name is. A name that is taken just then is said to be busy.
+//!
+//! Bytes go and come back without a commit, and each time that is a step of its own: where a request has
+//! sets loaded, its steps are among those of others.
 
 use weighbridge::SetHandle;
 
@@ -14,6 +17,11 @@ pub const NAMES: usize = 3;
 
 /// What is in a set: bytes that are all the same.
 pub type Fill = u8;
+
+/// Some sources are read once and are gone.
+pub fn can_be_read_again(fill: Fill) -> bool {
+    !fill.is_multiple_of(4)
+}
 
 /// What was done and what it answered.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -67,6 +75,33 @@ pub enum Op {
         retired: Vec<SetHandle>,
         born: Vec<(SetHandle, usize, Fill)>,
     },
+    /// As [`Leased`](Self::Leased), whatever had to be loaded for it.
+    LeasedOrLoaded(u64, Vec<(SetHandle, u64, Fill)>),
+    /// These bytes were read again for somebody: the set has them, unless it is another generation by now.
+    Came(Fill),
+    /// The set is current and has no bytes.
+    Away(SetHandle),
+    /// Its bytes were taken away.
+    Evicted(SetHandle),
+    /// It had none that could be.
+    NothingThere(SetHandle),
+    /// They were read again.
+    Loaded(SetHandle),
+    /// They were there.
+    There(SetHandle),
+    /// They are leased by somebody else (`contended`).
+    InUse {
+        set: SetHandle,
+        contended: bool,
+    },
+    /// Another generation may still have the same bytes.
+    Shared(SetHandle),
+    /// They could not be read again.
+    Stays(SetHandle),
+    Pinned(SetHandle),
+    Unpinned(SetHandle),
+    /// It is not evicted, because it is pinned.
+    PinnedDown(SetHandle),
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -80,6 +115,35 @@ struct Set {
     kept: Option<Fill>,
     /// What an adapter stands on.
     base: Option<SetHandle>,
+    /// It has no bytes.
+    away: bool,
+    /// It has the bytes of an earlier generation.
+    passed_on: bool,
+    pins: u8,
+}
+
+impl Set {
+    /// What was current is kept, if it has bytes, and this is current from here on.
+    fn becomes(&mut self, generation: u64, fill: Fill) {
+        if !self.away {
+            self.kept = Some(self.fill);
+        }
+        (self.generation, self.fill) = (generation, fill);
+        (self.away, self.passed_on) = (false, false);
+    }
+
+    fn may_be_evicted(&self) -> bool {
+        !self.away && can_be_read_again(self.fill) && self.pins == 0
+    }
+
+    fn goes(&mut self) {
+        self.away = true;
+    }
+
+    /// In memory of its own.
+    fn comes(&mut self) {
+        (self.away, self.passed_on) = (false, false);
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
@@ -123,6 +187,9 @@ impl State {
             fill,
             kept: None,
             base,
+            away: false,
+            passed_on: false,
+            pins: 0,
         });
         Some(())
     }
@@ -189,18 +256,16 @@ impl Model for Registry {
                 let fits = as_demanded && *generation == now && *previous == was.generation;
                 (fits && state.stands_only(*handle, &[])).then_some(())?;
                 next.commits = now;
-                next.change(*handle, |set| {
-                    set.kept = Some(set.fill);
-                    (set.generation, set.fill) = (now, *fill);
-                })?;
+                next.change(*handle, |set| set.becomes(now, *fill))?;
             }
             Op::RolledBack(handle, generation) => {
                 let back = state.alive(*handle)?.kept?;
                 (*generation == now && state.stands_only(*handle, &[])).then_some(())?;
                 next.commits = now;
                 next.change(*handle, |set| {
-                    set.kept = Some(set.fill);
-                    (set.generation, set.fill) = (now, back);
+                    set.kept = None;
+                    set.becomes(now, back);
+                    set.passed_on = true;
                 })?;
             }
             Op::NothingKept(handle) => {
@@ -215,10 +280,12 @@ impl Model for Registry {
                 (is == *current && is != *expected).then_some(())?;
             }
             Op::Stale(handle) => state.alive(*handle).is_none().then_some(())?,
-            Op::Leased(number, sets) => {
+            Op::Leased(number, sets) | Op::LeasedOrLoaded(number, sets) => {
                 let as_now = |&(handle, generation, fill): &(SetHandle, u64, Fill)| {
                     let set = state.alive(handle);
-                    set.is_some_and(|set| (set.generation, set.fill) == (generation, fill))
+                    set.is_some_and(|set| {
+                        !set.away && (set.generation, set.fill) == (generation, fill)
+                    })
                 };
                 (*number == state.commits && sets.iter().all(as_now)).then_some(())?;
             }
@@ -237,6 +304,45 @@ impl Model for Registry {
                 expected.sort_unstable();
                 (*number == state.commits && *sets == expected).then_some(())?;
             }
+            Op::Came(fill) => {
+                let waits = |set: &&mut Set| set.alive && set.away && set.fill == *fill;
+                next.sets.iter_mut().filter(waits).for_each(Set::comes);
+            }
+            Op::Evicted(handle) => {
+                state.alive(*handle)?.may_be_evicted().then_some(())?;
+                next.change(*handle, Set::goes)?;
+            }
+            Op::Loaded(handle) => {
+                state.alive(*handle)?.away.then_some(())?;
+                next.change(*handle, Set::comes)?;
+            }
+            Op::Away(handle) | Op::NothingThere(handle) => {
+                state.alive(*handle)?.away.then_some(())?;
+            }
+            Op::There(handle) => (!state.alive(*handle)?.away).then_some(())?,
+            Op::InUse { set, contended } => {
+                let set = state.alive(*set)?;
+                (*contended && set.may_be_evicted()).then_some(())?;
+            }
+            Op::Shared(handle) => {
+                let set = state.alive(*handle)?;
+                (set.passed_on && set.may_be_evicted()).then_some(())?;
+            }
+            Op::Stays(handle) => {
+                let set = state.alive(*handle)?;
+                (!set.away && !can_be_read_again(set.fill)).then_some(())?;
+            }
+            Op::Pinned(handle) => next.change(*handle, |set| set.pins += 1)?,
+            // What is gone is still pinned, and nobody minds.
+            Op::Unpinned(handle) => {
+                let set = next.sets.iter_mut().find(|set| set.handle == *handle)?;
+                set.pins = set.pins.checked_sub(1)?;
+            }
+            Op::PinnedDown(handle) => {
+                let set = state.alive(*handle)?;
+                let otherwise = !set.away && can_be_read_again(set.fill);
+                (otherwise && set.pins > 0).then_some(())?;
+            }
             Op::Commits(number) => (*number == state.commits).then_some(())?,
             Op::Together {
                 number,
@@ -253,13 +359,12 @@ impl Model for Registry {
                 let stands = |&handle: &SetHandle| state.stands_only(handle, &follow);
                 along.iter().all(stands).then_some(())?;
                 for &handle in rebound {
-                    next.change(handle, |set| set.generation = now)?;
+                    next.change(handle, |set| {
+                        (set.generation, set.passed_on) = (now, true);
+                    })?;
                 }
                 for &(handle, fill) in replaced {
-                    next.change(handle, |set| {
-                        set.kept = Some(set.fill);
-                        (set.generation, set.fill) = (now, fill);
-                    })?;
+                    next.change(handle, |set| set.becomes(now, fill))?;
                 }
                 for &handle in retired {
                     next.change(handle, |set| set.alive = false)?;

@@ -466,7 +466,7 @@ impl Model {
     fn follow_or_fill(&mut self, handle: SetHandle, staged: &Staged) -> Answer<NodeId> {
         let set = self.there(handle)?;
         let now = self.sets[set].current.expect("it is there");
-        if self.nodes[now].body.is_some() {
+        if self.nodes[now].body.is_some() || self.nodes[now].content.again {
             return self.follow(handle, Expect::Tenant, staged);
         }
         self.check_follow(handle, &staged.content)?;
@@ -500,6 +500,7 @@ impl Model {
             bytes: content.bytes(),
             account: Some(account),
             in_hand: true,
+            evicted: false,
         });
         let body = self.bodies.len() - 1;
         let expect = Expect::Exactly(self.generation(set));

@@ -76,7 +76,7 @@ impl Model {
             was[body] = true;
         }
         let all = self.bodies.iter().zip(self.stands()).zip(was);
-        all.filter(|((_, stands), was)| stands.is_none() && *was)
+        all.filter(|((body, stands), was)| stands.is_none() && *was && !body.evicted)
             .map(|((body, _), _)| body.bytes)
             .sum()
     }
@@ -110,6 +110,7 @@ impl Model {
             bytes,
             account: account.cloned(),
             in_hand: true,
+            evicted: false,
         });
         self.note_peaks(account);
         Ok(self.bodies.len() - 1)
@@ -159,9 +160,15 @@ impl Model {
 
     /// The same as [`entry_in_words`], of a generation.
     pub fn node_in_words(&self, node: NodeId) -> String {
+        self.residency_in_words(node, self.nodes[node].body.is_some())
+    }
+
+    /// The same if it is there, or is not.
+    pub fn residency_in_words(&self, node: NodeId, resident: bool) -> String {
         let node = &self.nodes[node];
         let (set, content) = (&self.sets[node.set], &node.content);
-        let bytes = node.body.map_or(0, |body| self.bodies[body].bytes);
+        let again = if content.again { content.bytes() } else { 0 };
+        let bytes = node.body.map_or(again, |body| self.bodies[body].bytes);
         format!(
             "{} {} {} g{} {} {} tensors {bytes} B resident {} on {:?}",
             self.name(node.set),
@@ -174,7 +181,7 @@ impl Model {
             node.generation,
             node.identity,
             node.tensors.len(),
-            node.body.is_some(),
+            resident,
             content.base,
         )
     }
@@ -271,6 +278,8 @@ pub fn event_in_words(event: &Event) -> (Told, Option<String>) {
             previous,
             ..
         } => Told::Commit(format!("#{commit} +{more} retired {}", former(previous))),
+        EventKind::Evicted { now, .. } => Told::Moved(format!("evicted {}", entry_in_words(now))),
+        EventKind::Loaded { now, .. } => Told::Moved(format!("loaded {}", entry_in_words(now))),
         EventKind::Reclaimed { former: gone, .. } => Told::Reclaimed(former(gone)),
         EventKind::Refused {
             operation,

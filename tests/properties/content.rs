@@ -4,7 +4,9 @@
 //! and as plain bytes for the model, and the content identity by the format that is written down at
 //! `Identity::Content`, computed without the library. What does not: what becomes of contents (`model`).
 
-use weighbridge::source::{InMemory, Source};
+use std::sync::Arc;
+
+use weighbridge::source::{InMemory, Reload, Source};
 use weighbridge::{Dtype, Error, Plan, SetHandle, WeightHandle};
 
 use super::ops::Who;
@@ -52,6 +54,8 @@ pub struct Content {
     pub lora: Option<(&'static str, u32, f64)>,
     pub broken: bool,
     pub idle: bool,
+    /// Its source can be read again.
+    pub again: bool,
 }
 
 /// What an offer's handles are.
@@ -102,6 +106,14 @@ impl Content {
         content.lora = matches!(offer, Offer::Lora(..)).then_some(("m", 1, 3.0));
         content.broken = matches!(offer, Offer::Broken(_));
         content.idle = matches!(offer, Offer::Idle(_));
+        content.again = match offer {
+            Offer::Plain(_, fill)
+            | Offer::Base(_, fill)
+            | Offer::Patch(_, _, fill)
+            | Offer::Lora(_, _, fill) => !fill.is_multiple_of(4),
+            // Of tensors that are another set's, nothing could be.
+            Offer::Tied(..) | Offer::Idle(_) | Offer::Broken(_) => false,
+        };
         content
     }
 
@@ -159,11 +171,12 @@ pub fn source(offer: Offer, named: &Named) -> Either {
     if let Some(base) = content.base {
         set = set.on(base);
     }
-    Either(set, content.broken)
+    let again = content.again || !content.aliases.is_empty();
+    Either(Arc::new(set), content.broken, again)
 }
 
-/// A source that may break when it is read.
-pub struct Either(InMemory, bool);
+/// A source that may break when it is read, and may be read again.
+pub struct Either(Arc<InMemory>, bool, bool);
 
 impl Source for Either {
     fn plan(&self) -> &Plan {
@@ -180,6 +193,19 @@ impl Source for Either {
 
     fn base(&self) -> Option<SetHandle> {
         self.0.base()
+    }
+
+    fn reload(&self) -> Option<Arc<dyn Reload>> {
+        let again = || Arc::new(Again(Arc::clone(&self.0))) as Arc<dyn Reload>;
+        self.2.then(again)
+    }
+}
+
+struct Again(Arc<InMemory>);
+
+impl Reload for Again {
+    fn reopen(&self, read: &mut dyn FnMut(&dyn Source) -> Result<(), Error>) -> Result<(), Error> {
+        read(&*self.0)
     }
 }
 

@@ -1,7 +1,7 @@
 //! Operations, on the registry and on the model.
 //!
 //! What lives here: everything that is one call. What does not: transactions and what is staged
-//! (`drive_tx`), what is compared afterwards (`look`).
+//! (`drive_tx`), bytes that go and come back (`drive_rooms`), what is compared afterwards (`look`).
 //!
 //! The registry is asked first, because only it knows the handle that a new set gets; the model answers
 //! without having seen more than that.
@@ -34,6 +34,11 @@ impl World<'_> {
             Op::Rollback(by, who) => self.rollback(by, who, When::Whatever),
             Op::RollbackTo(by, who, when) => self.rollback(by, who, when),
             Op::Acquire(way, place, ref sets) => self.acquire(way, place, sets),
+            Op::Evict(who) => self.evict(who),
+            Op::Load(who) => self.load(who),
+            Op::Pin(place, who) => self.pin(place, who),
+            Op::Unpin(place) => self.unpin(place),
+            Op::AcquireOrLoad(place, ref sets) => self.acquire_or_load(place, sets),
             Op::CloneLease(from, to) => self.clone_lease(from, to),
             Op::DropLease(place) => {
                 self.drop_lease(place);

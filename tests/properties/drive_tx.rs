@@ -147,7 +147,10 @@ impl<'r> World<'r> {
             base: None,
             alias: None,
         };
-        let content = Content::of(HALF, &none);
+        let content = Content {
+            again: false,
+            ..Content::of(HALF, &none)
+        };
         let account = Self::tenant(by).map(weighbridge::Account::namespace);
         let answer = match Self::tenant(by) {
             None => self.registry.fill(plan, None),

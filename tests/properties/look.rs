@@ -158,6 +158,9 @@ impl World<'_> {
             (named, self.model.commits),
             "sets, commits"
         );
+        let expected = (self.model.loads, self.model.evictions, 0);
+        let moved = (now.loads, now.evictions, now.waiting);
+        assert_eq!(moved, expected, "loads, evictions for them, who waits");
         let held = self.held_up();
         let mut held: Vec<String> = held.map(|node| self.model.former_in_words(node)).collect();
         let retired = self.registry.retired();
@@ -246,6 +249,11 @@ impl World<'_> {
                 .map(|kept| (kept.generation, kept.identity.clone(), bytes(kept)))
                 .collect();
             assert_eq!(kept, expected, "what {words} keeps");
+            let pins = self.registry.pinned_by(set.handle).unwrap();
+            assert!(
+                pins.iter().map(|by| &**by).eq(&set.pins),
+                "who pinned {words}"
+            );
             let standing = self.model.standing(index).into_iter();
             let standing: Vec<SetHandle> =
                 standing.map(|one| self.model.sets[one.0].handle).collect();
@@ -433,7 +441,11 @@ impl World<'_> {
     /// Exactly this was told, in this order; of bytes that are back, in any order after it.
     fn told(&mut self) {
         let mut told = Vec::new();
+        let mut events = std::mem::take(&mut self.early);
         while let Next::Event(event) = self.events.try_next() {
+            events.push(event);
+        }
+        for event in events {
             assert_eq!(event.sequence, self.sequence, "a place was left out");
             self.sequence += 1;
             let (kind, reason) = event_in_words(&event);

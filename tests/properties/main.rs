@@ -13,6 +13,7 @@ mod asks;
 mod books;
 mod content;
 mod drive;
+mod drive_rooms;
 mod drive_tx;
 mod flat;
 mod formulas;
@@ -21,6 +22,7 @@ mod model;
 mod ops;
 mod reads;
 mod registry;
+mod rooms;
 mod run;
 mod said;
 #[path = "../support/mod.rs"]

@@ -27,6 +27,8 @@ pub struct Set {
     pub vacated: Option<Kept>,
     /// What was ever resolved: handles never mean another tensor.
     pub ordinals: BTreeMap<String, u32>,
+    /// Who pinned it.
+    pub pins: Vec<String>,
 }
 
 #[derive(Debug, Clone)]
@@ -62,6 +64,8 @@ pub struct Body {
     pub account: Option<Account>,
     /// Staged, in flight, or in somebody's hands.
     pub in_hand: bool,
+    /// They were taken from a generation that was current.
+    pub evicted: bool,
 }
 
 #[derive(Debug, Clone)]
@@ -112,6 +116,8 @@ pub enum Told {
     Commit(String),
     Refused(String),
     Reclaimed(String),
+    /// Bytes went, or came back.
+    Moved(String),
 }
 
 #[derive(Debug, Clone, Default)]
@@ -130,6 +136,9 @@ pub struct Model {
     pub peak: u64,
     pub peaks: BTreeMap<Account, u64>,
     pub told: Vec<Told>,
+    /// Sets that were loaded, and sets that went for that.
+    pub loads: u64,
+    pub evictions: u64,
 }
 
 /// What a step is made of, before it is known whether it fits.
@@ -369,7 +378,12 @@ impl Model {
             Act::Vacate => {
                 let node = now()?;
                 node.body.ok_or(format!("NotResident {}", set.handle))?;
-                there(node.content.clone(), None, None)
+                // A place for the next generation: what was there does not come back.
+                let content = Content {
+                    again: false,
+                    ..node.content.clone()
+                };
+                there(content, None, None)
             }
         })
     }
@@ -534,6 +548,8 @@ impl Model {
             let under = base.map(|base| self.nodes[base].generation);
             let node = &mut self.nodes[new];
             node.identity = identity(&tensors, content.lora, content.is_plan_of_adapter());
+            // What has no bytes has no share in those of others either.
+            let lent = node.body.map_or_else(Vec::new, |_| lent);
             (node.tensors, node.lent, node.base_generation) = (tensors, lent, under);
         }
         let kept = old.and_then(|old| {

@@ -23,6 +23,7 @@ pub const NAMES: [(&str, &str); 6] = [
 pub const TENANTS: [&str; 2] = ["t", "u"];
 pub const LEASES: usize = 4;
 pub const STAGED: usize = 2;
+pub const PINS: usize = 2;
 
 /// A set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -96,6 +97,12 @@ pub enum Op {
     TxCommit,
     TxDrop,
     Acquire(Way, usize, Vec<Who>),
+    Evict(Who),
+    Load(Who),
+    Pin(usize, Who),
+    Unpin(usize),
+    /// Acquires what may be away, without any patience.
+    AcquireOrLoad(usize, Vec<Who>),
     CloneLease(usize, usize),
     DropLease(usize),
     /// A lease is given to a fence.
@@ -214,6 +221,14 @@ fn single() -> BoxedStrategy<Op> {
         2 => who().prop_map(|one| vec![one]),
         3 => proptest::collection::vec(who(), 1..4),
         2 => (base(), 2..NAMES.len()).prop_map(|(base, other)| vec![base, Who::Set(other)]),
+    ]
+    .boxed();
+    let moves = prop_oneof![
+        8 => who().prop_map(Op::Evict),
+        3 => who().prop_map(Op::Load),
+        10 => (lease(), sets.clone()).prop_map(|(at, sets)| Op::AcquireOrLoad(at, sets)),
+        2 => (0..PINS, who()).prop_map(|(at, who)| Op::Pin(at, who)),
+        1 => (0..PINS).prop_map(Op::Unpin),
     ];
     let lease = prop_oneof![
         8 => (way(), lease(), sets).prop_map(|(way, at, sets)| Op::Acquire(way, at, sets)),
@@ -244,6 +259,7 @@ fn single() -> BoxedStrategy<Op> {
         8 => back.boxed(),
         8 => stage.boxed(),
         20 => lease.boxed(),
+        20 => moves.boxed(),
         3 => scope.boxed(),
         3 => limits.boxed(),
     ]
@@ -295,7 +311,58 @@ fn squeeze() -> BoxedStrategy<Vec<Op>> {
             let limit = Op::LimitTenant(0, Some(64 * lines), None);
             let swap = Op::ReplaceDrained(By::Operator, set, offer);
             let before = held.map(lease);
-            before.into_iter().chain([limit, swap, lease(0)]).collect()
+            let load = Op::Load(set);
+            before
+                .into_iter()
+                .chain([limit, swap, load, lease(0)])
+                .collect()
+        })
+        .boxed()
+}
+
+/// Sets that do not all fit, of which those are wanted that are away.
+fn crowd() -> BoxedStrategy<Vec<Op>> {
+    let len = prop_oneof![Just(64usize), Just(100), Just(200), Just(300), Just(640)];
+    let comes = (name(), len, any::<u8>(), 0..4usize).prop_map(|(name, len, fill, stays)| {
+        let set = Who::Set(name);
+        // Most can be read again.
+        let offer = Offer::Plain(len, if stays == 0 { fill } else { fill | 1 });
+        vec![
+            Op::Retire(By::Operator, set, When::Whatever),
+            Op::Publish(By::Operator, name, offer),
+            Op::Evict(set),
+        ]
+    });
+    let wanted = (
+        0..LEASES,
+        proptest::collection::vec(name(), 1..4),
+        0..6usize,
+    );
+    let wanted = wanted.prop_map(|(at, names, kept)| {
+        let sets: Vec<Who> = names.into_iter().map(Who::Set).collect();
+        let wants = Op::AcquireOrLoad(at, sets);
+        match kept {
+            0 | 1 => vec![wants],
+            2 => vec![wants, Op::Pin(0, Who::Set(at))],
+            _ => vec![wants, Op::DropLease(at)],
+        }
+    });
+    let limit = (0..TENANTS.len(), 0..10u64)
+        .prop_map(|(tenant, lines)| Op::LimitTenant(tenant, Some(64 * lines), None));
+    let limit = prop::option::weighted(0.3, limit);
+    let comes = proptest::collection::vec(comes, 3..7);
+    let wanted = proptest::collection::vec(wanted, 2..8);
+    (comes, limit, wanted)
+        .prop_map(|(comes, limit, wanted)| {
+            let wanted = wanted.concat();
+            let comes = comes.concat();
+            // Its sets are retired, and which of several it would be refused for does not matter here.
+            [Op::TxDrop]
+                .into_iter()
+                .chain(comes)
+                .chain(limit)
+                .chain(wanted)
+                .collect()
         })
         .boxed()
 }
@@ -324,6 +391,7 @@ pub fn case() -> BoxedStrategy<Vec<Op>> {
         20 => single().prop_map(|one| vec![one]),
         1 => staged_swap(),
         1 => squeeze(),
+        1 => crowd(),
         2 => transaction(),
     ];
     (beginning(), proptest::collection::vec(some, 1..70))

@@ -42,11 +42,12 @@ impl Model {
         let mut nodes = Vec::new();
         for (set, handle) in sets?.into_iter().zip(handles) {
             let node = view.node(set).ok_or(format!("StaleHandle {handle}"))?;
-            if self.nodes[node].body.is_none() {
-                return Err(format!("NotResident {handle}"));
-            }
+            // Whether or not it had bytes then.
             if self.nodes[node].dead {
                 return Err(format!("Superseded {handle}"));
+            }
+            if self.nodes[node].body.is_none() {
+                return Err(format!("NotResident {handle}"));
             }
             nodes.push(node);
         }
@@ -57,6 +58,12 @@ impl Model {
             label: None,
             fence: None,
         })
+    }
+
+    /// May these be leased together, whether or not they are there?
+    pub fn pairing(&self, handles: &[SetHandle]) -> Answer {
+        let nodes = handles.iter().filter_map(|&handle| self.current(handle));
+        self.pairs(&self.view(), &nodes.collect::<Vec<_>>())
     }
 
     /// An adapter goes with its own base, if it goes with any.

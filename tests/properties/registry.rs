@@ -10,7 +10,7 @@ use weighbridge::WeightRegistry;
 
 use super::look::PATIENCE;
 use super::model::Model;
-use super::ops::{LEASES, Op, STAGED, case};
+use super::ops::{LEASES, Op, PINS, STAGED, case};
 use super::run::{cases, is_fixed};
 use super::world::{SEEN, World};
 use crate::support::bytes;
@@ -31,15 +31,40 @@ const MUST: &[&str] = &[
     "acquire in a scope WrongBase",
     "acquire in a scope ok",
     "acquire ok",
+    "acquire_or_load NeverFits",
+    "acquire_or_load NotLoaded",
+    "acquire_or_load NotResident",
+    "acquire_or_load StaleHandle",
+    "acquire_or_load WrongBase",
+    "acquire_or_load WrongRegistry",
+    "acquire_or_load ok",
     "cascade in a transaction StaleHandle",
     "cascade in a transaction ok",
     "commit Dependants",
     "commit NotKept",
     "commit ok",
+    "estimate after evicting",
+    "estimate never",
+    "estimate now",
+    "estimate when released",
+    "evict BytesShared",
+    "evict Leased",
+    "evict NotEvictable",
+    "evict Pinned",
+    "evict StaleHandle",
+    "evict WrongRegistry",
+    "evict ok",
     "fill ok",
     "keep StaleHandle",
     "keep WrongNamespace",
     "keep ok",
+    "load NotResident",
+    "load OverLimit",
+    "load StaleHandle",
+    "load WrongRegistry",
+    "load ok",
+    "pin StaleHandle",
+    "pin ok",
     "publish AdapterMismatch",
     "publish AlreadyPublished",
     "publish InvalidName",
@@ -98,6 +123,8 @@ const MUST: &[&str] = &[
     "rollback in a transaction StaleHandle",
     "rollback in a transaction ok",
     "rollback ok",
+    "room as it is",
+    "room by evicting",
     "stage AdapterMismatch",
     "stage AdapterWithoutEffect",
     "stage InvalidTensor",
@@ -149,7 +176,10 @@ fn run(ops: &[Op]) {
         charges: Vec::new(),
         going: Vec::new(),
         generations: BTreeMap::new(),
+        pins: [const { None }; PINS],
+        estimate: None,
         events: registry.events(),
+        early: Vec::new(),
         sequence: 1,
         keys: HashMap::new(),
         refused: None,
@@ -182,6 +212,9 @@ fn end(world: &mut World<'_>) {
         world.look();
     }
     (0..LEASES).for_each(|place| world.drop_lease(place));
+    for place in 0..PINS {
+        world.unpin(place);
+    }
     while world.signal(true).is_some() {}
     world.look();
     let ledger = world.registry.ledger();

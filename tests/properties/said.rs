@@ -31,6 +31,20 @@ pub fn said(error: &Error) -> String {
         } => format!("ChargedElsewhere {charged_to} {offered_to}"),
         Error::TooManySets { set, in_use, limit } => format!("TooManySets {set} {in_use} {limit}"),
         Error::NotResident { handle } => format!("NotResident {handle}"),
+        Error::NotEvictable { set } => format!("NotEvictable {set}"),
+        Error::BytesShared { set } => format!("BytesShared {set}"),
+        Error::Pinned { set, by } => format!("Pinned {set} {by:?}"),
+        Error::Leased(holdup) => format!("Leased {} {}", holdup.set, holdup.leases),
+        Error::NeverFits {
+            requested,
+            immovable,
+            limit,
+            account,
+        } => {
+            let account = account.as_ref().map(ToString::to_string);
+            format!("NeverFits {account:?} {requested} {immovable} {limit}")
+        }
+        Error::NotLoaded(_) => "NotLoaded".to_owned(),
         Error::Conflict {
             set,
             expected,
@@ -108,8 +122,9 @@ pub fn cause(said: &str) -> &'static str {
         "Emptied" => cause(said.splitn(3, ' ').nth(2).unwrap_or_default()),
         "StaleHandle" | "NoSuchTensor" | "BaseNotCurrent" | "NotKept" => "not_found",
         "AlreadyPublished" | "NameBusy" | "Conflict" | "Dependants" | "AliasedBy"
-        | "AliasMismatch" | "Superseded" | "NotResident" | "KindMismatch" => "conflict",
-        "OverLimit" | "OverAccountLimit" => "out_of_memory",
+        | "AliasMismatch" | "Superseded" | "NotResident" | "KindMismatch" | "Leased" | "Pinned"
+        | "BytesShared" => "conflict",
+        "OverLimit" | "OverAccountLimit" | "NeverFits" => "out_of_memory",
         "TooManySets" => "exhausted",
         "InvalidTensor" | "InvalidName" | "AdapterMismatch" => "malformed",
         "WrongRegistry"
@@ -119,6 +134,7 @@ pub fn cause(said: &str) -> &'static str {
         | "NotInLease"
         | "AdapterWithoutEffect"
         | "NotABase"
+        | "NotEvictable"
         | "TwiceInTransaction"
         | "StagedElsewhere" => "misuse",
         _ => "other",

@@ -8,14 +8,14 @@ use std::sync::Mutex;
 
 use weighbridge::ledger::Charge;
 use weighbridge::{
-    CacheKey, Error, Fence, Filling, Generation, Lease, Reader, Retirement, Scope, SetHandle,
-    Staged, Subscription, Transaction, WeightRegistry, fence,
+    CacheKey, Error, Event, Fence, Filling, Generation, Lease, Pin, Reader, Retirement, Scope,
+    SetHandle, Staged, Subscription, Transaction, WeightRegistry, fence,
 };
 
 use super::asks::{Answer, OPERATOR, Terms};
 use super::content::{Alias, Content, Named, Offer};
 use super::model::{self, Expect, Model, NodeId};
-use super::ops::{By, LEASES, NAMES, STAGED, TENANTS, When, Who};
+use super::ops::{By, LEASES, NAMES, PINS, STAGED, TENANTS, When, Who};
 use super::reads::{Open, View};
 use super::said::said;
 
@@ -54,7 +54,12 @@ pub struct World<'r> {
     pub charges: Vec<Charge>,
     pub going: Vec<Going>,
     pub generations: BTreeMap<u64, Generation>,
+    pub pins: [Option<(Pin, SetHandle)>; PINS],
+    /// What is said to go for the request that comes next, by name, and how many bytes that is.
+    pub estimate: Option<(Vec<String>, u64)>,
     pub events: Subscription,
+    /// Those that were looked at already.
+    pub early: Vec<Event>,
     pub sequence: u64,
     pub keys: HashMap<Vec<String>, CacheKey>,
     /// The last refusal as it prints.
@@ -139,6 +144,7 @@ impl<'r> World<'r> {
             kept: Default::default(),
             vacated: None,
             ordinals: BTreeMap::new(),
+            pins: Vec::new(),
         }
     }
 

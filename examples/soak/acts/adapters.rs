@@ -2,6 +2,7 @@
 
 use weighbridge::SetHandle;
 
+use crate::again::Again;
 use crate::roles::{self, Role};
 use crate::worker::{Done, Worker};
 
@@ -27,6 +28,7 @@ pub fn publish(worker: &mut Worker) -> Done {
         return Ok(());
     };
     let source = roles::adapter(&worker.world.body(role), base)?;
+    let source = Again::new(source, !worker.random.once_in(4));
     let set = worker.world.registry.publish(roles::name(role), source)?;
     let lease = worker.world.registry.acquire([set, base])?;
     worker.keep(lease, "publish an adapter");
@@ -41,6 +43,7 @@ pub fn replace(worker: &mut Worker) -> Done {
         return Ok(());
     };
     let source = roles::adapter(&worker.world.body(role), base)?;
+    let source = Again::new(source, !worker.random.once_in(4));
     let swap = worker.world.registry.replace(set, source)?;
     worker.committed(role, swap.generation.number());
     Ok(())

@@ -6,6 +6,7 @@ mod files;
 mod flat;
 mod others;
 mod reading;
+mod residency;
 mod tenants;
 mod together;
 mod watching;
@@ -68,6 +69,12 @@ const ACTS: &[Act] = &[
     act("read by handles", 40, reading::handles),
     act("clone a lease", 30, reading::twin),
     act("take a lease from the shelf", 30, reading::take),
+    act("evict", 40, residency::evict),
+    act("load", 15, residency::load),
+    waiting("acquire or load", 60, residency::acquire),
+    waiting("acquire or load as a future", 20, residency::acquire_async),
+    act("pin a set, or let it go", 10, residency::pin),
+    act("estimate", 5, residency::estimate),
     act("publish", 40, writing::publish),
     act("replace", 40, writing::replace),
     act("compare and swap", 30, writing::swap_if),

@@ -2,6 +2,7 @@
 
 use weighbridge::{Error, SetHandle, Staged};
 
+use crate::again::Again;
 use crate::options::Plant;
 use crate::pattern::Body;
 use crate::roles::{self, Role};
@@ -133,10 +134,7 @@ fn some_tied(worker: &mut Worker) -> Role {
     worker.random.of_range(roles::OWNER.start..roles::USER.end)
 }
 
-fn tied_source(
-    worker: &mut Worker,
-    role: Role,
-) -> Result<Option<weighbridge::source::InMemory>, Error> {
+fn tied_source(worker: &mut Worker, role: Role) -> Result<Option<Again>, Error> {
     let body = worker.world.body(role);
     if roles::OWNER.contains(&role) {
         return worker.source(&body).map(Some);
@@ -145,7 +143,8 @@ fn tied_source(
         return Ok(None);
     };
     let target = worker.world.registry.weight_handle(owner, "t0")?;
-    roles::user(&body, target, &mut worker.random).map(Some)
+    let user = roles::user(&body, target, &mut worker.random)?;
+    Ok(Some(Again::new(user, false)))
 }
 
 pub fn publish_tied(worker: &mut Worker) -> Done {

@@ -17,6 +17,7 @@ mod memory;
 mod names;
 mod observers;
 pub mod oracle;
+mod residency;
 mod writers;
 
 /// How much of it.
@@ -74,4 +75,6 @@ pub const CASES: &[(&str, Case)] = &[
     ),
     ("aliases_follow", adapters::aliases_follow),
     ("flat_weights", flat::flat_weights),
+    ("evicted_under_readers", residency::evicted_under_readers),
+    ("more_sets_than_fit", residency::more_sets_than_fit),
 ];
