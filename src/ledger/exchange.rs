@@ -102,7 +102,9 @@ impl Books {
         let missing = |book: Option<&Book>, wanted: u64, given: u64| {
             let (limit, in_use) =
                 book.map_or((u64::MAX, 0), |book| (book.limit, book.in_use() - given));
-            wanted.saturating_sub(limit.saturating_sub(in_use))
+            // Of a limit that was set below what is in use, all of that has to go as well.
+            let over = wanted.saturating_add(in_use).saturating_sub(limit);
+            if wanted > 0 { over } else { 0 }
         };
         let accounts = wanted.accounts.into_iter().filter_map(|(account, wanted)| {
             let given = given.accounts.get(&account).copied().unwrap_or(0);

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 use std::task::{Context, Waker};
 
-use weighbridge::{Error, NamespaceLimits, SetHandle, WeightRegistry};
+use weighbridge::{Demand, Error, Estimate, NamespaceLimits, SetHandle, WeightRegistry};
 
 use crate::support::{SOON, block_on, bytes};
 use crate::{Kitchen, ONE, published, resident};
@@ -88,4 +88,45 @@ fn whoever_is_at_the_limit_of_an_account_takes_nothing_of_others() {
     drop(block_on(waits).unwrap());
     assert!(registry.acquire(other).is_ok());
     assert_eq!(registry.ledger().retired, 0);
+}
+
+/// Two idle sets in an account of three, whose limit is set to one.
+fn overdrawn() -> (WeightRegistry, Vec<SetHandle>) {
+    let registry = WeightRegistry::builder().build().unwrap();
+    let kitchen = Kitchen::new(3);
+    let sets: Vec<SetHandle> = ["a", "b", "c"]
+        .iter()
+        .enumerate()
+        .map(|(at, &name)| registry.publish(("t", name), kitchen.source(at)).unwrap())
+        .collect();
+    registry.evict(sets[2]).unwrap();
+    let limits = NamespaceLimits::none().bytes(ONE);
+    registry.set_namespace_limits("t", limits).unwrap();
+    (registry, sets)
+}
+
+/// The third one comes if both go.
+#[test]
+fn an_account_over_its_limit_is_brought_below_it() {
+    let (registry, sets) = overdrawn();
+    let estimate = registry.estimate(&Demand::new().set(sets[2])).unwrap();
+    assert!(
+        matches!(&estimate, Estimate::AfterEvicting { sets, .. } if sets.len() == 2),
+        "{estimate:?}"
+    );
+    registry.acquire_or_load(sets[2], SOON).unwrap();
+    assert_eq!(registry.stats().evictions, 2);
+    assert_eq!(registry.ledger().total(), ONE);
+}
+
+/// One of the two is leased.
+#[test]
+fn an_estimate_of_an_account_over_its_limit() {
+    let (registry, sets) = overdrawn();
+    let _lease = registry.acquire(sets[0]).unwrap();
+    let estimate = registry.estimate(&Demand::new().set(sets[2])).unwrap();
+    assert!(
+        matches!(estimate, Estimate::WhenReleased { missing, .. } if missing == ONE),
+        "{estimate:?}"
+    );
 }

@@ -176,16 +176,6 @@ impl Model {
         })
     }
 
-    /// Has an account that one of these is in more than its limit, which was lower only afterwards?
-    pub fn some_are_overdrawn(&self, handles: &[SetHandle]) -> bool {
-        let sets = handles.iter().filter_map(|&handle| self.set(handle));
-        let mut accounts = sets.map(|set| self.account_of(set));
-        accounts.any(|account| {
-            let limit = self.limits.get(&account).copied().unwrap_or(u64::MAX);
-            self.account(&account).0.iter().sum::<u64>() > limit
-        })
-    }
-
     /// Does it fit in place of these?
     pub fn fits_in_place_of(&self, missing: &Missing, gone: &[usize]) -> bool {
         let given = |account: Option<&Account>| -> u64 {
