@@ -362,28 +362,44 @@ impl Work for Loads {
         let waker = |at| Waker::from(Arc::new(Place(Arc::clone(&woken), at)));
         let wakers: Vec<Waker> = (0..self.sets.len()).map(waker).collect();
         let mut in_flight = self.sets.len();
+        // Whoever read one may still be about to let go: it is evicted with the next.
+        let mut late = Vec::new();
+        let mut ended = vec![false; self.sets.len()];
         while in_flight > 0 {
-            let places = std::mem::take(&mut *woken.places.lock().unwrap());
+            let mut places = std::mem::take(&mut *woken.places.lock().unwrap());
             if places.is_empty() {
-                thread::park();
+                thread::park_timeout(Duration::from_millis(if late.is_empty() { 50 } else { 1 }));
             }
+            places.append(&mut late);
             for at in places {
-                while let Some(future) = &mut futures[at] {
-                    let polled = Pin::new(future).poll(&mut Context::from_waker(&wakers[at]));
-                    let Poll::Ready(answer) = polled else { break };
-                    drop(answer.unwrap());
-                    let (set, bytes) = self.sets[at];
-                    // Whoever read it may still be about to let go.
-                    while let Err(Error::Leased(_)) = self.registry.evict(set) {
-                        thread::yield_now();
+                if ended[at] {
+                    continue;
+                }
+                let polled = futures[at]
+                    .as_mut()
+                    .map(|future| Pin::new(future).poll(&mut Context::from_waker(&wakers[at])));
+                match polled {
+                    Some(Poll::Pending) => continue,
+                    Some(Poll::Ready(answer)) => drop(answer.unwrap()),
+                    None => {}
+                }
+                futures[at] = None;
+                let (set, bytes) = self.sets[at];
+                match self.registry.evict(set) {
+                    Err(Error::Leased(_)) => {
+                        late.push(at);
+                        continue;
                     }
-                    watch.did(bytes);
-                    futures[at] = if watch.is_over() {
-                        in_flight -= 1;
-                        None
-                    } else {
-                        want(&self.sets[at])
-                    };
+                    answer => drop(answer.unwrap()),
+                }
+                watch.did(bytes);
+                if watch.is_over() {
+                    in_flight -= 1;
+                    ended[at] = true;
+                } else {
+                    futures[at] = want(&self.sets[at]);
+                    // It is polled for the first time.
+                    woken.places.lock().unwrap().push(at);
                 }
             }
         }
