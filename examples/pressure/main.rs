@@ -40,6 +40,8 @@ checks every byte, the limit, and that nobody is stuck.
   --share N       the limit is one N-th of them             [3]
   --seed S        decides what is drawn                     [1]
   --lru           evicts by LRU; without it, by SIEVE
+  --pool          sets are eight times as large, memory is kept for the next load, a
+                  quarter of the limit, and a soft limit lies a tenth below the hard one
   --help          this text
 
 Exit code: 0 if every check passed, 1 if not, 2 if the command line is wrong.
@@ -57,6 +59,7 @@ struct Options {
     share: u64,
     seed: u64,
     lru: bool,
+    pool: bool,
 }
 
 fn parse(mut args: impl Iterator<Item = String>) -> Result<Option<Options>, String> {
@@ -67,12 +70,17 @@ fn parse(mut args: impl Iterator<Item = String>) -> Result<Option<Options>, Stri
         share: 3,
         seed: 1,
         lru: false,
+        pool: false,
     };
     while let Some(option) = args.next() {
         match option.as_str() {
             "--help" => return Ok(None),
             "--lru" => {
                 options.lru = true;
+                continue;
+            }
+            "--pool" => {
+                options.pool = true;
                 continue;
             }
             _ => {}
@@ -100,10 +108,11 @@ struct Made {
 }
 
 /// The same for a set whenever it is opened.
-fn plan(number: u64, seed: u64) -> Plan {
-    let mut random = Random::of(seed, number);
+fn plan(number: u64, options: &Options) -> Plan {
+    let mut random = Random::of(options.seed, number);
+    let times = if options.pool { 8 } else { 1 };
     let tensors = (0..random.of_range(1..65)).map(|at| {
-        let len = random.of_range(1..2001);
+        let len = times * random.of_range(1..2001);
         (format!("t{at:02}"), Dtype::U64, vec![len])
     });
     let tensors: Vec<_> = tensors.collect();
@@ -220,7 +229,7 @@ fn work(
 }
 
 fn run(options: &Options) -> Result<bool, Error> {
-    let plans: Vec<Plan> = (0..options.sets).map(|at| plan(at, options.seed)).collect();
+    let plans: Vec<Plan> = (0..options.sets).map(|at| plan(at, options)).collect();
     let all: u64 = plans.iter().map(Plan::charged_bytes).sum();
     let limit = all / options.share;
     let builder = WeightRegistry::builder()
@@ -228,6 +237,12 @@ fn run(options: &Options) -> Result<bool, Error> {
         .load_backoff(Duration::from_micros(200), Duration::from_millis(5));
     let builder = if options.lru {
         builder.policy(Lru::new())
+    } else {
+        builder
+    };
+    let builder = if options.pool {
+        let builder = builder.soft_limit_bytes(limit / 10 * 9);
+        builder.pool_bytes(limit / 4)
     } else {
         builder
     };
@@ -258,11 +273,12 @@ fn run(options: &Options) -> Result<bool, Error> {
         sets.push(set);
     }
     println!(
-        "{} sets of {all} bytes together, a limit of {limit}, {} threads, {:?}, {}",
+        "{} sets of {all} bytes together, a limit of {limit}, {} threads, {:?}, {}{}",
         options.sets,
         options.threads,
         options.time,
         if options.lru { "LRU" } else { "SIEVE" },
+        if options.pool { ", a pool" } else { "" },
     );
     // Panics of sources are part of it.
     std::panic::set_hook(Box::new(|_| ()));
@@ -294,6 +310,10 @@ fn run(options: &Options) -> Result<bool, Error> {
             thread::yield_now();
         }
     }
+    // What went for the soft limit is freed by another thread.
+    while registry.ledger().retired > 0 && Instant::now() < patience {
+        thread::yield_now();
+    }
     let ledger = registry.ledger();
     let [served, failed, late, faults] = [&sums.served, &sums.failed, &sums.late, &sums.faults]
         .map(|sum| sum.load(Ordering::Relaxed));
@@ -316,9 +336,13 @@ fn run(options: &Options) -> Result<bool, Error> {
             format!("peak {}", ledger.peak),
         ),
         (
-            ledger.total() == 0,
+            ledger.total() == ledger.pooled && registry.empty_pool()? == ledger.pooled,
             "every byte is back",
-            format!("{} bytes are left", ledger.total()),
+            format!(
+                "{} bytes are left, {} were in the pool",
+                registry.ledger().total(),
+                ledger.pooled
+            ),
         ),
         (
             stats.waiting == 0,

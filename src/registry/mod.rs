@@ -180,7 +180,7 @@ impl Builder {
     }
 
     /// What the total should stay below: loads on demand that pass it evict sets that nobody leases, in the
-    /// [policy](Self::policy)'s order, as far as there are any. It refuses nothing and delays nobody: it keeps
+    /// [policy](Self::policy)'s order, as far as there are any. It refuses nothing, and nobody waits for it; what goes is freed by the reclaimer. It keeps
     /// room for what evicts nothing itself, such as a [`publish`](WeightRegistry::publish) or a
     /// [reservation](WeightRegistry::reserve_in). Without it, sets are evicted when the hard limit demands it.
     pub fn soft_limit_bytes(mut self, bytes: u64) -> Self {
@@ -194,8 +194,10 @@ impl Builder {
     /// longer than reading a file that is in the page cache.
     ///
     /// They count in the total ([`LedgerSnapshot::pooled`](crate::LedgerSnapshot::pooled)), and in no
-    /// namespace. They go back before anything is refused or evicted for lack of room, and the oldest when newer
-    /// ones come. A set in such memory never sees what was there before. Without it nothing is kept.
+    /// namespace. They go back before anything is refused or evicted for lack of room, also if it is the system that
+    /// has no more, and the oldest when newer ones come. Nothing of who was there before is in any slice of a set, nor
+    /// between its tensors. A [`reclaimed`](crate::Retirement::reclaimed) or an [`evict`](WeightRegistry::evict) then
+    /// means that the bytes are nobody's: in the total they may still be, as pooled. Without it nothing is kept.
     pub fn pool_bytes(mut self, bytes: u64) -> Self {
         self.pool = bytes;
         self

@@ -29,7 +29,7 @@ impl WeightRegistry {
     /// The set stays published: name, handle, generation and identity are what they were, and adapters
     /// stay bound to it. Acquiring it says [`Error::NotResident`] until it is [loaded](Self::load) again. An
     /// acquire that runs at the same time comes first, and the bytes stay, or after it; none waits. The
-    /// memory is freed on this thread.
+    /// memory is freed on this thread, unless it is kept ([`Builder::pool_bytes`](crate::Builder::pool_bytes)).
     ///
     /// So a generation is no key for an address: what is loaded again is in other memory, under the same
     /// number. An address is good for as long as the lease is held under which it was asked for.
