@@ -266,6 +266,7 @@ impl Pool {
         step: &mut dyn FnMut(),
     ) -> Result<(), (Arena, Charge)> {
         let Inner { most, stock, .. } = &*self.0;
+        debug_assert_eq!(arena.charged(), charge.bytes());
         if !arena.is_mapped() || arena.charged() > *most {
             return Err((arena, charge));
         }

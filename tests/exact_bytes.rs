@@ -1,10 +1,11 @@
 //! What a plan says, what the ledger is charged, and what the system has given: the same number.
 //!
-//! One test in a process of its own: it reads how much memory the process has.
+//! One test in a process of its own: it reads how much memory the process has. WEIGHBRIDGE_MODELS names a
+//! directory with further checkpoints, such as real ones, which are too big to be shipped.
 
 mod support;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use weighbridge::source::{Checkpoint, Evictable, PeftAdapter, Source};
@@ -14,6 +15,7 @@ use weighbridge::{Demand, Dtype, Error, Estimate, Plan, WeightRegistry};
 fn fixtures(visit: &mut dyn FnMut(&Path)) {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures");
     let mut directories = vec![root];
+    directories.extend(std::env::var_os("WEIGHBRIDGE_MODELS").map(PathBuf::from));
     while let Some(directory) = directories.pop() {
         visit(&directory);
         let entries = std::fs::read_dir(directory).unwrap().map(Result::unwrap);
@@ -118,6 +120,25 @@ fn what_is_planned_is_what_is_charged_and_what_is_taken() {
             .unwrap()
             .reclaimed(Duration::from_secs(60))
             .unwrap();
+        let gone = resident();
+        assert!(near(gone, before), "{before} and then {gone}");
+
+        // What is kept for the next load is there, and is said to be there.
+        let pooling = WeightRegistry::builder().pool_bytes(u64::MAX).build();
+        let pooling = pooling.unwrap();
+        let big = pooling.publish("big", Filled(plan())).unwrap();
+        pooling
+            .retire(big)
+            .unwrap()
+            .reclaimed(Duration::from_secs(60))
+            .unwrap();
+        let kept = resident();
+        assert_eq!(pooling.ledger().pooled, charged);
+        assert!(near(kept - before, charged), "{before} and then {kept}");
+        pooling.publish("big", Filled(plan())).unwrap();
+        let again = resident();
+        assert!(near(again - before, charged), "{before} and then {again}");
+        drop(pooling);
         let gone = resident();
         assert!(near(gone, before), "{before} and then {gone}");
     }

@@ -449,12 +449,17 @@ const READS: &[Reads] = &[
             "loaders",
             "readers",
             "load_backoff",
+            "soft_limit_bytes",
+            "pool_bytes",
+            "write_protect",
             "build",
         ],
         |_| {
             let options = WeightRegistry::builder().limit_bytes(1);
             let options = options.policy(Lru::new()).loaders(1).readers(1);
             let options = options.load_backoff(Duration::ZERO, Duration::MAX);
+            let options = options.soft_limit_bytes(1).pool_bytes(1 << 20);
+            let options = options.write_protect(true);
             options.keep_previous(1).event_capacity(1).build().unwrap();
         },
     ),
