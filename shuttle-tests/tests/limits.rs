@@ -4,6 +4,7 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use weighbridge::source::{InMemory, Source};
 use weighbridge::{Account, Dtype, Error, NamespaceLimits, Plan, WeightRegistry};
@@ -56,7 +57,7 @@ fn the_limit_holds_for_all_publishers_together() {
 #[test]
 fn nobody_is_refused_while_memory_is_kept() {
     const MIB: u64 = 1 << 20;
-    let outcomes = ["all of it went", "it was used again"];
+    let outcomes = ["the load came first", "the load came last"];
     explore("nobody_is_refused_while_memory_is_kept", &outcomes, || {
         let of = |mib: u64, quarters: u64| {
             let len = (mib * MIB + quarters * MIB / 4) as usize;
@@ -70,23 +71,28 @@ fn nobody_is_refused_while_memory_is_kept() {
         let going = registry.retire(set).unwrap();
         going.reclaimed(LONG).unwrap();
         assert_eq!(registry.ledger().pooled, 5 * MIB / 4);
+        let reserved = Arc::new(AtomicBool::new(false));
+        let is_reserved = Arc::clone(&reserved);
         let publishes = start(&registry, move |registry| {
             registry.publish("set", of(1, 0)).unwrap();
+            if is_reserved.load(Ordering::SeqCst) {
+                "the load came last"
+            } else {
+                "the load came first"
+            }
         });
-        let reserves = start(&registry, |registry| {
+        let reserves = start(&registry, move |registry| {
             let cache = Account::namespace("cache");
-            let charge = registry.reserve_in(&cache, 5 * MIB / 4);
-            charge.unwrap()
+            let charge = registry.reserve_in(&cache, 5 * MIB / 4).unwrap();
+            reserved.store(true, Ordering::SeqCst);
+            charge
         });
         let charge = all([reserves]).remove(0);
-        all([publishes]);
+        let order = all([publishes]).remove(0);
         let now = registry.ledger();
         assert_eq!((now.total(), now.pooled), (9 * MIB / 4, 0));
-        saw(if now.peak == 9 * MIB / 4 {
-            "all of it went"
-        } else {
-            "it was used again"
-        });
+        assert_eq!(now.peak, now.total());
+        saw(order);
         drop(charge);
     });
 }
