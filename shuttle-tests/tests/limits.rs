@@ -65,7 +65,7 @@ fn nobody_is_refused_while_memory_is_kept() {
             source.unwrap().declared(format!("{len}"))
         };
         let builder = WeightRegistry::builder().event_capacity(32);
-        let builder = builder.limit_bytes(9 * MIB / 4).pool_bytes(2 * MIB);
+        let builder = builder.limit_bytes(2 * MIB).pool_bytes(2 * MIB);
         let registry = Arc::new(builder.build().unwrap());
         let set = registry.publish("before", of(1, 1)).unwrap();
         let going = registry.retire(set).unwrap();
@@ -83,14 +83,14 @@ fn nobody_is_refused_while_memory_is_kept() {
         });
         let reserves = start(&registry, move |registry| {
             let cache = Account::namespace("cache");
-            let charge = registry.reserve_in(&cache, 5 * MIB / 4).unwrap();
+            let charge = registry.reserve_in(&cache, MIB).unwrap();
             reserved.store(true, Ordering::SeqCst);
             charge
         });
         let charge = all([reserves]).remove(0);
         let order = all([publishes]).remove(0);
         let now = registry.ledger();
-        assert_eq!((now.total(), now.pooled), (9 * MIB / 4, 0));
+        assert_eq!((now.total(), now.pooled), (2 * MIB, 0));
         assert_eq!(now.peak, now.total());
         saw(order);
         drop(charge);
