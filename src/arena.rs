@@ -111,7 +111,7 @@ impl Arena {
         let Some(charged) = self.serves(len) else {
             return Err(self);
         };
-        if self.protected && !protect(self.base, self.charged, false) {
+        if self.protected && protect(self.base, self.charged, false).is_err() {
             return Err(self);
         }
         self.protected = false;
@@ -149,12 +149,12 @@ impl Arena {
     /// # Errors
     /// [`Error::Io`]: the system refuses (it is at its limit of mappings).
     pub(crate) fn protect(&mut self) -> Result<(), Error> {
-        if self.mapped && !protect(self.base, self.charged, true) {
-            return Err(Error::Io {
+        if self.mapped {
+            protect(self.base, self.charged, true).map_err(|source| Error::Io {
                 path: "the memory of a set".into(),
                 op: "protect",
-                source: std::io::Error::last_os_error(),
-            });
+                source,
+            })?;
         }
         self.protected = self.mapped;
         Ok(())
@@ -280,9 +280,9 @@ fn advise_huge(base: NonNull<u8>, len: usize) {
 #[cfg(all(unix, not(target_os = "linux")))]
 fn advise_huge(_: NonNull<u8>, _: usize) {}
 
-/// Forbids or allows writing to a whole mapping of ours. `false`: the system refused.
+/// Forbids or allows writing to a whole mapping of ours.
 #[cfg(unix)]
-fn protect(base: NonNull<u8>, len: usize, forbid: bool) -> bool {
+fn protect(base: NonNull<u8>, len: usize, forbid: bool) -> std::io::Result<()> {
     use rustix::mm::{MprotectFlags, mprotect};
     let allowed = if forbid {
         MprotectFlags::READ
@@ -290,11 +290,12 @@ fn protect(base: NonNull<u8>, len: usize, forbid: bool) -> bool {
         MprotectFlags::READ | MprotectFlags::WRITE
     };
     // SAFETY: a mapping of ours as a whole; it stays readable, and who has it exclusively asks for this.
-    unsafe { mprotect(base.as_ptr().cast(), len, allowed) }.is_ok()
+    unsafe { mprotect(base.as_ptr().cast(), len, allowed) }?;
+    Ok(())
 }
 
 #[cfg(not(unix))]
-fn protect(_: NonNull<u8>, _: usize, _: bool) -> bool {
+fn protect(_: NonNull<u8>, _: usize, _: bool) -> std::io::Result<()> {
     unreachable!("nothing is mapped here")
 }
 

@@ -65,7 +65,7 @@ pub trait Policy: Send + 'static {
     /// which their bytes came, oldest first. What is left out is not evicted.
     fn rank(&mut self, candidates: &[Candidate]) -> Vec<SetHandle>;
 
-    /// These went, of what it ranked last.
+    /// These went, each of which it has ranked before.
     fn went(&mut self, sets: &[SetHandle]) {
         let _ = sets;
     }

@@ -299,20 +299,31 @@ impl Pool {
     /// [`Error::OutOfMemory`].
     pub(crate) fn allocate(&self, len: u64) -> Result<Arena, Error> {
         match Arena::allocate(len) {
-            Err(Error::OutOfMemory { .. }) if self.empty() > 0 => Arena::allocate(len),
+            Err(Error::OutOfMemory { .. }) if self.0.most > 0 => {
+                // Also if there is nothing left: somebody else may have given it back a moment ago.
+                self.empty();
+                Arena::allocate(len)
+            }
             answer => answer,
         }
     }
 
     /// Gives everything back to the system. Returns how many bytes.
     pub(crate) fn empty(&self) -> u64 {
-        let mut stock = self.0.stock.lock(); // E81
-        for Pooled { arena, charge } in std::mem::take(&mut stock.pooled) {
+        let mut bytes = 0;
+        loop {
+            // One at a time, so that nobody waits for all; its pages are back when the lock is let go of, as in
+            // `take_for`.
+            let mut stock = self.0.stock.lock(); // E81
+            let Some(one) = stock.pooled.pop() else {
+                return bytes;
+            };
+            stock.left(std::slice::from_ref(&one));
+            let Pooled { arena, charge } = one;
+            bytes += arena.charged();
             free([arena], &mut || {});
             drop(charge);
         }
-        // Only now is the lock let go of, as in `take_for`.
-        std::mem::take(&mut stock.bytes)
     }
 
     /// The same, and keeps nothing from here on.

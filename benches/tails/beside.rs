@@ -398,8 +398,15 @@ impl Work for Loads {
                     ended[at] = true;
                 } else {
                     futures[at] = want(&self.sets[at]);
-                    // It is polled for the first time.
-                    woken.places.lock().unwrap().push(at);
+                    // Now, as on the plain side, and not in a row with others.
+                    let first = futures[at]
+                        .as_mut()
+                        .map(|future| Pin::new(future).poll(&mut Context::from_waker(&wakers[at])));
+                    if let Some(Poll::Ready(answer)) = first {
+                        drop(answer.unwrap());
+                        futures[at] = None;
+                        late.push(at);
+                    }
                 }
             }
         }

@@ -71,7 +71,8 @@ pub struct LedgerSnapshot {
     pub resident: u64,
     /// Earlier generations that are kept for a rollback, or while a drained swap may go back to them.
     pub kept: u64,
-    /// Superseded generations that are not kept and whose bytes are not back yet, and what is being evicted.
+    /// Superseded generations that are not kept and whose bytes are not back yet; what was evicted, and what the pool
+    /// gives up, until that is back; and of what a load was granted, what it does not need.
     pub retired: u64,
     /// Memory that nobody uses, kept for the next load ([`Builder::pool_bytes`](crate::Builder::pool_bytes)).
     /// It is in nobody's way: it goes back before anything is refused. No account has any of it, only the total.
@@ -95,7 +96,7 @@ pub(super) enum State {
     Kept = 2,
     Retired = 3,
     Pooled = 4,
-    /// Counts as retired. Nobody holds it: it is on its way back.
+    /// Counts as retired. Given up for room, or by the pool, and on its way back.
     Going = 5,
 }
 

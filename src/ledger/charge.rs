@@ -33,8 +33,9 @@ struct Uses {
     kept: u32,
     /// A generation that had them was current, and is not any more.
     superseded: bool,
-    /// They are on their way back, though no generation was superseded: they were taken from the current
-    /// one that had them, or from the pool.
+    /// They were taken from the current generation that had them.
+    evicted: bool,
+    /// Nobody can have them again: they are on their way back.
     going: bool,
     /// Nobody uses them.
     pooled: bool,
@@ -49,6 +50,7 @@ impl Uses {
                 superseded: true, ..
             } => State::Retired,
             Uses { going: true, .. } => State::Going,
+            Uses { evicted: true, .. } => State::Retired,
             Uses { pooled: true, .. } => State::Pooled,
             _ => State::Reserved,
         }
@@ -161,7 +163,7 @@ impl Charge {
             now.current -= 1;
             // That an earlier number had them is over: they go because the current one gave them up.
             now.superseded = false;
-            now.going = true;
+            now.evicted = true;
         });
     }
 
@@ -169,8 +171,13 @@ impl Charge {
     pub(crate) fn put_back(&self) {
         self.turn(|now| {
             now.current += 1;
-            now.going = false;
+            now.evicted = false;
         });
+    }
+
+    /// What was evicted is given back, for nobody in particular.
+    pub(crate) fn let_go(&self) {
+        self.turn(|now| now.going = true);
     }
 
     /// Nobody uses them any more, and the memory behind them stays for whoever comes next. They are nobody's in

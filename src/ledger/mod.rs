@@ -204,7 +204,7 @@ impl Ledger {
     }
 
     /// By how many bytes the total passes its soft limit. What is in the pool does not count, for it goes back
-    /// when it is in the way; nor does what is on its way back.
+    /// when it is in the way; nor does what was given up for room and is on its way back.
     pub(crate) fn over_soft_limit(&self) -> u64 {
         let books = self.0.lock(); // E14
         books.total.lasting().saturating_sub(books.soft_limit)

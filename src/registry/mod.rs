@@ -179,7 +179,8 @@ impl Builder {
         self
     }
 
-    /// What the total should stay below: loads on demand that pass it evict sets that nobody leases, in the
+    /// What the total, without what is kept in the [pool](Self::pool_bytes), should stay below: loads on demand that
+    /// pass it evict sets that nobody leases, in the
     /// [policy](Self::policy)'s order, as far as there are any. It refuses nothing, and nobody waits for it; what goes is freed by the reclaimer. It keeps
     /// room for what evicts nothing itself, such as a [`publish`](WeightRegistry::publish) or a
     /// [reservation](WeightRegistry::reserve_in). Without it, sets are evicted when the hard limit demands it.

@@ -313,11 +313,12 @@ impl WeightRegistry {
     }
 
     /// [`acquire_or_load`](Self::acquire_or_load) as a future, for any executor: no poll of it reads a file or
-    /// waits. What is to be read is read by threads of the registry
+    /// waits for a read. What is to be read is read by threads of the registry
     /// ([`Builder::loaders`](super::Builder::loaders)).
     ///
     /// Dropping it is harmless at any time: a load that has begun goes on, for others who wait for it or for
-    /// the next request. Its patience is yours: wrap it into a time-out.
+    /// the next request. Its patience is yours: wrap it into a time-out. With a
+    /// pool ([`Builder::pool_bytes`](crate::Builder::pool_bytes)) a poll may wait while others give memory of it back.
     ///
     /// # Errors
     /// As [`acquire_or_load`](Self::acquire_or_load), without [`Error::NotLoaded`]; [`Error::Forked`] also for sets

@@ -29,7 +29,8 @@ const STEP: u64 = 4 << 20;
 
 /// A source that says how far its reading is.
 ///
-/// Sources of files report about every 4 MiB, others once, when everything is read; the last report has
+/// Sources of files report about every 4 MiB, others once, when everything is read, and one that brings its memory not at
+/// all, for nothing is read; the last report has
 /// [`bytes`](Progress::bytes) equal to [`of`](Progress::of): everything was read. Whether the set is published or
 /// loaded is decided after it. Reports come one at a time, on the threads that read, which wait for nobody's report but their
 /// own. What the callback does is done by the source: a panic there is the source's.

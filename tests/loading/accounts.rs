@@ -6,6 +6,7 @@
 use std::sync::Arc;
 use std::task::{Context, Waker};
 
+use weighbridge::source::Source;
 use weighbridge::{Demand, Error, Estimate, NamespaceLimits, SetHandle, WeightRegistry};
 
 use crate::support::{SOON, block_on, bytes};
@@ -117,6 +118,35 @@ fn an_account_over_its_limit_is_brought_below_it() {
     registry.acquire_or_load(sets[2], SOON).unwrap();
     assert_eq!(registry.stats().evictions, 2);
     assert_eq!(registry.ledger().total(), ONE);
+}
+
+/// Of the account nothing more is wanted, so what is beyond its limit is in nobody's way.
+#[test]
+fn an_account_of_which_nothing_is_wanted_is_in_nobodys_way() {
+    let registry = WeightRegistry::builder().limit_bytes(4 * ONE);
+    let registry = registry.build().unwrap();
+    let kitchen = Kitchen::new(1);
+    let fixed = registry.publish(("t", "fixed"), bytes(2 * ONE as usize, 1));
+    let fixed = fixed.unwrap();
+    let idle = registry.publish(("u", "idle"), kitchen.source(0)).unwrap();
+    let limits = NamespaceLimits::none().bytes(ONE);
+    registry.set_namespace_limits("t", limits).unwrap();
+    let plan = |len: u64| {
+        let source = bytes(len as usize, 1);
+        source.plan().clone()
+    };
+    let demand = Demand::new().drained_replacement(fixed, &plan(ONE));
+    let demand = demand.plan("u", &plan(2 * ONE));
+    let estimate = registry.estimate(&demand).unwrap();
+    assert!(
+        matches!(&estimate, Estimate::AfterEvicting { sets, .. } if sets.len() == 1),
+        "{estimate:?}"
+    );
+    registry.evict(idle).unwrap();
+    assert!(matches!(
+        registry.estimate(&demand).unwrap(),
+        Estimate::Now { .. }
+    ));
 }
 
 /// One of the two is leased.

@@ -391,7 +391,7 @@ impl WeightRegistry {
         }
     }
 
-    /// Whoever watches is told, and so is the policy, of what it ranked last.
+    /// Whoever watches is told, and so is the policy.
     fn they_go(&self, chooser: &mut Chooser, those: &mut [Spare]) {
         those.iter_mut().for_each(|one| self.tell_evicted(one));
         let went: Vec<SetHandle> = those.iter().map(|one| one.record.handle).collect();
@@ -419,6 +419,7 @@ impl WeightRegistry {
         // E17: a statistic.
         (self.room.evicted).fetch_add(taken.len() as u64, Ordering::Relaxed);
         for Spare { body, .. } in taken {
+            body.charge.let_go();
             let vitals = Arc::new(Vitals::new());
             // Nobody waits for it: it is drained from the start.
             let _ = vitals.state().kill();
@@ -503,7 +504,8 @@ impl WeightRegistry {
                 account: account.cloned(),
             })
         };
-        for (&account, &requested) in &wanted {
+        // Of what nothing is wanted, nothing is in the way.
+        for (&account, &requested) in wanted.iter().filter(|(_, requested)| **requested > 0) {
             let limit = self.shared.ledger.account(account).limit;
             let immovable = fixed.get(account).copied().unwrap_or(0);
             fits(Some(account), limit, requested, immovable)?;
@@ -512,6 +514,9 @@ impl WeightRegistry {
         let sum = |sum: u64, more: &u64| sum.saturating_add(*more);
         let host = wanted.iter().filter(|(account, _)| account.is_host());
         let requested = host.map(|(_, bytes)| bytes).fold(0, sum);
+        if requested == 0 {
+            return Ok(());
+        }
         fits(None, limit, requested, fixed.values().fold(0, sum))
     }
 
