@@ -44,6 +44,11 @@ impl UnwindSafe for Condvar {}
 impl RefUnwindSafe for Condvar {}
 
 impl Condvar {
+    /// Wakes one of those who wait, if anybody does.
+    pub fn notify_one(&self) {
+        self.0.notify_one();
+    }
+
     /// Wakes everybody.
     pub fn notify_all(&self) {
         self.0.notify_all();
