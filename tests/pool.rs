@@ -1,4 +1,6 @@
-//! Memory that is kept for the next load, what makes room for it, and memory that nobody can write to.
+//! Memory that is kept for the next load, what makes room for it, and memory that nobody can write to. Where arenas are
+//! mappings, and on Linux, where a place can be fenced in.
+#![cfg(target_os = "linux")]
 
 mod support;
 
@@ -78,7 +80,6 @@ fn come_and_go(registry: &WeightRegistry, len: usize) -> u64 {
 }
 
 /// The protection of the memory at `address`, as the system tells it.
-#[cfg(target_os = "linux")]
 fn protection(address: u64) -> Option<String> {
     let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
     maps.lines().find_map(|line| {
@@ -326,7 +327,6 @@ fn a_drained_swap_takes_the_memory_over() {
 }
 
 /// From when it is filled until it is filled again.
-#[cfg(target_os = "linux")]
 #[test]
 fn nobody_can_write_to_memory_that_is_protected() {
     let build = |builder: Builder| builder.write_protect(true).build().unwrap();

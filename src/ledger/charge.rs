@@ -73,10 +73,7 @@ impl Charge {
             bytes,
             ..Uses::default()
         };
-        Charge {
-            ledger,
-            standing: Mutex::new(Standing { account, uses }),
-        }
+        Self::of(ledger, account, uses)
     }
 
     /// Of bytes that are on their way back.
@@ -86,11 +83,12 @@ impl Charge {
             going: true,
             ..Uses::default()
         };
-        let account = None;
-        Charge {
-            ledger,
-            standing: Mutex::new(Standing { account, uses }),
-        }
+        Self::of(ledger, None, uses)
+    }
+
+    fn of(ledger: Ledger, account: Option<Account>, uses: Uses) -> Self {
+        let standing = Mutex::new(Standing { account, uses });
+        Charge { ledger, standing }
     }
 
     /// How many.

@@ -8,6 +8,8 @@
 //! the registry, so that an edge which the registry forgets is not there by another way.
 
 mod adapters;
+#[path = "../../support/block_on.rs"]
+mod block_on;
 mod crew;
 mod ends;
 mod fences;

@@ -3,17 +3,16 @@
 //! A call that waits reads several sets on scoped threads, which ThreadSanitizer does not see through, so
 //! here it wants one set, and futures want several.
 
-use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::task::{Context, Poll, Wake, Waker};
-use std::thread::{self, Thread};
-use std::time::{Duration, Instant};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+use std::time::Duration;
 
 use weighbridge::source::{Evictable, InMemory};
 use weighbridge::{Error, Lease, SetHandle, WeightRegistry};
 
 use super::Size;
+use super::block_on::block_on;
 use super::crew::Crew;
 use super::oracle::{CHARGE, LONG, Seen, close, limited, registry, source, stamp_in};
 
@@ -25,43 +24,14 @@ fn again(set: u64, version: u64) -> Evictable<InMemory> {
     Evictable::opened_by(move || Ok(source(set, version))).expect("a legal source")
 }
 
-struct Unpark(Thread, AtomicBool);
-
-impl Wake for Unpark {
-    fn wake(self: Arc<Self>) {
-        self.1.store(true, Ordering::Release);
-        self.0.unpark();
-    }
-}
-
-/// `None`: its time was over, and it was dropped.
-fn wait<F: Future>(future: F, patience: Duration) -> Option<F::Output> {
-    let mut future = pin!(future);
-    let unpark = Arc::new(Unpark(thread::current(), AtomicBool::new(false)));
-    let waker = Waker::from(Arc::clone(&unpark));
-    let deadline = Instant::now() + patience;
-    loop {
-        if let Poll::Ready(answer) = future.as_mut().poll(&mut Context::from_waker(&waker)) {
-            return Some(answer);
-        }
-        while !unpark.1.swap(false, Ordering::Acquire) {
-            let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                return None;
-            }
-            thread::park_timeout(left);
-        }
-    }
-}
-
 /// In one way after the other. `None`: it was refused what may be refused.
 fn lease(registry: &Arc<WeightRegistry>, sets: &[SetHandle], way: usize) -> Option<Lease> {
     let answer = match way % 4 {
         0 => registry.acquire(sets),
         1 if sets.len() == 1 => registry.acquire_or_load(sets, LONG),
-        1 | 2 => wait(registry.acquire_or_load_async(sets), LONG).expect("it ends"),
+        1 | 2 => block_on(registry.acquire_or_load_async(sets), LONG).expect("it ends"),
         // Dropped at any moment of it.
-        _ => wait(registry.acquire_or_load_async(sets), BRIEFLY / 8)?,
+        _ => block_on(registry.acquire_or_load_async(sets), BRIEFLY / 8)?,
     };
     answer.map_err(may_be).ok()
 }
@@ -159,7 +129,7 @@ pub fn more_sets_than_fit(size: Size) {
                     registry.acquire_or_load(wanted, BRIEFLY)
                 } else {
                     let future = registry.acquire_or_load_async(wanted);
-                    let Some(answer) = wait(future, BRIEFLY) else {
+                    let Some(answer) = block_on(future, BRIEFLY) else {
                         continue;
                     };
                     answer
