@@ -10,7 +10,7 @@ use std::task::{Context, Waker};
 use std::thread;
 
 use support::device::until;
-use support::{SOON, block_on, bytes};
+use support::{SOON, block_on, bytes, mappings};
 use weighbridge::memory::Owner;
 use weighbridge::policy::{Candidate, Policy};
 use weighbridge::source::{Evictable, Foreign, InMemory};
@@ -77,18 +77,6 @@ fn come_and_go(registry: &WeightRegistry, len: usize) -> u64 {
     };
     retire(registry, set);
     there
-}
-
-/// The protection of the memory at `address`, as the system tells it.
-fn protection(address: u64) -> Option<String> {
-    let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
-    maps.lines().find_map(|line| {
-        let mut words = line.split(' ');
-        let (from, to) = words.next()?.split_once('-')?;
-        let hex = |text| u64::from_str_radix(text, 16).unwrap();
-        let here = (hex(from)..hex(to)).contains(&address);
-        here.then(|| words.next().unwrap().to_owned())
-    })
 }
 
 #[test]
@@ -332,7 +320,7 @@ fn nobody_can_write_to_memory_that_is_protected() {
     let build = |builder: Builder| builder.write_protect(true).build().unwrap();
     let registry = build(WeightRegistry::builder().pool_bytes(64 * M));
     let is = |registry: &WeightRegistry, set, wanted: &str| {
-        let protection = protection(address(registry, set)).unwrap();
+        let protection = mappings::protection(address(registry, set)).unwrap();
         assert!(protection.starts_with(wanted), "{protection}");
     };
     let evictable = Evictable::new(declared(5 * MIB, 1));

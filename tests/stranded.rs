@@ -6,33 +6,11 @@ mod support;
 
 use std::time::Duration;
 
-use rustix::mm::{MapFlags, MprotectFlags, ProtFlags, mmap_anonymous, mprotect};
+use support::mappings::{self, PAGE};
 use support::{bytes, registry};
 
 const LEN: usize = 3 << 20;
-const PAGE: usize = 4096;
 const SETS: usize = 12;
-
-/// Splits pages off a mapping until the kernel refuses another one.
-fn use_up_the_mappings(limit: usize) {
-    let pages = 2 * limit + 2;
-    // SAFETY: a mapping of its own, of which nothing is ever read or written.
-    unsafe {
-        let base = mmap_anonymous(
-            std::ptr::null_mut(),
-            pages * PAGE,
-            ProtFlags::READ,
-            MapFlags::PRIVATE,
-        )
-        .unwrap();
-        for page in (0..pages).step_by(2) {
-            if mprotect(base.byte_add(page * PAGE), PAGE, MprotectFlags::empty()).is_err() {
-                return;
-            }
-        }
-    }
-    panic!("the kernel allows more mappings than it says");
-}
 
 /// Pages of this process that are in memory. (The file is short: there is no room for a long one.)
 fn resident_pages() -> usize {
@@ -42,12 +20,9 @@ fn resident_pages() -> usize {
 
 #[test]
 fn pages_go_back_even_where_the_mapping_cannot() {
-    let limit = std::fs::read_to_string("/proc/sys/vm/max_map_count").unwrap();
-    let limit: usize = limit.trim().parse().unwrap();
-    if limit > 1 << 20 {
-        println!("skipped: this machine allows {limit} mappings, too many to use up");
+    let Some(limit) = mappings::limit() else {
         return;
-    }
+    };
     let registry = registry();
     let sets: Vec<_> = (0..SETS)
         .map(|set| registry.publish(format!("s{set}"), bytes(LEN, 1)).unwrap())
@@ -64,7 +39,7 @@ fn pages_go_back_even_where_the_mapping_cannot() {
         println!("skipped: this kernel did not place mappings side by side");
         return;
     };
-    use_up_the_mappings(limit);
+    let _used_up = mappings::use_up(limit);
     let before = resident_pages();
     let retirement = registry.retire(sets[middle]).unwrap();
     retirement.reclaimed(Duration::from_secs(60)).unwrap();

@@ -3,6 +3,8 @@
 
 mod block_on;
 pub mod device;
+#[cfg(target_os = "linux")]
+pub mod mappings;
 pub mod theirs;
 
 use std::path::{Path, PathBuf};
