@@ -88,15 +88,15 @@ pub use identity::{CacheKey, Identity};
 pub use layout::Layout;
 pub use ledger::{Account, LedgerSnapshot};
 pub use names::{NameRef, SetName};
-pub use plan::Plan;
+pub use plan::{Parts, Plan, WindowSize};
 pub use provenance::{BaseProvenance, Provenance, SetProvenance};
 pub use registry::{
     AcquireOrLoad, AdapterModule, AdapterReplacement, AdapterView, Builder, Catalog, CatalogEntry,
     Cause, Committed, Demand, Estimate, Event, EventKind, Filling, Former, KeptGeneration, Lease,
     LeasedSet, LoraRequestsInfo, Namespace, NamespaceLimits, NamespaceStats, NamespaceTransaction,
-    Next, Operation, Pin, PublishError, Reader, Replaced, Retirement, Scope, SealError, SetView,
-    Staged, Stats, Subscription, TensorWriter, Transaction, TransactionError, Weight, WeightPlace,
-    WeightRegistry,
+    Next, Operation, Order, Part, PartInWindow, PartSoon, PartState, Pin, PublishError, Reader,
+    Replaced, Retirement, Scope, SealError, SetView, Staged, Stats, Stream, StreamTally,
+    Subscription, TensorWriter, Transaction, TransactionError, Weight, WeightPlace, WeightRegistry,
 };
 pub use safetensors::Dtype;
 pub use tensor::{Shard, WeightKind};
@@ -120,6 +120,7 @@ macro_rules! links {
 [ordering/loading.md]: crate::_documentation::memory_ordering::loading
 [ordering/names.md]: crate::_documentation::memory_ordering::names
 [ordering/residency.md]: crate::_documentation::memory_ordering::residency
+[ordering/streaming.md]: crate::_documentation::memory_ordering::streaming
 [verification/faults.md]: crate::_documentation::verification::faults
 [verification/histories.md]: crate::_documentation::verification::histories
 [verification/lines.md]: crate::_documentation::verification::lines
@@ -166,6 +167,8 @@ pub mod _documentation {
         pub mod residency {}
         #[doc = include_str!("../docs/ordering/loading.md")]
         pub mod loading {}
+        #[doc = include_str!("../docs/ordering/streaming.md")]
+        pub mod streaming {}
     }
     #[doc = include_str!("../docs/BENCHMARKS.md")]
     pub mod benchmarks {}

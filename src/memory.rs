@@ -109,6 +109,8 @@ pub struct Memory {
     /// What the host can read of it, here and not behind the keeper: reading looks no further.
     base: NonNull<u8>,
     readable: usize,
+    /// Bytes behind these, of an arena, that come and go: nobody has a slice of them but by the window's rules.
+    window: usize,
     len: u64,
     address: u64,
     charged: u64,
@@ -167,6 +169,7 @@ impl Memory {
         Ok(Memory {
             base: NonNull::from(host).cast(),
             readable: host.len(),
+            window: 0,
             len,
             address,
             charged,
@@ -191,7 +194,7 @@ impl Memory {
 
     /// Can the host read it?
     pub fn is_host_readable(&self) -> bool {
-        self.readable as u64 == self.len
+        (self.readable + self.window) as u64 == self.len
     }
 
     /// Who brought it; `None` for an arena.
@@ -202,7 +205,26 @@ impl Memory {
         }
     }
 
-    /// What the host can read: all of it or nothing.
+    /// The same arena, of which the first `readable` bytes stay and the rest is a window.
+    pub(crate) fn windowed(arena: Arena, readable: usize) -> Self {
+        let memory = Memory::from(arena);
+        let readable = readable.min(memory.readable);
+        Memory {
+            readable,
+            window: memory.readable - readable,
+            ..memory
+        }
+    }
+
+    /// Where the window is, and how long it is. What is in it is nobody's but by the window's rules.
+    #[inline]
+    pub(crate) fn window(&self) -> (NonNull<u8>, usize) {
+        // SAFETY: `readable` bytes and the window behind them are in one arena (`windowed`); without a window this
+        // is at most one past its end.
+        (unsafe { self.base.add(self.readable) }, self.window)
+    }
+
+    /// What the host can read: all of it or nothing, but for what is in a window.
     #[inline]
     pub fn as_slice(&self) -> &[u8] {
         // SAFETY: an arena's bytes, valid and not written while it is only borrowed; or what `as_host`
@@ -257,6 +279,7 @@ impl From<Arena> for Memory {
         Memory {
             base,
             readable: len,
+            window: 0,
             len: len as u64,
             // For engines that take it back to a pointer.
             address: base.as_ptr().expose_provenance() as u64,

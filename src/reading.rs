@@ -1,6 +1,7 @@
 //! Reading a set's bytes into memory that is there, by several threads, and hashing them on the way.
 //!
-//! What lives here: cutting tensors into pieces, handing these out, the digests. What does not: where
+//! What lives here: cutting tensors into pieces, handing these out, the digests; the same for one part of a set
+//! that is streamed. What does not: where
 //! the bytes come from (`source`), whose memory it is (`arena`, `ledger`), what the digests become
 //! (`identity`).
 //!
@@ -17,7 +18,7 @@ use blake3::hazmat::{
 
 use crate::error::Error;
 use crate::identity::Digest;
-use crate::plan::Plan;
+use crate::plan::{Plan, PlannedPart};
 use crate::source::{Pieces, Source};
 use crate::sync::Mutex;
 
@@ -42,7 +43,9 @@ pub(crate) fn fill(
     readers: usize,
 ) -> Result<Option<Vec<Digest>>, Error> {
     let pieces = source.pieces();
-    match pieces.filter(|pieces| pieces.are_of(source.plan())) {
+    let plan = source.plan();
+    match pieces.filter(|pieces| pieces.are_of(plan)) {
+        None if plan.parts().is_some() => Err(unreadable(plan)),
         None => {
             if stale {
                 arena.fill(0);
@@ -50,16 +53,78 @@ pub(crate) fn fill(
             source.read_into(arena).map(|()| None)
         }
         Some(pieces) => {
-            let digests = read_pieces(&pieces, source.plan(), arena, (stale, hashed), readers)?;
+            let mut digests = vec![Digest::default(); plan.tensors().len()];
+            let staying = plan.tensors().iter().enumerate();
+            let staying = staying.filter(|(_, tensor)| tensor.part.is_none());
+            let staying: Vec<usize> = staying.map(|(index, _)| index).collect();
+            let known = &mut digests[..];
+            let mut note = |tensor: usize, digest| known[tensor] = digest;
+            let ways = (stale, hashed, readers);
+            read_pieces(&pieces, plan, &staying, arena, ways, &mut note)?;
+            if let Some(parts) = plan.parts().filter(|_| hashed) {
+                // Whoever wants the digests has every byte read once. The window holds one part after the other.
+                let window = &mut arena[parts.resident_bytes() as usize..];
+                for part in parts.all() {
+                    let (place, _) = window.split_at_mut(part.bytes() as usize);
+                    let ways = (true, true, readers);
+                    read_pieces(&pieces, plan, &part.tensors, place, ways, &mut note)?;
+                }
+            }
+            pieces.finish()?;
+            for (index, tensor) in plan.tensors().iter().enumerate() {
+                if let Some(target) = tensor.tie {
+                    digests[index] = digests[target];
+                }
+            }
             Ok(hashed.then_some(digests))
         }
+    }
+}
+
+/// Fills `place` with part `part` of `source`, whose plan has it, by `readers` threads at most. `stale`: there is something
+/// in the place. If `known` are the digests of all tensors, the answer is the first tensor that is another one.
+///
+/// # Errors
+/// Those of the source.
+pub(crate) fn fill_part(
+    source: &(impl Source + ?Sized),
+    part: &PlannedPart,
+    place: &mut [u8],
+    known: Option<&[Digest]>,
+    readers: usize,
+) -> Result<Option<usize>, Error> {
+    let plan = source.plan();
+    let pieces = source.pieces();
+    let pieces = pieces.filter(|pieces| pieces.are_of(plan));
+    let pieces = pieces.ok_or_else(|| unreadable(plan))?;
+    let mut differs = None;
+    let mut compare = |tensor: usize, digest| {
+        if known.is_some_and(|known| known[tensor] != digest) {
+            differs = differs.or(Some(tensor));
+        }
+    };
+    let ways = (true, known.is_some(), readers);
+    read_pieces(&pieces, plan, &part.tensors, place, ways, &mut compare)?;
+    pieces.finish()?;
+    Ok(differs)
+}
+
+fn unreadable(plan: &Plan) -> Error {
+    Error::InvalidParts {
+        origin: plan.origin().to_owned(),
+        reason: "it is read by pieces, and its source has none (Source::pieces)".to_owned(),
     }
 }
 
 /// [`fill`] by one thread, unhashed: what a source that has pieces does when it is asked to
 /// [read everything](Source::read_into).
 pub(crate) fn fill_here(pieces: &Pieces<'_>, plan: &Plan, arena: &mut [u8]) -> Result<(), Error> {
-    read_pieces(pieces, plan, arena, (false, false), 1).map(drop)
+    if plan.parts().is_some() {
+        return Err(unreadable(plan));
+    }
+    let all: Vec<usize> = (0..plan.tensors().len()).collect();
+    read_pieces(pieces, plan, &all, arena, (false, false, 1), &mut |_, _| {})?;
+    pieces.finish()
 }
 
 /// A part of one tensor.
@@ -73,13 +138,14 @@ struct Piece<'a> {
 
 /// Clears what is between the tensors of `arena`: whoever fills these writes nothing there.
 pub(crate) fn clear_gaps(plan: &Plan, arena: &mut [u8]) {
-    drop(cut(plan, arena, true));
+    let all: Vec<usize> = (0..plan.tensors().len()).collect();
+    drop(cut(plan, &all, arena, true));
 }
 
-/// The pieces of all tensors that have bytes of their own, in the order of their places. What is between
+/// The pieces of those of `tensors` that have bytes of their own, in the order of their places. What is between
 /// them is nobody's, and becomes zero if there was something.
-fn cut<'a>(plan: &Plan, mut arena: &'a mut [u8], stale: bool) -> Vec<Piece<'a>> {
-    let tensors = plan.tensors().iter().enumerate();
+fn cut<'a>(plan: &Plan, tensors: &[usize], mut arena: &'a mut [u8], stale: bool) -> Vec<Piece<'a>> {
+    let tensors = tensors.iter().map(|&index| (index, &plan.tensors()[index]));
     let mut own: Vec<_> = tensors.filter(|(_, tensor)| tensor.tie.is_none()).collect();
     own.sort_by_key(|(_, tensor)| tensor.range().start);
     let mut pieces = Vec::with_capacity(own.len());
@@ -148,15 +214,17 @@ fn read_piece(pieces: &Pieces<'_>, piece: Piece<'_>, hashed: bool) -> Result<Dig
     })
 }
 
+/// Reads `tensors` to their places in `arena`. If they are wanted hashed, `digest` is told what each is.
 fn read_pieces(
     pieces: &Pieces<'_>,
     plan: &Plan,
+    tensors: &[usize],
     arena: &mut [u8],
-    (stale, hashed): (bool, bool),
-    readers: usize,
-) -> Result<Vec<Digest>, Error> {
+    (stale, hashed, readers): (bool, bool, usize),
+    digest: &mut dyn FnMut(usize, Digest),
+) -> Result<(), Error> {
     let readers = readers.min(arena.len() / WORTH).max(1);
-    let cut = cut(plan, arena, stale);
+    let cut = cut(plan, tensors, arena, stale);
     let places: Vec<(usize, u64)> = cut.iter().map(|one| (one.tensor, one.offset)).collect();
     let values = if readers == 1 {
         let read = |piece| read_piece(pieces, piece, hashed);
@@ -164,24 +232,17 @@ fn read_pieces(
     } else {
         read_by(readers, pieces, cut, hashed)?
     };
-    pieces.finish()?;
     if !hashed {
-        return Ok(Vec::new());
+        return Ok(());
     }
-    let mut digests = vec![Digest::default(); plan.tensors().len()];
     let mut at = 0;
     while let Some(&(tensor, _)) = places.get(at) {
         let len = plan.tensors()[tensor].range().len();
         let number = len.div_ceil(PIECE).max(1);
-        digests[tensor] = merge(&values[at..at + number], len as u64, true);
+        digest(tensor, merge(&values[at..at + number], len as u64, true));
         at += number;
     }
-    for (index, tensor) in plan.tensors().iter().enumerate() {
-        if let Some(target) = tensor.tie {
-            digests[index] = digests[target];
-        }
-    }
-    Ok(digests)
+    Ok(())
 }
 
 /// Several threads, this one among them, take one piece after the other.

@@ -47,7 +47,13 @@ fn classes(error: &Error) -> Vec<Class> {
 /// Another test that produces the variant, where one process or one registry will not do.
 const ELSEWHERE: &[(&str, &str)] = &[
     ("Forked", "tests/process/fork.rs"),
+    ("InPart", "tests/streams/whole.rs"),
+    ("InvalidParts", "tests/streams/asking.rs"),
     ("LoadBroken", "tests/loading/failures.rs"),
+    ("NoSuchPart", "tests/streams/asking.rs"),
+    ("NotStreamed", "tests/streams/asking.rs"),
+    ("PartFailed", "tests/streams/passes.rs"),
+    ("PartNotLoaded", "tests/streams/endings.rs"),
     ("ReloadDiffers", "tests/residency.rs"),
     ("Spent", "src/registry/spent.rs"),
 ];

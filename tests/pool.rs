@@ -381,7 +381,8 @@ fn a_soft_limit_keeps_room_for_what_evicts_nothing() {
         .iter()
         .map(|&set| registry.acquire_or_load([set], SOON).unwrap())
         .collect();
-    assert_eq!(registry.ledger().total(), 6 * M);
+    // What went for the first of them, while nobody had a lease of it, may still be on its way back.
+    until("it is freed", || registry.ledger().total() == 6 * M);
     drop(leases);
     registry.retire(base).unwrap().reclaimed(SOON).unwrap();
     assert_eq!(registry.ledger().total(), 4 * M);

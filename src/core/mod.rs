@@ -4,7 +4,7 @@
 //! (`S`, storage that only leases see), so that the loom models drive this very code with payloads
 //! of their own. Imports run one way: `commit` and `berth` over `view` over `spine`, that over
 //! `slots` and `node`, those over `vitals` and `reclaim`, those over `state` and `queue`; `keeper`
-//! over `queue` alone; `flight`, `line` and `park` stand by themselves.
+//! over `queue` alone; `flight`, `line`, `park` and `window` stand by themselves.
 
 mod berth;
 mod commit;
@@ -23,6 +23,7 @@ mod spine;
 mod state;
 mod view;
 mod vitals;
+pub mod window;
 
 #[cfg(all(test, not(weighbridge_loom)))]
 mod tests;

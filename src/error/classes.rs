@@ -11,6 +11,7 @@ impl Error {
         match self {
             Error::Emptied { cause, .. } => cause.cause(),
             Error::LoadFailed { cause, .. } => cause.cause(),
+            Error::PartFailed { cause, .. } => cause.cause(),
             other => other,
         }
     }
@@ -23,6 +24,7 @@ impl Error {
                 | Error::NoSuchTensor { .. }
                 | Error::BaseNotCurrent { .. }
                 | Error::NotKept { .. }
+                | Error::NoSuchPart { .. }
         )
     }
 
@@ -87,7 +89,10 @@ impl Error {
     pub fn is_timeout(&self) -> bool {
         matches!(
             self.cause(),
-            Error::NotDrained(_) | Error::NotReclaimed(_) | Error::NotLoaded(_)
+            Error::NotDrained(_)
+                | Error::NotReclaimed(_)
+                | Error::NotLoaded(_)
+                | Error::PartNotLoaded { .. }
         )
     }
 
@@ -103,6 +108,7 @@ impl Error {
                 | Error::InvalidName { .. }
                 | Error::SourceChanged { .. }
                 | Error::ReloadDiffers { .. }
+                | Error::InvalidParts { .. }
         )
     }
 
@@ -137,6 +143,8 @@ impl Error {
                 | Error::StagedElsewhere { .. }
                 | Error::OtherNamespace { .. }
                 | Error::NotEvictable { .. }
+                | Error::InPart { .. }
+                | Error::NotStreamed { .. }
                 | Error::LoadInsideLoad
                 | Error::Forked { .. }
         )

@@ -557,6 +557,75 @@ pub enum Error {
         reason: String,
     },
 
+    // ---- parts ----
+    /// A plan cannot be cut into parts that are streamed.
+    #[error("{origin} cannot be streamed: {reason}")]
+    InvalidParts {
+        /// Where it comes from.
+        origin: String,
+        /// What is in the way, with both sides.
+        reason: String,
+    },
+    /// A tensor of a set that is streamed is not in memory all the time.
+    #[error(
+        "{tensor:?} of {set} is in its part {part:?}, which is streamed: read it through a stream"
+    )]
+    InPart {
+        /// The set.
+        set: SetName,
+        /// The tensor.
+        tensor: String,
+        /// The part that it is in.
+        part: String,
+    },
+    /// A set that was asked for its parts has none.
+    #[error("{set} is not streamed: all of it is in memory. Publish it as source::Streamed")]
+    NotStreamed {
+        /// The set.
+        set: SetName,
+    },
+    /// A set has no such part.
+    #[error("{set} has {parts} parts, counted from 0; there is no part {part}")]
+    NoSuchPart {
+        /// The set.
+        set: SetName,
+        /// The part that was asked for.
+        part: usize,
+        /// How many it has.
+        parts: usize,
+    },
+    /// A part could not be read.
+    #[error("part {part:?} of {set} could not be read: {cause}")]
+    PartFailed {
+        /// The set.
+        set: SetName,
+        /// The part.
+        part: String,
+        /// Why.
+        cause: Arc<Error>,
+    },
+    /// A part was not there in time.
+    #[error(
+        "part {part:?} of {set} was not there after {waited:.1?}: {}",
+        if *reading {
+            "it is being read".to_owned()
+        } else {
+            format!("{held} parts are held in its window; give them back, or use a larger one")
+        }
+    )]
+    PartNotLoaded {
+        /// The set.
+        set: SetName,
+        /// The part.
+        part: String,
+        /// How long was waited.
+        waited: Duration,
+        /// It has a place, and is being read. Otherwise it found none, or nobody who would read it.
+        reading: bool,
+        /// How many parts are held in the window.
+        held: usize,
+    },
+
     // ---- sources ----
     /// The operating system refused something.
     #[error("cannot {op} {}: {}", Clean(path.display()), Clean(source))]

@@ -15,6 +15,7 @@ use std::sync::{Arc, OnceLock};
 pub use info::TensorInfo;
 pub use intern::Interner;
 
+use crate::arena::ALIGNMENT;
 use crate::modules::Module;
 use crate::modules::table::{Known, ModuleTable};
 
@@ -88,8 +89,8 @@ impl AdapterInfo {
     }
 }
 
-/// Where one generation's tensors are, by ordinal: in its own arena, or, for an alias, in that of
-/// another set.
+/// Where one generation's tensors are, by ordinal: in its own arena, in one of its parts, or, for an alias, in
+/// the arena of another set.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Extents(Box<[u64]>);
 
@@ -105,8 +106,16 @@ pub struct Place {
 const NOWHERE: u64 = u64::MAX;
 /// The lender is above these bits, counted from one: 64 PiB in each arena.
 pub(crate) const OFFSET_BITS: u32 = 56;
-/// Most other sets that one set's aliases can be in. (`NOWHERE` has 255.)
+/// Most other sets that one set's aliases can be in.
 pub(crate) const LENDERS: usize = 254;
+/// The bits above of what is in a part. (`NOWHERE` has these, too, and more than any part below them.)
+const IN_PART: u64 = 255 << OFFSET_BITS;
+/// Below them the part is above these bits, and the offset in it, by `ALIGNMENT`, is in them.
+const PART_BITS: u32 = 36;
+/// Most parts of one set.
+pub(crate) const PARTS: usize = (1 << (OFFSET_BITS - PART_BITS)) - 1;
+/// A part has fewer bytes.
+pub(crate) const PART_BYTES: u64 = (ALIGNMENT as u64) << PART_BITS;
 
 impl Extents {
     pub(crate) fn none(len: usize) -> Self {
@@ -122,7 +131,26 @@ impl Extents {
         self.0[ordinal as usize] = (u64::from(lender) + 1) << OFFSET_BITS | offset;
     }
 
-    /// The place of a tensor, if this generation has it.
+    /// In a part of its own set, from `offset` in it on, which is a multiple of `ALIGNMENT`.
+    pub(crate) fn part(&mut self, ordinal: u32, part: u32, offset: u64) {
+        let offset = offset / ALIGNMENT as u64;
+        self.0[ordinal as usize] = IN_PART | u64::from(part) << PART_BITS | offset;
+    }
+
+    /// The part that a tensor is in, and its offset there; `None`: it is in none.
+    #[inline]
+    pub fn in_part(&self, ordinal: u32) -> Option<(u32, u64)> {
+        let packed = *self.0.get(ordinal as usize)?;
+        if packed == NOWHERE || packed & IN_PART != IN_PART {
+            return None;
+        }
+        let part = (packed & !IN_PART) >> PART_BITS;
+        let offset = packed & ((1 << PART_BITS) - 1);
+        Some((part as u32, offset * ALIGNMENT as u64))
+    }
+
+    /// The place of a tensor, if this generation has it. Of one that is in a part, it is a place where nothing can be
+    /// read: beyond all lenders.
     #[inline]
     pub fn place(&self, ordinal: u32) -> Option<Place> {
         let packed = *self.0.get(ordinal as usize)?;

@@ -1,16 +1,18 @@
 //! Plans: what a source will be, exactly, known from headers before anything is allocated.
 //!
 //! What lives here: the tensors of a set in canonical order with their places in the arena, ties,
-//! and an adapter's resolved modules. What does not: one tensor (`planned`), reading headers
+//! and an adapter's resolved modules. What does not: one tensor (`planned`), groups of them (`parts`), reading headers
 //! (`source`), the shared table without places (`layout`).
 
 mod lora;
+mod parts;
 mod planned;
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
 pub(crate) use lora::{lora_names, lora_rank};
+pub use parts::{Parts, PlannedPart, PlannedParts, WindowSize};
 pub use planned::PlannedTensor;
 
 use crate::Dtype;
@@ -70,6 +72,7 @@ pub struct Plan {
     arena_bytes: u64,
     /// What memory is charged that is there already: the tensors' places are in that.
     placed: Option<u64>,
+    pub(crate) parts: Option<Arc<PlannedParts>>,
     adapter: Option<AdapterPlan>,
     aliases: Vec<PlannedAlias>,
     known: Arc<Known>,
@@ -179,6 +182,7 @@ impl Plan {
             tensors,
             arena_bytes: end,
             placed: None,
+            parts: None,
             adapter: None,
             aliases: Vec::new(),
             known: Arc::default(),
@@ -357,7 +361,7 @@ impl Plan {
     }
 
     /// Bytes of the arena: all tensors, each at a multiple of 64, ties once. If the source brings its
-    /// memory: all of that.
+    /// memory: all of that. If the set is streamed: what stays in memory, and the window.
     pub fn arena_bytes(&self) -> u64 {
         self.arena_bytes
     }
@@ -407,7 +411,10 @@ impl Plan {
     pub(crate) fn extents(&self, len: usize) -> Extents {
         let mut extents = Extents::none(len);
         for (ordinal, tensor) in (0..).zip(&self.tensors) {
-            extents.set(ordinal, tensor.offset);
+            match tensor.part {
+                None => extents.set(ordinal, tensor.offset),
+                Some(part) => extents.part(ordinal, part, tensor.offset),
+            }
         }
         extents
     }

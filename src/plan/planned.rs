@@ -20,7 +20,9 @@ pub struct PlannedTensor {
     pub(crate) shard: Option<Shard>,
     /// The base's tensor that it replaces.
     pub(crate) replaces: Option<Arc<str>>,
-    /// Place in the arena; a tie has its target's.
+    /// The part that it is in, if it is in one.
+    pub(crate) part: Option<u32>,
+    /// Place in the arena, or in its part; a tie has its target's.
     pub(crate) offset: u64,
 }
 
@@ -36,6 +38,7 @@ impl PlannedTensor {
             tie: None,
             shard: None,
             replaces: None,
+            part: None,
             offset: 0,
         }
     }
@@ -92,12 +95,17 @@ impl PlannedTensor {
         self.replaces.as_deref()
     }
 
-    /// Where it starts in the arena: a multiple of 64. In memory that a source brings: where it is.
+    /// Which [part](super::PlannedParts) it is in; `None`: it stays in memory with its set.
+    pub fn part(&self) -> Option<usize> {
+        self.part.map(|part| part as usize)
+    }
+
+    /// Where it starts in the arena, or in its part: a multiple of 64. In memory that a source brings: where it is.
     pub fn offset(&self) -> u64 {
         self.offset
     }
 
-    /// Its place in the arena: what a source fills.
+    /// Its place in the arena, or in its part: what a source fills.
     pub fn range(&self) -> std::ops::Range<usize> {
         let start = self.offset as usize;
         start..start + self.byte_len as usize

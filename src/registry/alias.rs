@@ -150,6 +150,11 @@ impl Target {
                 here.shape()
             )));
         }
+        if ordinal.is_some_and(|ordinal| extents.in_part(ordinal).is_some()) {
+            return Err(mismatch(
+                "it is in a part that is streamed, and not in memory all the time".to_owned(),
+            ));
+        }
         if place.lender.is_some() {
             return Err(mismatch(
                 "it is an alias itself; alias the tensor that it stands for".to_owned(),

@@ -7,14 +7,16 @@ use std::collections::HashMap;
 use std::panic::{RefUnwindSafe, UnwindSafe};
 use std::sync::Arc;
 
+use crate::arena::Arena;
+use crate::core::window::Window;
 use crate::core::{Storage, panics};
 use crate::error::Error;
 use crate::handle::{SetHandle, SetKind};
 use crate::identity::{Digest, Identity};
-use crate::layout::{AdapterInfo, Extents, Layout, Place};
+use crate::layout::{AdapterInfo, Extents, Layout, Place, TensorInfo};
 use crate::ledger::Charge;
 use crate::memory::Memory;
-use crate::plan::{Plan, PlannedTensor};
+use crate::plan::{Plan, PlannedPart, PlannedParts, PlannedTensor};
 use crate::pool::{Pool, Supply};
 use crate::source::{Reload, Source};
 use crate::sync::share::Share;
@@ -34,6 +36,16 @@ pub(crate) struct Facts {
     pub(crate) aliases: Option<Arc<Aliases>>,
     /// How its bytes are read again.
     pub(crate) again: Option<Again>,
+    /// The groups in which its tensors are in memory in turn, if it is streamed.
+    pub(crate) parts: Option<Parts>,
+}
+
+/// What is known of the parts of a set that is streamed.
+#[derive(Clone)]
+pub(crate) struct Parts {
+    pub(crate) planned: Arc<PlannedParts>,
+    /// What each tensor of the plan is, if they were hashed.
+    pub(crate) digests: Option<Arc<[Digest]>>,
 }
 
 /// How bytes that were taken away are read again.
@@ -63,6 +75,11 @@ impl Again {
         read: &mut dyn FnMut(&dyn Source) -> Result<(), Error>,
     ) -> Result<(), Error> {
         self.from.as_ref().map_or(Ok(()), |from| from.reopen(read))
+    }
+
+    /// [`Reload::keeps`].
+    pub(crate) fn keeps(&self) -> bool {
+        self.from.as_ref().is_some_and(|from| from.keeps())
     }
 }
 
@@ -94,8 +111,21 @@ impl Facts {
         let same = |tensor: &PlannedTensor| {
             let ordinal = self.layout.ordinal(tensor.name())?;
             let (info, place) = (self.layout.tensor(ordinal)?, self.extents.place(ordinal)?);
-            let ours = (info.dtype_name(), info.shape(), place.offset);
-            let theirs = (tensor.dtype().name(), tensor.shape(), tensor.offset());
+            let part = self.extents.in_part(ordinal);
+            let offset = part.map_or(place.offset, |(_, offset)| offset);
+            let part = part.map(|(part, _)| part);
+            let tie = info.tie().and_then(|tie| self.layout.tensor(tie));
+            let target = tensor.tie.map(|tie| plan.tensors()[tie].name());
+            if tie.map(TensorInfo::name) != target {
+                return Some(false);
+            }
+            let ours = (info.dtype_name(), info.shape(), part, offset);
+            let theirs = (
+                tensor.dtype().name(),
+                tensor.shape(),
+                tensor.part,
+                tensor.offset(),
+            );
             Some(ours == theirs)
         };
         plan.tensors().len() == self.layout.len()
@@ -140,6 +170,9 @@ pub(crate) struct Content {
     pub(crate) bytes: Bytes,
 }
 
+/// How many parts of one set are read ahead at a time, each by as many threads as a set is.
+const READERS: usize = 1;
+
 /// Memory, and what the ledger was charged for it.
 pub(crate) struct Body {
     // Freed first: the ledger is told only when the pages have gone back.
@@ -147,9 +180,34 @@ pub(crate) struct Body {
     pub(crate) charge: Charge,
     /// Where its arena goes in the end, if it is to stay.
     pub(crate) pool: Pool,
+    /// What of its parts is where, if it is streamed.
+    pub(crate) window: Option<Window<Arc<Error>>>,
 }
 
 impl Body {
+    /// An arena for what `plan` describes, filled or not, that is charged.
+    pub(crate) fn new(
+        arena: Arena,
+        charge: Charge,
+        pool: Pool,
+        parts: Option<&PlannedParts>,
+    ) -> Self {
+        let window = parts.map(|parts| {
+            let lens = parts.all().iter().map(PlannedPart::bytes);
+            Window::new(parts.window_bytes(), lens, READERS)
+        });
+        let memory = match parts {
+            Some(parts) => Memory::windowed(arena, parts.resident_bytes() as usize),
+            None => arena.into(),
+        };
+        Body {
+            memory,
+            charge,
+            pool,
+            window,
+        }
+    }
+
     /// The charge, and the memory for whoever uses it next, if it is an arena.
     pub(crate) fn into_supply(self) -> Supply {
         let Body { memory, charge, .. } = self;
@@ -206,6 +264,7 @@ impl Storage for Body {
             memory,
             charge,
             pool,
+            window: _,
         } = self;
         let (memory, charge) = match memory.into_arena() {
             Ok(arena) => match pool.keep(arena, charge, step) {
@@ -268,6 +327,7 @@ mod tests {
             memory: Memory::of(InPieces).unwrap(),
             charge: ledger.reserve(0).unwrap(),
             pool: Pool::new(ledger, 0),
+            window: None,
         };
         let mut steps = 0;
         Bytes::new(body).dismantle(&mut || steps += 1);

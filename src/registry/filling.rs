@@ -99,6 +99,13 @@ impl WeightRegistry {
         plan: Plan,
         base: Option<SetHandle>,
     ) -> Result<Furnished, Error> {
+        if plan.parts().is_some() {
+            return Err(Error::InvalidParts {
+                origin: plan.origin().to_owned(),
+                reason: "whoever writes its tensors would have to write them again and again"
+                    .to_owned(),
+            });
+        }
         let room = self.room(terms, plan, base, |adapter, base| {
             self.fits_current(adapter, base)
         })?;

@@ -5,6 +5,7 @@
 
 use std::fmt;
 
+use super::content::Facts;
 use super::entries::Entries;
 use super::generation::{Hold, Holds, Meta, generation};
 use crate::Dtype;
@@ -273,6 +274,9 @@ impl<'l> LeasedSet<'l> {
     /// What the host has of a tensor that it cannot read: nothing of nothing, wherever that is.
     #[cold]
     fn beyond_the_host(&self, info: &'l TensorInfo, dtype: Dtype) -> Result<Weight<'l>, Error> {
+        if let Some(in_part) = self.in_part(info) {
+            return Err(in_part);
+        }
         if info.byte_len() == 0 {
             let bytes = &[];
             return Ok(Weight { info, dtype, bytes });
@@ -280,6 +284,24 @@ impl<'l> LeasedSet<'l> {
         Err(Error::NotHostReadable {
             set: self.name().clone(),
             tensor: info.name().to_owned(),
+        })
+    }
+
+    /// A tensor of a part is there only through a stream.
+    #[cold]
+    pub(super) fn in_part(&self, info: &TensorInfo) -> Option<Error> {
+        let Facts {
+            layout,
+            extents,
+            parts,
+            ..
+        } = &self.meta().facts;
+        let (part, _) = extents.in_part(layout.ordinal(info.name())?)?;
+        let part = parts.as_ref()?.planned.all().get(part as usize)?;
+        Some(Error::InPart {
+            set: self.name().clone(),
+            tensor: info.name().to_owned(),
+            part: part.name().to_owned(),
         })
     }
 
@@ -293,7 +315,7 @@ impl<'l> LeasedSet<'l> {
     }
 
     #[cold]
-    fn unreadable(&self, info: &TensorInfo) -> Error {
+    pub(super) fn unreadable(&self, info: &TensorInfo) -> Error {
         Error::UnreadableTensor {
             set: self.name().clone(),
             tensor: info.name().to_owned(),
@@ -340,6 +362,11 @@ pub struct Weight<'l> {
 }
 
 impl<'l> Weight<'l> {
+    #[inline]
+    pub(super) fn new(info: &'l TensorInfo, dtype: Dtype, bytes: &'l [u8]) -> Self {
+        Weight { info, dtype, bytes }
+    }
+
     /// The tensor's name.
     pub fn name(&self) -> &'l str {
         self.info.name()

@@ -54,7 +54,9 @@ impl Loaders {
                 Err(_) => {
                     let tasks = std::mem::take(&mut state.tasks);
                     drop(state);
-                    tasks.into_iter().for_each(|task| task());
+                    for task in tasks {
+                        let _ = panics(task);
+                    }
                     return;
                 }
             }

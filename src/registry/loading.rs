@@ -301,14 +301,16 @@ impl Duty {
             Ok(())
         })?;
         read?;
-        if self.protect {
+        let parts = facts.parts.as_ref().map(|parts| &*parts.planned);
+        if self.protect && parts.is_none() {
             arena.protect()?;
         }
-        Ok(Bytes::new(Body {
-            memory: Memory::from(arena),
+        Ok(Bytes::new(Body::new(
+            arena,
             charge,
-            pool: self.pool.clone(),
-        }))
+            self.pool.clone(),
+            parts,
+        )))
     }
 }
 

@@ -27,7 +27,7 @@ impl Lease {
     /// for dtypes that are not known. Runs no code of an owner's.
     ///
     /// # Errors
-    /// [`Error::NotInLease`], [`Error::NoSuchTensor`]. Progress: wait-free, errors included (those
+    /// [`Error::NotInLease`], [`Error::NoSuchTensor`], [`Error::InPart`]. Progress: wait-free, errors included (those
     /// allocate their texts).
     #[inline]
     pub fn place(&self, weight: WeightHandle) -> Result<WeightPlace<'_>, Error> {
@@ -59,7 +59,12 @@ impl<'l> LeasedSet<'l> {
                 offset: place.offset,
             })
         });
-        found.ok_or_else(|| self.no_such_tensor(self.meta().record.tensor_name(ordinal)))
+        found.ok_or_else(|| {
+            let info = facts.layout.tensor(ordinal);
+            let in_part = info.and_then(|info| self.in_part(info));
+            let name = || self.meta().record.tensor_name(ordinal);
+            in_part.unwrap_or_else(|| self.no_such_tensor(name()))
+        })
     }
 }
 

@@ -81,12 +81,31 @@ impl WeightRegistry {
     ) -> Result<Staged, Error> {
         let origin = Clean(source.plan().origin().to_owned());
         self.observe(Operation::Stage, origin, itself, || {
+            Self::check_streamed(&source)?;
             let room = self.room(terms, source.plan().clone(), source.base(), fits)?;
             let brought = source.bring();
             let charged = room.charged(brought.as_ref())?;
             let taken = self.take_for(terms, &room, brought.as_ref(), charged)?;
             self.read(self.furnish(room, brought, taken)?, source)
         })
+    }
+
+    /// Can it be read in parts, again and again, if that is how it is to be read?
+    ///
+    /// # Errors
+    /// [`Error::InvalidParts`].
+    pub(super) fn check_streamed(source: &impl Source) -> Result<(), Error> {
+        let plan = source.plan();
+        if plan.parts().is_none() {
+            return Ok(());
+        }
+        let pieces = source.pieces();
+        let pieces = pieces.is_some_and(|pieces| pieces.are_of(plan));
+        if pieces && plan.aliases().is_empty() && source.reload().is_some() {
+            Ok(())
+        } else {
+            Err(not_streamed(plan))
+        }
     }
 
     /// Fills the room from `source`, unless it brought what is in it.
@@ -109,6 +128,13 @@ impl WeightRegistry {
         // returned would be lost.
         drop(source);
         let (vouched, digests, again) = known?;
+        let plan = &furnished.room.plan;
+        if plan.parts().is_some() {
+            let known = digests.is_some() || !vouched.needs_digests();
+            if !known || again.is_none() {
+                return Err(not_streamed(plan));
+            }
+        }
         furnished.protect()?;
         let mut staged = furnished.fill(vouched, digests);
         staged.content.facts.again = again;
@@ -489,4 +515,14 @@ fn check_kind(current: &Meta, offered: SetKind) -> Result<(), Error> {
         current: current.kind,
         offered,
     })
+}
+
+/// A source that says that it is streamed does not give what that takes.
+fn not_streamed(plan: &Plan) -> Error {
+    Error::InvalidParts {
+        origin: plan.origin().to_owned(),
+        reason: "its source has no pieces of it, or cannot be read more than once, or some of it is another set's: forward \
+                 `pieces`, `reload`, `declared` and `unread` if you wrap one"
+            .to_owned(),
+    }
 }

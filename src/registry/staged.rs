@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use super::WeightRegistry;
 use super::alias::{Aliased, entry};
-use super::content::{Again, Aliases, Body, Bytes, Content, Facts, Own, Target, Targets};
+use super::content::{Again, Aliases, Body, Bytes, Content, Facts, Own, Parts, Target, Targets};
 use crate::arena::Arena;
 use crate::error::Error;
 use crate::handle::{SetHandle, SetKind};
@@ -79,20 +79,29 @@ impl Room {
         pool: Pool,
         protect: bool,
     ) -> Result<Furnished, Error> {
-        let (memory, stale) = match (brought, arena) {
-            (Some(memory), _) => (memory, false),
-            (None, Some(arena)) => (arena.into(), true),
-            (None, None) => (pool.allocate(self.plan.arena_bytes())?.into(), false),
+        let (body, stale) = match (brought, arena) {
+            (Some(memory), _) => {
+                let body = Body {
+                    memory,
+                    charge,
+                    pool,
+                    window: None,
+                };
+                (body, false)
+            }
+            (None, arena) => {
+                let stale = arena.is_some();
+                let fresh = || pool.allocate(self.plan.arena_bytes());
+                let arena = arena.map_or_else(fresh, Ok)?;
+                (Body::new(arena, charge, pool, self.plan.parts()), stale)
+            }
         };
         Ok(Furnished {
+            // What comes and goes is written again and again.
+            protect: protect && self.plan.parts().is_none(),
             room: self,
-            body: Body {
-                memory,
-                charge,
-                pool,
-            },
+            body,
             stale,
-            protect,
         })
     }
 }
@@ -219,6 +228,10 @@ impl Furnished {
             base,
             aliases: None,
             again: None,
+            parts: plan.parts.clone().map(|planned| Parts {
+                planned,
+                digests: known.as_deref().map(Arc::from),
+            }),
         };
         if targets.0.is_empty() {
             facts.identity = vouched.identify(&plan, bytes, known);

@@ -81,6 +81,7 @@ impl WeightRegistry {
             source.base(),
             |adapter, base| self.fits_current(adapter, base),
         )?;
+        Self::check_streamed(&source)?;
         let brought = source.bring();
         let needed = room.charged(brought.as_ref())?;
         let (record, previous, more) = loop {

@@ -7,6 +7,7 @@
 use std::collections::HashSet;
 use std::marker::PhantomData;
 use std::path::Path;
+use std::sync::{Arc, OnceLock};
 
 use serde::Deserialize;
 
@@ -18,7 +19,7 @@ use super::header::{FileTensor, PICKLE_ADVICE, other_format_error, read_header};
 use super::index::Index;
 use super::json;
 use super::options::OpenOptions;
-use super::pieces::{InFiles, Pieces};
+use super::pieces::{InFiles, Pieces, Places, places};
 use super::quantised;
 use super::scan::Scan;
 use crate::error::Error;
@@ -58,6 +59,8 @@ const EMBEDDING: &str = "model.embed_tokens.weight";
 pub struct Checkpoint {
     pub(super) plan: Plan,
     pub(super) files: Vec<OpenFile>,
+    /// Found when it is read first: a streamed set is read again and again.
+    places: OnceLock<Places>,
     pub(super) declared: Option<String>,
 }
 
@@ -117,6 +120,7 @@ impl Checkpoint {
         };
         let mut checkpoint = Checkpoint {
             plan: empty(path)?,
+            places: OnceLock::new(),
             files,
             declared: None,
         };
@@ -332,7 +336,9 @@ fn missing(folder: &Folder, index: &Index, files: &[OpenFile]) -> Error {
 impl Checkpoint {
     fn in_files(&self) -> InFiles<'_> {
         let files = self.files.iter();
-        InFiles::new(&self.plan, files.map(|open| (&open.file, &*open.tensors)))
+        let found = || places(&self.plan, files.clone().map(|open| &*open.tensors));
+        let places = Arc::clone(self.places.get_or_init(found));
+        InFiles::new(files.map(|open| &open.file), places)
     }
 }
 
@@ -368,6 +374,7 @@ impl SingleFile {
     }
 
     pub(super) fn in_files(&self, plan: &Plan) -> InFiles<'_> {
-        InFiles::new(plan, std::iter::once((&self.0.file, &*self.0.tensors)))
+        let places = places(plan, std::iter::once(&*self.0.tensors));
+        InFiles::new(std::iter::once(&self.0.file), places)
     }
 }

@@ -110,11 +110,16 @@ impl<S: fmt::Debug> fmt::Debug for Evictable<S> {
     }
 }
 
-struct Kept<S>(Arc<S>);
+/// A source that is kept, and read again itself.
+pub(super) struct Kept<S>(pub(super) Arc<S>);
 
 impl<S: Source + Send + Sync> Reload for Kept<S> {
     fn reopen(&self, read: &mut dyn FnMut(&dyn Source) -> Result<(), Error>) -> Result<(), Error> {
         read(&*self.0)
+    }
+
+    fn keeps(&self) -> bool {
+        true
     }
 }
 

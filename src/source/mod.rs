@@ -1,7 +1,7 @@
 //! Sources: where a set's bytes come from.
 //!
 //! What lives here: the [`Source`] trait. The formats have rooms of their own: `checkpoint` with its
-//! `index`, `peft`, `memory`, `foreign`, `mapped`; `evictable` is for what is read more than once, `pieces` for
+//! `index`, `peft`, `memory`, `foreign`, `mapped`; `evictable` is for what is read more than once, `streamed` for what is in memory in part, `pieces` for
 //! what is read by several threads, `progress` tells how far reading is. Below them: `header` (what a safetensors file has),
 //! `json`, `guard` and `scan` (documents within bounds), `quantised` (what the configuration of a
 //! quantised checkpoint tells), `folder` (which files may be opened), `file` (reads bytes and notices a
@@ -25,6 +25,7 @@ mod pieces;
 mod progress;
 mod quantised;
 mod scan;
+mod streamed;
 
 pub use checkpoint::Checkpoint;
 pub use evictable::Evictable;
@@ -34,10 +35,9 @@ pub use mapped::Mapped;
 pub use memory::InMemory;
 pub use options::OpenOptions;
 pub use peft::PeftAdapter;
-pub use pieces::Pieces;
-#[cfg(all(test, not(weighbridge_loom)))]
-pub(crate) use pieces::ReadPieces;
+pub use pieces::{Pieces, ReadPieces};
 pub use progress::{Progress, WithProgress};
+pub use streamed::Streamed;
 
 use std::sync::Arc;
 
@@ -89,7 +89,7 @@ pub trait Source {
     fn read_into(&self, arena: &mut [u8]) -> Result<(), Error>;
 
     /// The same bytes piece by piece, from several threads: the registry's sources of files have this, and
-    /// are then read by as many threads as it has ([`Builder::readers`](crate::Builder::readers)), and hashed on the way. If you
+    /// whatever is to be [streamed](Streamed) must. Such sources are read by as many threads as it has ([`Builder::readers`](crate::Builder::readers)), and hashed on the way. If you
     /// wrap one of them, forward it; what you do to its bytes in [`read_into`](Self::read_into) is passed by
     /// then.
     fn pieces(&self) -> Option<Pieces<'_>> {
@@ -146,6 +146,12 @@ pub trait Reload: Send + Sync {
     /// # Errors
     /// What stands in the way of opening it, or what `read` returns.
     fn reopen(&self, read: &mut dyn FnMut(&dyn Source) -> Result<(), Error>) -> Result<(), Error>;
+
+    /// Is it the source itself that was published, which has been kept, and is what it was? Then what it says of itself
+    /// is not compared again for each part of a set that is streamed; bytes are.
+    fn keeps(&self) -> bool {
+        false
+    }
 }
 
 /// Asked to fill an arena, a source says that its memory is there already.

@@ -163,8 +163,9 @@ impl<F: FnMut(Progress) + Send> ReadPieces for Counted<'_, F> {
 
     fn finish(&self) -> Result<(), Error> {
         self.pieces.finish()?;
-        let of = self.of;
-        (self.report.lock())(Progress { bytes: of, of }); // E82
+        // All of it, unless it is a part of a set that is streamed.
+        let (read, of) = (self.read.load(Ordering::Relaxed), self.of); // E17
+        (self.report.lock())(Progress { bytes: read, of }); // E82
         Ok(())
     }
 }

@@ -10,11 +10,11 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use weighbridge::policy::{Candidate, Lru, Policy};
-use weighbridge::source::{Evictable, Source};
+use weighbridge::source::{Evictable, Source, Streamed};
 use weighbridge::{
     Account, AcquireOrLoad, Demand, Error, Filling, Generation, Lease, Namespace, NamespaceLimits,
-    NamespaceTransaction, Next, Plan, Retirement, SetHandle, Staged, Subscription, Transaction,
-    WeightRegistry, fence,
+    NamespaceTransaction, Next, Order, Parts, Plan, Retirement, SetHandle, Staged, Stream,
+    Subscription, Transaction, WeightRegistry, WindowSize, fence,
 };
 
 use crate::support::device::until;
@@ -103,6 +103,10 @@ struct Kit<'r> {
     own_adapter: SetHandle,
     own_transaction: Option<NamespaceTransaction<'r>>,
     events: Subscription,
+    streaming: Arc<WeightRegistry>,
+    streamed: SetHandle,
+    streamed_lease: Lease,
+    stream: Stream,
 }
 
 impl<'r> Kit<'r> {
@@ -129,6 +133,12 @@ impl<'r> Kit<'r> {
         let mut transaction = registry.transaction();
         let staged = registry.stage(bytes(64, 4)).unwrap();
         transaction.publish("claimed", staged).unwrap();
+        let streaming = Arc::new(WeightRegistry::builder().build().unwrap());
+        let parts = Streamed::new(tiny(), &Parts::layers(), WindowSize::Parts(2)).unwrap();
+        let streamed = streaming.publish("streamed", parts).unwrap();
+        let streamed_lease = streaming.acquire(streamed).unwrap();
+        let stream = streaming.stream(&streamed_lease, streamed, Order::unknown());
+        let stream = stream.unwrap();
         Kit {
             number: held.set(set).unwrap().generation(),
             registry,
@@ -149,6 +159,10 @@ impl<'r> Kit<'r> {
                 .collect(),
             fillings: (0..4).map(filling).collect(),
             transaction: Some(transaction),
+            streaming,
+            streamed,
+            streamed_lease,
+            stream,
         }
     }
 
@@ -310,6 +324,23 @@ const REFUSED: &[Refused] = &[
         of(kit.tenant.acquire_or_load(kit.away, Duration::MAX))
     }),
     ("room/pins/pin", |kit| of(kit.registry.pin(kit.set, "it"))),
+    ("stream/mod/stream", |kit| {
+        let order = Order::forward();
+        of(kit
+            .streaming
+            .stream(&kit.streamed_lease, kit.streamed, order))
+    }),
+    ("stream/mod/expect", |kit| {
+        of(kit.stream.expect(Order::ring()))
+    }),
+    ("stream/mod/part", |kit| {
+        of(kit.stream.part(0, Duration::MAX))
+    }),
+    ("stream/mod/part_async", |kit| {
+        of(block_on(kit.stream.part_async(0)))
+    }),
+    ("stream/mod/window", |kit| of(kit.stream.window())),
+    ("stream/mod/tally", |kit| of(kit.stream.tally())),
     ("room/pins/pinned_by", |kit| {
         of(kit.registry.pinned_by(kit.set))
     }),
@@ -573,6 +604,47 @@ const READS: &[Reads] = &[
             let registry = Arc::new(WeightRegistry::builder().build().unwrap());
             let set = registry.publish("a", bytes(1, 1)).unwrap();
             drop(registry.acquire_or_load_async(set).labelled("it"));
+        },
+    ),
+    (
+        "stream/mod",
+        &["len", "is_empty", "name", "part_of", "lease"],
+        |kit| {
+            let norm = "model.layers.3.input_layernorm.weight";
+            let norm = kit.streaming.weight_handle(kit.streamed, norm).unwrap();
+            assert_eq!(kit.stream.part_of(norm).unwrap(), Some(3));
+            assert_eq!((kit.stream.len(), kit.stream.is_empty()), (4, false));
+            assert_eq!(kit.stream.name(1), Some("model.layers.1"));
+            assert_eq!(kit.stream.lease().sets().len(), 1);
+        },
+    ),
+    (
+        "stream/order",
+        &["forward", "ring", "list", "ring_of", "unknown", "ahead"],
+        |_| {
+            let _ = (Order::forward(), Order::ring(), Order::unknown());
+            let _ = (Order::list([0]), Order::ring_of([0]).ahead(1));
+        },
+    ),
+    // Of a registry of the child's own.
+    (
+        "stream/part",
+        &["index", "name", "weight", "get", "iter"],
+        |_| {
+            let registry = Arc::new(WeightRegistry::builder().build().unwrap());
+            let parts = Streamed::new(tiny(), &Parts::layers(), WindowSize::Parts(2)).unwrap();
+            let set = registry.publish("streamed", parts).unwrap();
+            let lease = registry.acquire(set).unwrap();
+            let norm = "model.layers.3.input_layernorm.weight";
+            let handle = registry.weight_handle(set, norm).unwrap();
+            let mut stream = registry.stream(&lease, set, Order::forward()).unwrap();
+            let part = stream.part(3, SOON).unwrap();
+            assert_eq!((part.index(), part.name()), (3, "model.layers.3"));
+            assert_eq!(
+                part.weight(handle).unwrap().bytes(),
+                part.get(norm).unwrap().bytes()
+            );
+            assert_eq!(part.iter().count(), 9);
         },
     ),
     ("serving", &["lora_requests_info", "to_prometheus"], |kit| {

@@ -1,0 +1,393 @@
+//! Streams: using the parts of a set one after the other, while the next ones are read.
+//!
+//! What lives here: [`Stream`], asking for a part, by a call that waits and as a future. What does not: a part that is
+//! there (`part`), reading (`reader`), orders for users (`order`), which parts are where (`core::window`).
+
+mod order;
+mod part;
+mod reader;
+
+use std::fmt;
+use std::future::Future;
+use std::ops::Range;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+use std::time::{Duration, Instant};
+
+pub use order::Order;
+pub use part::Part;
+use reader::Ward;
+
+use super::WeightRegistry;
+use super::generation::Holds;
+use super::lease::Lease;
+use super::loading::Inside;
+use crate::core::wait;
+use crate::core::window::{Answer, Sight, Tally, Ticket};
+use crate::error::Error;
+use crate::handle::{SetHandle, WeightHandle};
+
+/// Somebody who uses the parts of a leased set, one at a time, in an order that it has declared.
+///
+/// [`part`](Self::part) gives a part as soon as it is in memory, and lets the next ones be read meanwhile: so many of
+/// those that are missing as the order says ([`Order::ahead`]). What is needed furthest in the future goes for them, so
+/// of a ring that does not fit a front stays, and only the rest is read in each round. All streams of one generation
+/// share its window, whatever their positions.
+///
+/// A stream is at the part that it asked for last. Asking for the same part again is no step; one that comes later is a
+/// jump, and what was read for those in between stays as long as nobody needs its place; one that came before is a step
+/// back; one that is not in the order is given like any other, and the stream is where it was. Dropping the stream at
+/// any time leaves nothing behind but parts that others may use; whoever reads ahead for it keeps a lease, labelled
+/// `weighbridge reads ahead`, until that read is over.
+///
+/// It keeps a lease: the version is the same from the first part to the last, whatever is published meanwhile.
+///
+/// # Examples
+/// See [`Streamed`](crate::source::Streamed).
+pub struct Stream {
+    ward: Ward,
+    id: u64,
+}
+
+/// A part, as a [`Stream::window`] shows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct PartInWindow {
+    /// Its name.
+    pub name: Arc<str>,
+    /// What it is doing.
+    pub state: PartState,
+    /// Where it is in the window, in bytes, if it has a place.
+    pub place: Option<Range<u64>>,
+}
+
+/// What a part is doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum PartState {
+    /// It is not in memory.
+    Away,
+    /// It could not be read, and nobody who asked was told so far.
+    Failed,
+    /// It is being read.
+    Coming,
+    /// It is in memory, and so many have it.
+    Here {
+        /// How many.
+        holds: u32,
+    },
+}
+
+/// What was done in a window so far, by all streams of its generation.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct StreamTally {
+    /// Parts that were in memory when they were asked for.
+    pub hits: u64,
+    /// Parts that whoever asked had to wait for, or to read.
+    pub misses: u64,
+    /// Parts that were read.
+    pub reads: u64,
+    /// Bytes of those.
+    pub read_bytes: u64,
+    /// Reads that failed.
+    pub failures: u64,
+}
+
+impl WeightRegistry {
+    /// A stream over the parts of a leased set, which was published as
+    /// [`Streamed`](crate::source::Streamed). What comes first in `order` begins to be read.
+    ///
+    /// # Errors
+    /// [`Error::NotInLease`], [`Error::NotStreamed`], [`Error::NoSuchPart`] if the order names one that is not there;
+    /// [`Error::WrongRegistry`], [`Error::Forked`].
+    pub fn stream(
+        self: &Arc<Self>,
+        lease: &Lease,
+        set: SetHandle,
+        order: Order,
+    ) -> Result<Stream, Error> {
+        self.shared.check_process()?;
+        self.key(set)?;
+        let hold = lease.set(set)?.hold.clone();
+        let lease = Lease::new(Holds::One(hold), lease.number().0);
+        let ward = Ward::new(Arc::clone(self), lease)?;
+        let parts = ward.parts().all().len();
+        let (steps, ahead) = order.steps(parts);
+        if let Some(part) = steps.largest().filter(|part| *part as usize >= parts) {
+            return Err(ward.no_such_part(part as usize));
+        }
+        let (id, call) = ward.window().open(steps, ahead);
+        ward.called(call);
+        Ok(Stream { ward, id })
+    }
+}
+
+impl Stream {
+    /// How many parts the set has.
+    pub fn len(&self) -> usize {
+        self.ward.parts().all().len()
+    }
+
+    /// None at all? There is always one.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The name of a part; `None`: there is none of this number.
+    pub fn name(&self, part: usize) -> Option<&str> {
+        self.ward.parts().all().get(part).map(|part| part.name())
+    }
+
+    /// The part that a tensor is in; `None`: it stays in memory, and [`Lease::weight`] reads it.
+    ///
+    /// # Errors
+    /// [`Error::NotInLease`], [`Error::NoSuchTensor`].
+    pub fn part_of(&self, weight: WeightHandle) -> Result<Option<usize>, Error> {
+        let set = self.lease().set(weight.set)?;
+        let facts = &set.meta().facts;
+        if facts.layout.tensor(weight.ordinal).is_none() {
+            let tensor = set.meta().record.tensor_name(weight.ordinal);
+            return Err(set.no_such_tensor(tensor));
+        }
+        let part = facts.extents.in_part(weight.ordinal);
+        Ok(part.map(|(part, _)| part as usize))
+    }
+
+    /// The lease that it keeps.
+    pub fn lease(&self) -> &Lease {
+        self.ward.lease()
+    }
+
+    /// Goes on in another order, from its beginning: what a router predicts, for example. What comes first in it begins
+    /// to be read. How many are read ahead stays what it was.
+    ///
+    /// # Errors
+    /// [`Error::NoSuchPart`], [`Error::Forked`]. The order is what it was then.
+    pub fn expect(&mut self, order: Order) -> Result<(), Error> {
+        self.ward.check_process()?;
+        let (steps, _) = order.steps(self.len());
+        if let Some(part) = steps.largest().filter(|part| *part as usize >= self.len()) {
+            return Err(self.ward.no_such_part(part as usize));
+        }
+        let call = self.ward.window().reorder(self.id, steps);
+        self.ward.called(call);
+        Ok(())
+    }
+
+    /// What each part is doing now, and where it is.
+    ///
+    /// # Errors
+    /// [`Error::Forked`].
+    pub fn window(&self) -> Result<Vec<PartInWindow>, Error> {
+        self.ward.check_process()?;
+        let named = self.ward.parts().all().iter();
+        let look = self.ward.window().look();
+        let show = |(part, (sight, place)): (&crate::plan::PlannedPart, (Sight, _))| PartInWindow {
+            name: Arc::clone(&part.name),
+            state: match sight {
+                Sight::Away => PartState::Away,
+                Sight::Failed => PartState::Failed,
+                Sight::Coming => PartState::Coming,
+                Sight::Here { holds } => PartState::Here { holds },
+            },
+            place,
+        };
+        Ok(named.zip(look).map(show).collect())
+    }
+
+    /// What was done in this window so far.
+    ///
+    /// # Errors
+    /// [`Error::Forked`].
+    pub fn tally(&self) -> Result<StreamTally, Error> {
+        self.ward.check_process()?;
+        let Tally {
+            hits,
+            misses,
+            reads,
+            bytes,
+            failures,
+        } = self.ward.window().tally();
+        Ok(StreamTally {
+            hits,
+            misses,
+            reads,
+            read_bytes: bytes,
+            failures,
+        })
+    }
+
+    /// A part, as soon as it is in memory. If nobody reads it, this thread does, as soon as there is a place for it.
+    ///
+    /// A stream has one part at a time, so whoever waits here has none, and those who have one go on: whatever the
+    /// window holds, and however many streams share it, they do not block each other. A thread that has a part of
+    /// *another* stream while it waits can be in its own way, until `patience` is over; and so can a task that waits for two
+    /// of them at once, or a future that has been polled and is then neither polled nor dropped.
+    ///
+    /// # Errors
+    /// [`Error::PartFailed`]: it could not be read when it was tried last, for this call or ahead of it. Each failure is
+    /// told once, to all who wait for it or to the next who asks; after that it is tried again.
+    /// [`Error::PartNotLoaded`] when `patience` is over; a read that this thread has begun is brought to its end first. [`Error::NoSuchPart`],
+    /// [`Error::LoadInsideLoad`], [`Error::Forked`].
+    pub fn part(&mut self, part: usize, patience: Duration) -> Result<Part<'_>, Error> {
+        let number = self.number(part)?;
+        let started = Instant::now();
+        let mut asking = Asking {
+            stream: self,
+            part: number,
+            ticket: Ticket::default(),
+        };
+        let answer = wait(started.checked_add(patience), |waker| {
+            asking.ask(waker, true)
+        });
+        match answer {
+            Some(answer) => {
+                drop(asking);
+                Ok(Part::new(self, number, answer?))
+            }
+            None => {
+                let (reading, held) = asking.in_the_way();
+                drop(asking);
+                let (set, part) = self.ward.named(number);
+                let waited = started.elapsed();
+                Err(Error::PartNotLoaded {
+                    set,
+                    part,
+                    waited,
+                    reading,
+                    held,
+                })
+            }
+        }
+    }
+
+    /// [`part`](Self::part) as a future, for any executor: no poll of it reads a file or waits for a read. It is read by
+    /// threads of the registry ([`Builder::loaders`](crate::Builder::loaders)). Dropping it is harmless at any time. Its
+    /// patience is yours: wrap it into a time-out.
+    ///
+    /// # Errors
+    /// As [`part`](Self::part), without [`Error::PartNotLoaded`].
+    pub fn part_async(&mut self, part: usize) -> PartSoon<'_> {
+        PartSoon(Some(Asking {
+            part: u32::try_from(part).unwrap_or(u32::MAX),
+            stream: self,
+            ticket: Ticket::default(),
+        }))
+    }
+
+    fn number(&self, part: usize) -> Result<u32, Error> {
+        self.ward.check_process()?;
+        Inside::none()?;
+        let known = u32::try_from(part).ok().filter(|_| part < self.len());
+        known.ok_or_else(|| self.ward.no_such_part(part))
+    }
+}
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        if self.ward.check_process().is_ok() {
+            let call = self.ward.window().close(self.id);
+            self.ward.called(call);
+        }
+    }
+}
+
+impl fmt::Debug for Stream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Stream")
+            .field("lease", self.lease())
+            .field("parts", &self.len())
+            .finish_non_exhaustive()
+    }
+}
+
+/// A part is wanted.
+struct Asking<'s> {
+    /// Borrowed for as long as its part: a stream has one at a time.
+    stream: &'s Stream,
+    part: u32,
+    ticket: Ticket,
+}
+
+impl Asking<'_> {
+    /// Where it is; `None`: the waker will be woken.
+    fn ask(&mut self, waker: &Waker, reads: bool) -> Option<Result<u64, Error>> {
+        let Stream { ward, id } = self.stream;
+        let window = ward.window();
+        let (answer, call) = window.ask(*id, self.part, &mut self.ticket, waker, reads);
+        ward.called(call);
+        let failed = |cause| Some(Err(ward.part_failed(self.part, cause)));
+        match answer {
+            Answer::Wait => None,
+            Answer::Here(at) => Some(Ok(at)),
+            Answer::Failed(cause) => failed(cause),
+            Answer::Read(job) => {
+                let at = job.at;
+                match ward.fetch(job) {
+                    Ok(()) => Some(Ok(at)),
+                    Err(cause) => failed(cause),
+                }
+            }
+        }
+    }
+
+    /// Is the part being read, and how many parts are held?
+    fn in_the_way(&self) -> (bool, usize) {
+        let look = self.stream.ward.window().look();
+        let mine = look.get(self.part as usize).map(|(sight, _)| *sight);
+        let held = |(sight, _): &&(Sight, _)| matches!(sight, Sight::Here { holds: 1.. });
+        (
+            mine == Some(Sight::Coming),
+            look.iter().filter(held).count(),
+        )
+    }
+}
+
+impl Drop for Asking<'_> {
+    fn drop(&mut self) {
+        let ward = &self.stream.ward;
+        if ward.check_process().is_ok() {
+            let call = ward.window().leave(&mut self.ticket);
+            ward.called(call);
+        }
+    }
+}
+
+/// See [`Stream::part_async`].
+#[must_use = "it does nothing until it is polled"]
+pub struct PartSoon<'s>(Option<Asking<'s>>);
+
+impl<'s> Future for PartSoon<'s> {
+    type Output = Result<Part<'s>, Error>;
+
+    /// # Panics
+    /// If it has answered already.
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let Some(asking) = &mut self.0 else {
+            panic!("polled after it had answered")
+        };
+        let number = asking.stream.number(asking.part as usize);
+        let answer = match number {
+            Ok(_) => asking.ask(cx.waker(), false),
+            Err(error) => Some(Err(error)),
+        };
+        let Some(answer) = answer else {
+            return Poll::Pending;
+        };
+        let Some(asking) = self.0.take() else {
+            unreachable!("looked at above")
+        };
+        Poll::Ready(answer.map(|at| Part::new(asking.stream, asking.part, at)))
+    }
+}
+
+impl fmt::Debug for PartSoon<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let part = self.0.as_ref().map(|asking| asking.part);
+        f.debug_struct("PartSoon")
+            .field("part", &part)
+            .finish_non_exhaustive()
+    }
+}

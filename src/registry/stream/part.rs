@@ -1,0 +1,117 @@
+//! A part that is in memory, and reading its tensors.
+//!
+//! What lives here: [`Part`]. What does not: how it came (`mod`), weights of what stays (`lease`).
+
+use std::fmt;
+
+use super::Stream;
+use crate::error::Error;
+use crate::handle::WeightHandle;
+use crate::registry::lease::{LeasedSet, Weight};
+
+/// A part of a streamed set, in memory for as long as this lives.
+///
+/// Its bytes are those of the stream's lease, checked when they were read: against their digests where the set was
+/// hashed; otherwise they are from the files that were opened when it was published, in the state in which these were. When it
+/// is dropped, its place is free for the next part, which may be read there at once: a device that still reads it must have
+/// come to its end before. Dropping takes the window's lock for a moment.
+pub struct Part<'s> {
+    stream: &'s Stream,
+    part: u32,
+    /// Where it is in the window.
+    at: u64,
+}
+
+impl<'s> Part<'s> {
+    /// `part` is at `at`, and stays there until it is released, which this does.
+    pub(super) fn new(stream: &'s Stream, part: u32, at: u64) -> Self {
+        Part { stream, part, at }
+    }
+
+    /// Its number.
+    pub fn index(&self) -> usize {
+        self.part as usize
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &str {
+        self.stream.ward.parts().all()[self.part as usize].name()
+    }
+
+    /// One tensor, of this part or of what stays in memory. An array access: no lock, no atomic write, no name.
+    ///
+    /// # Errors
+    /// [`Error::InPart`] if it is in another part; [`Error::NotInLease`], [`Error::NoSuchTensor`],
+    /// [`Error::UnreadableTensor`].
+    #[inline]
+    pub fn weight(&self, weight: WeightHandle) -> Result<Weight<'_>, Error> {
+        let set = self.stream.ward.lease().set(weight.set)?;
+        self.weight_of(set, weight.ordinal)
+    }
+
+    /// A tensor by name. Prefer [`weight`](Self::weight) with a handle that was resolved once.
+    ///
+    /// # Errors
+    /// As [`weight`](Self::weight).
+    pub fn get(&self, tensor: &str) -> Result<Weight<'_>, Error> {
+        let set = self.stream.ward.leased();
+        match set.layout().ordinal(tensor) {
+            Some(ordinal) => self.weight_of(set, ordinal),
+            None => Err(set.no_such_tensor(tensor.to_owned())),
+        }
+    }
+
+    /// The tensors of this part, readable or not.
+    pub fn iter(&self) -> impl Iterator<Item = Result<Weight<'_>, Error>> {
+        let set = self.stream.ward.leased();
+        let extents = &set.meta().facts.extents;
+        let mine = |ordinal| {
+            extents
+                .in_part(ordinal)
+                .is_some_and(|(part, _)| part == self.part)
+        };
+        let tensors = set.layout().tensors();
+        let tensors = tensors.filter(move |(ordinal, _)| mine(*ordinal));
+        tensors.map(move |(ordinal, _)| self.weight_of(set, ordinal))
+    }
+
+    #[inline]
+    fn weight_of<'p>(&'p self, set: LeasedSet<'p>, ordinal: u32) -> Result<Weight<'p>, Error> {
+        match set.meta().facts.extents.in_part(ordinal) {
+            Some((part, offset)) if part == self.part => {
+                let Some(info) = set.layout().tensor(ordinal) else {
+                    return set.weight(ordinal);
+                };
+                let Some(dtype) = info.dtype() else {
+                    return Err(set.unreadable(info));
+                };
+                let ward = &self.stream.ward;
+                // SAFETY: this part is held until `self` is dropped, and the answer borrows from `self`; the tensor
+                // lies in its part (`Plan::parted`).
+                let bytes = unsafe { ward.held(self.at + offset, info.byte_len() as usize) };
+                Ok(Weight::new(info, dtype, bytes))
+            }
+            _ => set.weight(ordinal),
+        }
+    }
+}
+
+impl Drop for Part<'_> {
+    fn drop(&mut self) {
+        let ward = &self.stream.ward;
+        // In a forked child the lock may be held for ever.
+        if ward.check_process().is_ok() {
+            let call = ward.window().release(self.part);
+            ward.called(call);
+        }
+    }
+}
+
+impl fmt::Debug for Part<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Part")
+            .field("index", &self.part)
+            .field("name", &self.name())
+            .finish_non_exhaustive()
+    }
+}

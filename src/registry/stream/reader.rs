@@ -1,0 +1,209 @@
+//! Reading parts into their window.
+//!
+//! What lives here: [`Ward`], a streamed set as those see it who read it and those who use it; the memory of its window;
+//! one read, and the thread that reads ahead. What does not: which part goes where and when (`core::window`).
+
+use std::sync::Arc;
+
+use super::super::WeightRegistry;
+use super::super::content::{Body, Parts};
+use super::super::generation::Meta;
+use super::super::lease::{Lease, LeasedSet};
+use super::super::loading::Inside;
+use super::super::staged::Vouched;
+use crate::core::panics;
+use crate::core::window::{Call, Job, Window};
+use crate::error::Error;
+use crate::names::SetName;
+use crate::plan::PlannedParts;
+use crate::reading::fill_part;
+use crate::source::Source;
+
+/// A streamed set, leased.
+#[derive(Clone)]
+pub(super) struct Ward {
+    registry: Arc<WeightRegistry>,
+    /// Of this set alone.
+    lease: Lease,
+}
+
+impl Ward {
+    /// # Errors
+    /// [`Error::NotStreamed`].
+    pub(super) fn new(registry: Arc<WeightRegistry>, lease: Lease) -> Result<Self, Error> {
+        let ward = Ward { registry, lease };
+        let streamed = ward.meta().facts.parts.is_some() && ward.body().window.is_some();
+        if streamed {
+            Ok(ward)
+        } else {
+            let set = ward.meta().record.name.clone();
+            Err(Error::NotStreamed { set })
+        }
+    }
+
+    pub(super) fn check_process(&self) -> Result<(), Error> {
+        self.registry.shared.check_process()
+    }
+
+    pub(super) fn lease(&self) -> &Lease {
+        &self.lease
+    }
+
+    #[inline]
+    pub(super) fn leased(&self) -> LeasedSet<'_> {
+        let Some(set) = self.lease.sets().next() else {
+            unreachable!("made with one set")
+        };
+        set
+    }
+
+    fn meta(&self) -> &Meta {
+        self.leased().meta()
+    }
+
+    fn body(&self) -> &Body {
+        &self.leased().hold.storage().own
+    }
+
+    fn known(&self) -> &Parts {
+        let Some(parts) = &self.meta().facts.parts else {
+            unreachable!("looked at when this was made")
+        };
+        parts
+    }
+
+    pub(super) fn parts(&self) -> &PlannedParts {
+        &self.known().planned
+    }
+
+    pub(super) fn window(&self) -> &Window<Arc<Error>> {
+        let Some(window) = &self.body().window else {
+            unreachable!("looked at when this was made")
+        };
+        window
+    }
+
+    pub(super) fn named(&self, part: u32) -> (SetName, String) {
+        let part = self.parts().all().get(part as usize);
+        let part = part.map_or_else(String::new, |part| part.name().to_owned());
+        (self.meta().record.name.clone(), part)
+    }
+
+    pub(super) fn no_such_part(&self, part: usize) -> Error {
+        Error::NoSuchPart {
+            set: self.meta().record.name.clone(),
+            part,
+            parts: self.parts().all().len(),
+        }
+    }
+
+    pub(super) fn part_failed(&self, part: u32, cause: Arc<Error>) -> Error {
+        let (set, part) = self.named(part);
+        Error::PartFailed { set, part, cause }
+    }
+
+    /// `len` bytes of the window from `at` on.
+    ///
+    /// # Safety
+    /// They are of a part that the caller holds, for as long as it has the answer.
+    #[inline]
+    pub(super) unsafe fn held(&self, at: u64, len: usize) -> &[u8] {
+        let (base, window) = self.body().memory.window();
+        debug_assert!(at as usize + len <= window);
+        // SAFETY: in the window, hence in the arena, which lives as long as our lease. Initialised: arenas are zeroed. Nobody
+        // writes there: a part that is held is in nobody's way (`Window::spot`), and the read that filled it landed before
+        // it could be held (E83). Guarded by `core::window::tests`, the models `window_*` and `tests/streams`.
+        unsafe { std::slice::from_raw_parts(base.as_ptr().add(at as usize), len) }
+    }
+
+    /// Somebody is to read ahead.
+    pub(super) fn called(&self, call: Call) {
+        if call {
+            let ward = Ward {
+                registry: Arc::clone(&self.registry),
+                lease: self.lease.clone().labelled("weighbridge reads ahead"),
+            };
+            ward.read_soon();
+        }
+    }
+
+    /// One of the registry's loaders reads one part, and comes again as long as there is one: in between it is the
+    /// others' turn.
+    fn read_soon(self) {
+        let registry = Arc::clone(&self.registry);
+        registry.loaders.run(move || {
+            let Some(job) = self.window().next_job() else {
+                return;
+            };
+            let read = self.fetch(job);
+            // Whoever asks for it is told. Foreign code may be in it.
+            let _ = panics(|| drop(read));
+            self.read_soon();
+        });
+    }
+
+    /// Reads a part, and lets everybody know.
+    pub(super) fn fetch(&self, job: Job) -> Result<(), Arc<Error>> {
+        let mut read = Err(Error::LoadBroken {
+            set: self.meta().record.name.clone(),
+        });
+        // If the source panics, that is what the load was.
+        let _ = panics(|| read = Inside::Source.enter().and_then(|_inside| self.read(&job)));
+        let read = read.map_err(Arc::new);
+        let call = self.window().landed(job, read.clone());
+        self.called(call);
+        read
+    }
+
+    fn read(&self, job: &Job) -> Result<(), Error> {
+        let Meta { record, facts, .. } = self.meta();
+        let handle = record.handle;
+        let again = facts.again.as_ref().ok_or(Error::NotResident { handle })?;
+        let kept = again.keeps();
+        let part = &self.parts().all()[job.part as usize];
+        let (base, window) = self.body().memory.window();
+        debug_assert!((job.at + job.len) as usize <= window && part.bytes() == job.len);
+        // SAFETY: in the window, hence in the arena, which lives as long as our lease. From the job's beginning to its
+        // landing the place is this job's alone (`Window::begin`): whoever read what was there before has released it, and
+        // that came before (E83). Guarded as `held`.
+        let place = unsafe {
+            let start = base.as_ptr().add(job.at as usize);
+            std::slice::from_raw_parts_mut(start, job.len as usize)
+        };
+        let differs = |now: String| Error::ReloadDiffers {
+            set: record.name.clone(),
+            generation: self.leased().generation(),
+            was: facts.identity.to_string(),
+            now,
+        };
+        let nothing = || Err(differs("nothing".to_owned()));
+        let mut read = nothing();
+        again.reopen(&mut |source: &dyn Source| {
+            // Whatever was read before does not count any more.
+            read = nothing();
+            let plan = source.plan();
+            if !kept && !facts.describes(plan) {
+                return Err(differs("other tensors".to_owned()));
+            }
+            let known = self.known().digests.as_deref();
+            if !kept && known.is_none() {
+                let now = Vouched::by(source);
+                if now.needs_digests() {
+                    return Err(differs("nothing that anybody vouches for".to_owned()));
+                }
+                let now = now.identify(plan, &[], None);
+                if now != facts.identity {
+                    return Err(differs(now.to_string()));
+                }
+            }
+            let readers = self.registry.readers;
+            if let Some(tensor) = fill_part(source, part, place, known, readers)? {
+                let tensor = plan.tensors()[tensor].name();
+                return Err(differs(format!("other bytes in {tensor:?}")));
+            }
+            read = Ok(());
+            Ok(())
+        })?;
+        read
+    }
+}
