@@ -1,0 +1,212 @@
+//! A model that is larger than its memory: its layers go through a window, pass after pass.
+//!
+//! `cargo run --release --example stream` streams the tiny checkpoint of this repository; `--model DIR` any other one.
+//! What a pass does with a layer stands for a forward pass: it looks at every byte.
+
+#[path = "common/arguments.rs"]
+mod arguments;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use arguments::number;
+use weighbridge::source::{Checkpoint, Source, Streamed};
+use weighbridge::{Error, Order, PartState, Parts, Stream, WeightRegistry, WindowSize};
+
+const HELP: &str = "\
+Streams the layers of a checkpoint through a window, pass after pass, and shows the window.
+
+  cargo run --release --example stream -- [OPTIONS]
+
+  --model DIR     a checkpoint                                       [fixtures/tiny-llama]
+  --window N      room for so many layers, of the largest one's size [2]
+  --share N       instead: the set gets one N-th of its bytes
+  --ahead N       layers that are read ahead                         [1]
+  --passes N      how often all layers are used                      [3]
+  --rest          embeddings, norms and the head are streamed, too
+  --json          one object, and no picture
+  --help          this text
+
+Exit code: 0 if every pass saw the same bytes within the budget, 1 if not, 2 if the command line is wrong.
+";
+
+/// A disk may be slow; nothing here waits for anything else.
+const PATIENCE: Duration = Duration::from_secs(600);
+/// A picture has so many lines at most.
+const LINES: usize = 60;
+
+struct Options {
+    model: PathBuf,
+    window: u32,
+    share: Option<u64>,
+    ahead: usize,
+    passes: usize,
+    rest: bool,
+    json: bool,
+}
+
+fn options() -> Result<Option<Options>, String> {
+    let mut options = Options {
+        model: PathBuf::from("fixtures/tiny-llama"),
+        window: 2,
+        share: None,
+        ahead: 1,
+        passes: 3,
+        rest: false,
+        json: false,
+    };
+    let mut words = std::env::args().skip(1);
+    while let Some(word) = words.next() {
+        let mut value = || {
+            words
+                .next()
+                .ok_or(format!("{word} needs a value; see --help"))
+        };
+        match word.as_str() {
+            "--model" => options.model = value()?.into(),
+            "--window" => options.window = small(&word, &value()?)?,
+            "--share" => options.share = Some(number(&word, &value()?)?),
+            "--ahead" => {
+                let value = value()?;
+                options.ahead = value
+                    .parse()
+                    .map_err(|_| format!("--ahead takes a whole number, not {value:?}"))?;
+            }
+            "--passes" => options.passes = small(&word, &value()?)?,
+            "--rest" => options.rest = true,
+            "--json" => options.json = true,
+            "--help" | "-h" => return Ok(None),
+            other => return Err(format!("{other:?} is unknown; see --help")),
+        }
+    }
+    Ok(Some(options))
+}
+
+/// A whole number from 1 that is not too large for this.
+fn small<N: TryFrom<u64>>(option: &str, value: &str) -> Result<N, String> {
+    let number = number(option, value)?;
+    number
+        .try_into()
+        .map_err(|_| format!("{option} {number} is too many"))
+}
+
+/// One character for each part: here and used, here, on its way, away.
+fn picture(stream: &Stream) -> Result<String, Error> {
+    let show = |state| match state {
+        PartState::Here { holds: 1.. } => '#',
+        PartState::Here { .. } => '=',
+        PartState::Coming => '~',
+        PartState::Failed => '!',
+        _ => '.',
+    };
+    Ok(stream
+        .window()?
+        .into_iter()
+        .map(|part| show(part.state))
+        .collect())
+}
+
+fn run(options: &Options) -> Result<bool, Error> {
+    let checkpoint = Checkpoint::open(&options.model)?;
+    let whole = checkpoint.plan().charged_bytes();
+    let layers = Parts::layers();
+    let parts = if options.rest {
+        layers.and_the_rest()
+    } else {
+        layers
+    };
+    let window = match options.share {
+        Some(share) => WindowSize::Within(whole / share.max(1)),
+        None => WindowSize::Parts(options.window),
+    };
+    // Nobody hashes what is read again and again: the files are watched instead.
+    let streamed = Streamed::new(checkpoint.declared("as it is"), &parts, window)?;
+    let budget = streamed.plan().charged_bytes();
+    let registry = Arc::new(WeightRegistry::builder().limit_bytes(budget).build()?);
+    let set = registry.publish("model", streamed)?;
+    let lease = registry.acquire(set)?;
+    let order = Order::ring().ahead(options.ahead);
+    let mut stream = registry.stream(&lease, set, order)?;
+    // Whoever looks on uses nothing.
+    let watch = registry.stream(&lease, set, Order::unknown())?;
+    if !options.json {
+        println!(
+            "{}: {whole} bytes, {} parts, streamed in {budget} bytes",
+            options.model.display(),
+            stream.len()
+        );
+        println!("# used   = in memory   ~ being read   . away\n");
+    }
+
+    let (mut sums, mut lines) = (Vec::new(), 0);
+    let started = Instant::now();
+    for pass in 0..options.passes {
+        let mut sum = 0u64;
+        for layer in 0..stream.len() {
+            let part = stream.part(layer, PATIENCE)?;
+            for weight in part.iter() {
+                let bytes = weight?.bytes().chunks(8);
+                let words = bytes.map(|word| {
+                    word.iter()
+                        .fold(0, |word, byte| word << 8 | u64::from(*byte))
+                });
+                sum = words.fold(sum, |sum, word| sum.rotate_left(5) ^ word);
+            }
+            if !options.json && lines < LINES {
+                lines += 1;
+                println!("pass {pass} {:<24} {}", part.name(), picture(&watch)?);
+            }
+        }
+        sums.push(sum);
+    }
+    let (took, tally) = (started.elapsed(), stream.tally()?);
+    let peak = registry.ledger().peak;
+    let fine = peak <= budget && sums.windows(2).all(|pair| pair[0] == pair[1]);
+    if options.json {
+        println!(
+            "{{\"model_bytes\": {whole}, \"budget_bytes\": {budget}, \"peak_bytes\": {peak}, \"parts\": {}, \"passes\": {}, \
+             \"seconds\": {:.6}, \"hits\": {}, \"misses\": {}, \"reads\": {}, \"read_bytes\": {}, \"same_bytes\": {fine}}}",
+            stream.len(),
+            options.passes,
+            took.as_secs_f64(),
+            tally.hits,
+            tally.misses,
+            tally.reads,
+            tally.read_bytes
+        );
+    } else {
+        println!(
+            "\n{} passes in {took:.2?}: {} parts were in memory when they were asked for, {} were not; {} reads, {} bytes",
+            options.passes, tally.hits, tally.misses, tally.reads, tally.read_bytes
+        );
+        println!(
+            "peak {peak} of {budget} bytes, of a model of {whole}: {}",
+            if fine { "ok" } else { "WRONG" }
+        );
+    }
+    Ok(fine)
+}
+
+fn main() -> ExitCode {
+    let options = match options() {
+        Ok(Some(options)) => options,
+        Ok(None) => {
+            print!("{HELP}");
+            return ExitCode::SUCCESS;
+        }
+        Err(wrong) => {
+            eprintln!("{wrong}");
+            return ExitCode::from(2);
+        }
+    };
+    match run(&options) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("{error}");
+            ExitCode::FAILURE
+        }
+    }
+}
