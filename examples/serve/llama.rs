@@ -97,6 +97,11 @@ pub trait Access {
         Ok(())
     }
 
+    /// Called before what comes ahead of the layers, and before what comes after them.
+    fn before_ends(&mut self) -> Result<(), Error> {
+        Ok(())
+    }
+
     /// A tensor of the base.
     fn weight(&self, handle: WeightHandle) -> Result<Weight<'_>, Error>;
 
@@ -182,6 +187,7 @@ impl Model {
         } = self.config;
         let position = sequence.length;
         sequence.length += 1;
+        access.before_ends()?;
         let mut x = row(access.weight(self.embedding)?, token as usize);
         for (index, layer) in self.layers.iter().enumerate() {
             access.before_layer(index)?;
@@ -212,6 +218,7 @@ impl Model {
         if !want_logits {
             return Ok(Vec::new());
         }
+        access.before_ends()?;
         let normed = rms_norm(&x, access.weight(self.norm)?, rms_eps);
         Ok(matvec(access.weight(self.head)?, &normed))
     }

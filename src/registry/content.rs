@@ -76,11 +76,6 @@ impl Again {
     ) -> Result<(), Error> {
         self.from.as_ref().map_or(Ok(()), |from| from.reopen(read))
     }
-
-    /// [`Reload::keeps`].
-    pub(crate) fn keeps(&self) -> bool {
-        self.from.as_ref().is_some_and(|from| from.keeps())
-    }
 }
 
 // Foreign code that only `load` calls, on its caller's thread: what a panic leaves there is the source's
@@ -210,7 +205,13 @@ impl Body {
 
     /// The charge, and the memory for whoever uses it next, if it is an arena.
     pub(crate) fn into_supply(self) -> Supply {
-        let Body { memory, charge, .. } = self;
+        let Body {
+            memory,
+            charge,
+            window,
+            ..
+        } = self;
+        let _ = panics(|| drop(window));
         let arena = memory.into_arena();
         Supply {
             arena: arena.map_err(Memory::give_back_here).ok(),
@@ -264,8 +265,10 @@ impl Storage for Body {
             memory,
             charge,
             pool,
-            window: _,
+            window,
         } = self;
+        // There may be foreign code in it: why a part could not be read, a waker of somebody who is gone.
+        let _ = panics(|| drop(window));
         let (memory, charge) = match memory.into_arena() {
             Ok(arena) => match pool.keep(arena, charge, step) {
                 Ok(()) => return,

@@ -29,6 +29,8 @@ struct State {
     tasks: VecDeque<Task>,
     threads: Vec<JoinHandle<()>>,
     idle: usize,
+    /// Somebody does what there is to do where it was asked for.
+    here: bool,
     closed: bool,
 }
 
@@ -51,12 +53,16 @@ impl Loaders {
             match thread::spawn_named("weighbridge-loader", move || desk.work()) {
                 Ok(thread) => state.threads.push(thread),
                 Err(_) if !state.threads.is_empty() => {}
+                // Whoever is at it does this, too.
+                Err(_) if state.here => {}
                 Err(_) => {
-                    let tasks = std::mem::take(&mut state.tasks);
-                    drop(state);
-                    for task in tasks {
+                    state.here = true;
+                    while let Some(task) = state.tasks.pop_front() {
+                        drop(state);
                         let _ = panics(task);
+                        state = self.desk.state.lock(); // E79
                     }
+                    state.here = false;
                     return;
                 }
             }

@@ -117,10 +117,6 @@ impl<S: Source + Send + Sync> Reload for Kept<S> {
     fn reopen(&self, read: &mut dyn FnMut(&dyn Source) -> Result<(), Error>) -> Result<(), Error> {
         read(&*self.0)
     }
-
-    fn keeps(&self) -> bool {
-        true
-    }
 }
 
 struct OpenedBy<F>(F);

@@ -120,8 +120,8 @@ pub trait Source {
     }
 
     /// What the registry keeps in order to read the same bytes once more. A set that has this can be
-    /// [evicted](crate::WeightRegistry::evict) and [loaded](crate::WeightRegistry::load) again. Asked once,
-    /// and not if the source [brings](Self::bring) its memory. See [`Evictable`].
+    /// [evicted](crate::WeightRegistry::evict) and [loaded](crate::WeightRegistry::load) again. Asked once, or
+    /// twice if the set is [streamed](Streamed), and not if the source [brings](Self::bring) its memory. See [`Evictable`].
     fn reload(&self) -> Option<Arc<dyn Reload>> {
         None
     }
@@ -146,12 +146,6 @@ pub trait Reload: Send + Sync {
     /// # Errors
     /// What stands in the way of opening it, or what `read` returns.
     fn reopen(&self, read: &mut dyn FnMut(&dyn Source) -> Result<(), Error>) -> Result<(), Error>;
-
-    /// Is it the source itself that was published, which has been kept, and is what it was? Then what it says of itself
-    /// is not compared again for each part of a set that is streamed; bytes are.
-    fn keeps(&self) -> bool {
-        false
-    }
 }
 
 /// Asked to fill an arena, a source says that its memory is there already.

@@ -18,7 +18,9 @@ use crate::sync::Mutex;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Progress {
-    /// Bytes of tensors that have been read. It only grows, from one report to the next.
+    /// Bytes of tensors that have been read. It only grows, from one report of one reading to the next. Of a set that is
+    /// [streamed](super::Streamed) what stays in memory is one reading, or all of it if it is hashed; and each part that is
+    /// read later is one of its own, which begins at nothing and ends at the part's bytes.
     pub bytes: u64,
     /// How many there are, ties once.
     pub of: u64,

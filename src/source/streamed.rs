@@ -102,7 +102,9 @@ impl<S: Source + Send + Sync + 'static> Source for Streamed<S> {
     }
 
     fn pieces(&self) -> Option<Pieces<'_>> {
-        Some(self.source.pieces()?.by(&self.plan))
+        let pieces = self.source.pieces()?;
+        let same = pieces.are_of(self.source.plan());
+        same.then(|| pieces.by(&self.plan))
     }
 
     fn declared(&self) -> Option<&str> {

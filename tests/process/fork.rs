@@ -336,6 +336,9 @@ const REFUSED: &[Refused] = &[
     ("stream/mod/part", |kit| {
         of(kit.stream.part(0, Duration::MAX))
     }),
+    ("stream/mod/enter", |kit| {
+        of(kit.stream.enter(0, Duration::MAX))
+    }),
     ("stream/mod/part_async", |kit| {
         of(block_on(kit.stream.part_async(0)))
     }),
@@ -608,11 +611,18 @@ const READS: &[Reads] = &[
     ),
     (
         "stream/mod",
-        &["len", "is_empty", "name", "part_of", "lease"],
+        &[
+            "len", "is_empty", "name", "part_of", "lease", "leave", "weight",
+        ],
         |kit| {
             let norm = "model.layers.3.input_layernorm.weight";
             let norm = kit.streaming.weight_handle(kit.streamed, norm).unwrap();
             assert_eq!(kit.stream.part_of(norm).unwrap(), Some(3));
+            kit.stream.leave();
+            let norm = kit
+                .streaming
+                .weight_handle(kit.streamed, "model.norm.weight");
+            assert_eq!(kit.stream.weight(norm.unwrap()).unwrap().shape(), [96]);
             assert_eq!((kit.stream.len(), kit.stream.is_empty()), (4, false));
             assert_eq!(kit.stream.name(1), Some("model.layers.1"));
             assert_eq!(kit.stream.lease().sets().len(), 1);

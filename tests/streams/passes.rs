@@ -5,7 +5,7 @@ use std::thread;
 
 use weighbridge::{Error, Order, Part};
 
-use super::layers::{Disk, LAYER, Layers, check, registry};
+use super::layers::{Disk, LAYER, Layers, byte, check, registry};
 use super::support::{SOON, block_on};
 
 /// Nothing is read ahead: each layer once, when it is asked for.
@@ -64,6 +64,45 @@ fn of_a_ring_only_what_does_not_fit_is_read_again() {
     // One more may be on its way.
     assert!((read..=read + 1).contains(&tally.reads), "{tally:?}");
     assert_eq!(tally.read_bytes, tally.reads * LAYER);
+}
+
+/// The stream itself has one part at a time.
+#[test]
+fn a_stream_that_has_entered_a_part_reads_it() {
+    let (registry, disk) = (registry(), Arc::new(Disk::default()));
+    let set = registry
+        .publish("layers", Layers::new(4, 1, &disk).streamed(1))
+        .unwrap();
+    let lease = registry.acquire(set).unwrap();
+    let handle = |layer| {
+        registry
+            .weight_handle(set, &format!("layers.{layer}.b"))
+            .unwrap()
+    };
+    let embed = registry.weight_handle(set, "embed").unwrap();
+    let mut stream = registry.stream(&lease, set, Order::ring()).unwrap();
+    let in_part = |read: Result<_, Error>| matches!(read, Err(Error::InPart { .. }));
+    assert!(in_part(stream.weight(handle(0)).map(drop)));
+    for layer in (0..4).cycle().take(9) {
+        stream.enter(layer, SOON).unwrap();
+        let weight = stream.weight(handle(layer)).unwrap();
+        let right = |(at, there): (u64, &u8)| *there == byte(weight.name(), at, 1);
+        assert!((0..).zip(weight.bytes()).all(right));
+        assert!(in_part(stream.weight(handle((layer + 1) % 4)).map(drop)));
+        assert_eq!(stream.weight(embed).unwrap().name(), "embed");
+    }
+    // It gives back what it has before it waits for another one, however it asks.
+    check(&stream.part(2, SOON).unwrap(), 2, 1);
+    stream.enter(3, SOON).unwrap();
+    check(&block_on(stream.part_async(1)).unwrap(), 1, 1);
+    stream.enter(0, SOON).unwrap();
+    disk.broken.lock().unwrap().insert(1);
+    assert!(stream.enter(1, SOON).is_err());
+    assert!(in_part(stream.weight(handle(0)).map(drop)), "it has left");
+    stream.enter(2, SOON).unwrap();
+    let mut other = registry.stream(&lease, set, Order::unknown()).unwrap();
+    drop(stream);
+    check(&other.part(3, SOON).unwrap(), 3, 1);
 }
 
 #[test]

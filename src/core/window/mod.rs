@@ -104,7 +104,7 @@ enum Outcome<E> {
     /// A hold.
     Here(u64),
     Failed(E),
-    /// The duty to read it.
+    /// The duty to read it; or another part, for somebody who does not read and has been passed often enough.
     Read(Job),
 }
 
@@ -113,7 +113,8 @@ enum Outcome<E> {
 pub enum Answer<E> {
     /// It is there, from this place on, and stays until it is [released](Window::release).
     Here(u64),
-    /// Nobody reads it: whoever asked is to. Then it is [landed](Window::landed).
+    /// Nobody reads it: whoever asked is to. Then it is [landed](Window::landed). If it is another part than it asked for,
+    /// that was in its way, and it asks again.
     Read(Job),
     /// It could not be read.
     Failed(E),
@@ -347,6 +348,7 @@ impl<E: Clone> Window<E> {
                     state.streams[stream].unused.push(part);
                 }
                 // Those who were not to pass any more.
+                state.hand_out(&mut wakers);
                 state.serve(&mut wakers);
                 Some(job)
             }
@@ -481,37 +483,46 @@ impl<E: Clone> State<E> {
     fn settle(&mut self, wakers: &mut Vec<(Arc<Waker>, bool)>) -> Call {
         self.serve(wakers);
         self.hand_out(wakers);
+        // Those who were not to pass before.
+        self.serve(wakers);
         self.call()
     }
 
     /// Those who wait for a place, and read themselves, get it as soon as there is one: the first of them, or, but not for
     /// ever, others.
     fn hand_out(&mut self, wakers: &mut Vec<(Arc<Waker>, bool)>) {
-        while let Some((at, spot)) = self.next_to_read() {
-            let part = self.waiting[at].part;
-            let job = self.begin(part, spot, true);
+        while let Some((at, part, spot)) = self.next_to_read() {
+            let asked = self.waiting[at].part == part;
+            let job = self.begin(part, spot, asked);
             let one = &mut self.waiting[at];
             one.outcome = Some(Outcome::Read(job));
             wakers.push((Arc::clone(&one.waker), true));
         }
     }
 
-    /// Somebody who waits, and could read its part now.
-    fn next_to_read(&self) -> Option<(usize, Spot)> {
-        let mut first = true;
+    /// Somebody who waits and reads, and what it could read now: its own part, or that of the first one, who does not read
+    /// itself and has been passed often enough.
+    fn next_to_read(&self) -> Option<(usize, u32, Spot)> {
+        let mut first = None;
         for (at, one) in self.waiting.iter().enumerate() {
             let standing = &self.parts[one.part as usize].standing;
-            if one.outcome.is_some() || !matches!(standing, Standing::Away) {
+            if one.outcome.is_some() || matches!(standing, Standing::Coming { .. }) {
                 continue;
             }
-            if !first && self.passed >= PASSES {
-                return None;
-            }
-            first = false;
-            if one.reads
-                && let Some(spot) = self.spot(one.part, None)
+            let must_wait = first.filter(|_| self.passed >= PASSES);
+            if let Some(part) = must_wait
+                && one.reads
             {
-                return Some((at, spot));
+                return Some((at, part, self.spot(part, None)?));
+            }
+            if matches!(standing, Standing::Away) {
+                first = first.or(Some(one.part));
+                if must_wait.is_none()
+                    && one.reads
+                    && let Some(spot) = self.spot(one.part, None)
+                {
+                    return Some((at, one.part, spot));
+                }
             }
         }
         None
@@ -585,12 +596,20 @@ impl<E: Clone> State<E> {
         }
         let mut next: Vec<(usize, u32, usize)> = Vec::new();
         for (number, stream) in self.streams.iter().enumerate() {
-            if stream.unused.len() < stream.ahead {
-                let away = |(_, part): &(usize, u32)| {
-                    matches!(self.parts[*part as usize].standing, Standing::Away)
-                };
-                let first = stream.order.after(stream.at).find(away);
-                next.extend(first.map(|(far, part)| (far, part, number)));
+            // What could not be read counts: a disk that is gone is not asked for everything.
+            let mut ahead = stream.unused.len();
+            for (far, part) in stream.order.after(stream.at) {
+                if ahead >= stream.ahead {
+                    break;
+                }
+                match self.parts[part as usize].standing {
+                    Standing::Away => {
+                        next.push((far, part, number));
+                        break;
+                    }
+                    Standing::Failed(_) => ahead += 1,
+                    Standing::Coming { .. } | Standing::Here { .. } => {}
+                }
             }
         }
         next.sort_unstable();

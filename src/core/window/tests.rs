@@ -86,9 +86,25 @@ fn a_failure_is_told_once_and_then_tried_again() {
     let job = window.next_job().unwrap();
     let _ = window.landed(job, Err(7));
     assert_eq!(window.look()[0].0, Sight::Failed);
-    assert_eq!(catch_up(&window), [1], "not the one that cannot be read");
+    assert_eq!(window.next_job(), None, "it counts as read ahead");
     assert_eq!(ask(&window, stream, 0), Answer::Failed(7));
     read(&window, stream, 0);
+}
+
+/// A disk that is gone for a moment: no more is tried than is read ahead.
+#[test]
+fn what_fails_counts_as_read_ahead() {
+    let window = Window::new(50, [10; 20], 1);
+    let (stream, call) = window.open(Order::new(0..20, true), 2);
+    assert!(call);
+    for part in 0..2 {
+        let job = window.next_job().unwrap();
+        assert_eq!(job.part, part);
+        let _ = window.landed(job, Err(7));
+    }
+    assert_eq!(window.next_job(), None);
+    assert_eq!(ask(&window, stream, 0), Answer::Failed(7));
+    assert_eq!(catch_up(&window), [2], "one has failed, one is ahead");
 }
 
 #[test]
@@ -201,10 +217,14 @@ struct World {
     actors: Vec<Actor>,
     /// Jobs of readers that were called.
     reading: Vec<Job>,
+    /// Jobs that somebody who waits does for somebody else.
+    favouring: Vec<Job>,
     readers: usize,
     random: u64,
     /// How often somebody had to wait, though others could have been served.
     held_up: usize,
+    /// How often somebody read for somebody else.
+    favours: usize,
 }
 
 impl World {
@@ -227,7 +247,8 @@ impl World {
             Doing::Reads(job) => Some(of(job)),
             Doing::Nothing | Doing::Waits(..) => None,
         });
-        own.chain(self.reading.iter().map(of)).any(meets)
+        let others = self.reading.iter().chain(&self.favouring);
+        own.chain(others.map(of)).any(meets)
     }
 
     fn begins(&mut self, job: &Job) {
@@ -276,9 +297,16 @@ impl World {
                 Doing::Nothing
             }
             Answer::Read(job) => {
-                assert!(job.part == part);
+                assert!(reads || waited);
                 self.begins(&job);
-                Doing::Reads(job)
+                if job.part == part {
+                    Doing::Reads(job)
+                } else {
+                    // It is done for somebody else.
+                    self.favouring.push(job);
+                    self.favours += 1;
+                    Doing::Nothing
+                }
             }
         };
     }
@@ -317,6 +345,12 @@ impl World {
     }
 
     fn reads(&mut self) {
+        if !self.favouring.is_empty() && self.random(2) == 0 {
+            let at = self.random(self.favouring.len());
+            let job = self.favouring.swap_remove(at);
+            let fails = self.random(6) == 0;
+            return self.lands(job, fails);
+        }
         if self.readers > 0 && self.random(2) == 0 {
             self.readers -= 1;
             if let Some(job) = self.window.next_job() {
@@ -327,8 +361,8 @@ impl World {
             let at = self.random(self.reading.len());
             let job = self.reading.swap_remove(at);
             let fails = self.random(6) == 0;
-            self.lands(job, fails);
             // Whoever was called reads on.
+            self.lands(job, fails);
             self.readers += 1;
         }
     }
@@ -374,7 +408,7 @@ impl World {
 
 #[test]
 fn whatever_happens() {
-    let mut held_up = 0;
+    let (mut held_up, mut favours) = (0, 0);
     for seed in 1..=400u64 {
         let mut world = World {
             window: Window::new(0, [], 0),
@@ -382,9 +416,11 @@ fn whatever_happens() {
             bytes: Vec::new(),
             actors: Vec::new(),
             reading: Vec::new(),
+            favouring: Vec::new(),
             readers: 0,
             random: seed.wrapping_mul(0x9e37_79b9_7f4a_7c15),
             held_up: 0,
+            favours: 0,
         };
         let parts = 1 + world.random(9);
         world.lens = (0..parts).map(|_| 1 + world.random(4) as u64).collect();
@@ -421,7 +457,10 @@ fn whatever_happens() {
         let mut steps = 0;
         let busy = |world: &World| {
             let rests = |one: &Actor| matches!(one.doing, Doing::Nothing);
-            !world.actors.iter().all(rests) || world.readers > 0 || !world.reading.is_empty()
+            !world.actors.iter().all(rests)
+                || world.readers > 0
+                || !world.reading.is_empty()
+                || !world.favouring.is_empty()
         };
         while busy(&world) {
             world.reads();
@@ -442,6 +481,8 @@ fn whatever_happens() {
         }
         assert!(!world.window.close(0), "nobody wants anything");
         held_up += world.held_up;
+        favours += world.favours;
     }
     assert!(held_up > 100, "passing was never tried: {held_up}");
+    assert!(favours > 10, "nobody was in the way: {favours}");
 }

@@ -21,10 +21,10 @@ use reader::Ward;
 
 use super::WeightRegistry;
 use super::generation::Holds;
-use super::lease::Lease;
+use super::lease::{Lease, Weight};
 use super::loading::Inside;
-use crate::core::wait;
 use crate::core::window::{Answer, Sight, Tally, Ticket};
+use crate::core::{panics, wait};
 use crate::error::Error;
 use crate::handle::{SetHandle, WeightHandle};
 
@@ -38,8 +38,8 @@ use crate::handle::{SetHandle, WeightHandle};
 /// A stream is at the part that it asked for last. Asking for the same part again is no step; one that comes later is a
 /// jump, and what was read for those in between stays as long as nobody needs its place; one that came before is a step
 /// back; one that is not in the order is given like any other, and the stream is where it was. Dropping the stream at
-/// any time leaves nothing behind but parts that others may use; whoever reads ahead for it keeps a lease, labelled
-/// `weighbridge reads ahead`, until that read is over.
+/// any time leaves nothing behind but parts that others may use; whoever was called to read ahead for it keeps a lease,
+/// labelled `weighbridge reads ahead`, until it has had its turn among the registry's loaders.
 ///
 /// It keeps a lease: the version is the same from the first part to the last, whatever is published meanwhile.
 ///
@@ -48,6 +48,8 @@ use crate::handle::{SetHandle, WeightHandle};
 pub struct Stream {
     ward: Ward,
     id: u64,
+    /// The part that it has [entered](Stream::enter), and where that is.
+    entered: Option<(u32, u64)>,
 }
 
 /// A part, as a [`Stream::window`] shows it.
@@ -120,7 +122,11 @@ impl WeightRegistry {
         }
         let (id, call) = ward.window().open(steps, ahead);
         ward.called(call);
-        Ok(Stream { ward, id })
+        Ok(Stream {
+            ward,
+            id,
+            entered: None,
+        })
     }
 }
 
@@ -232,6 +238,65 @@ impl Stream {
     /// [`Error::PartNotLoaded`] when `patience` is over; a read that this thread has begun is brought to its end first. [`Error::NoSuchPart`],
     /// [`Error::LoadInsideLoad`], [`Error::Forked`].
     pub fn part(&mut self, part: usize, patience: Duration) -> Result<Part<'_>, Error> {
+        self.leave();
+        let (number, at) = self.wait_for(part, patience)?;
+        Ok(Part::new(self, number, at))
+    }
+
+    /// [`part`](Self::part), and the stream itself has it until it goes on: for engines that keep the stream in the
+    /// same place as what reads from it. Whatever it had before is given back first.
+    ///
+    /// # Errors
+    /// As [`part`](Self::part). The stream has no part then.
+    ///
+    /// # Examples
+    /// ```
+    /// # use std::{sync::Arc, time::Duration};
+    /// # use weighbridge::{Order, Parts, WeightRegistry, WindowSize, source::{Checkpoint, Streamed}};
+    /// # let registry = Arc::new(WeightRegistry::builder().build()?);
+    /// # let checkpoint = Checkpoint::open("fixtures/tiny-llama")?;
+    /// # let streamed = Streamed::new(checkpoint, &Parts::layers(), WindowSize::Parts(2))?;
+    /// # let set = registry.publish("tiny", streamed)?;
+    /// # let lease = registry.acquire(set)?;
+    /// let up = registry.weight_handle(set, "model.layers.1.mlp.up_proj.weight")?;
+    /// let mut stream = registry.stream(&lease, set, Order::ring())?;
+    /// stream.enter(1, Duration::from_secs(5))?;
+    /// assert_eq!(stream.weight(up)?.shape(), [256, 96]);
+    /// stream.enter(2, Duration::from_secs(5))?; // it has left layer 1
+    /// assert!(stream.weight(up).is_err());
+    /// # Ok::<(), weighbridge::Error>(())
+    /// ```
+    pub fn enter(&mut self, part: usize, patience: Duration) -> Result<(), Error> {
+        self.leave();
+        self.entered = Some(self.wait_for(part, patience)?);
+        Ok(())
+    }
+
+    /// Gives the part back that it has entered, if there is one.
+    pub fn leave(&mut self) {
+        if let Some((part, _)) = self.entered.take() {
+            self.ward.release(part);
+        }
+    }
+
+    /// One tensor, of the part that it has [entered](Self::enter) or of what stays in memory. An array access: no lock, no
+    /// atomic write, no name.
+    ///
+    /// # Errors
+    /// [`Error::InPart`] if it is in another part; [`Error::NotInLease`], [`Error::NoSuchTensor`],
+    /// [`Error::UnreadableTensor`].
+    #[inline]
+    pub fn weight(&self, weight: WeightHandle) -> Result<Weight<'_>, Error> {
+        let set = self.lease().set(weight.set)?;
+        match self.entered {
+            // SAFETY: it is held until `leave`, which needs the stream that the answer borrows from.
+            Some(held) => unsafe { self.ward.weight(set, weight.ordinal, held) },
+            None => set.weight(weight.ordinal),
+        }
+    }
+
+    /// The number of a part, and where it is, as soon as it is there: held.
+    fn wait_for(&self, part: usize, patience: Duration) -> Result<(u32, u64), Error> {
         let number = self.number(part)?;
         let started = Instant::now();
         let mut asking = Asking {
@@ -243,11 +308,12 @@ impl Stream {
             asking.ask(waker, true)
         });
         match answer {
-            Some(answer) => {
-                drop(asking);
-                Ok(Part::new(self, number, answer?))
-            }
+            Some(answer) => Ok((number, answer?)),
             None => {
+                // It may have come just now.
+                if let Some(answer) = asking.ask(Waker::noop(), true) {
+                    return Ok((number, answer?));
+                }
                 let (reading, held) = asking.in_the_way();
                 drop(asking);
                 let (set, part) = self.ward.named(number);
@@ -270,6 +336,7 @@ impl Stream {
     /// # Errors
     /// As [`part`](Self::part), without [`Error::PartNotLoaded`].
     pub fn part_async(&mut self, part: usize) -> PartSoon<'_> {
+        self.leave();
         PartSoon(Some(Asking {
             part: u32::try_from(part).unwrap_or(u32::MAX),
             stream: self,
@@ -287,6 +354,7 @@ impl Stream {
 
 impl Drop for Stream {
     fn drop(&mut self) {
+        self.leave();
         if self.ward.check_process().is_ok() {
             let call = self.ward.window().close(self.id);
             self.ward.called(call);
@@ -314,20 +382,24 @@ struct Asking<'s> {
 impl Asking<'_> {
     /// Where it is; `None`: the waker will be woken.
     fn ask(&mut self, waker: &Waker, reads: bool) -> Option<Result<u64, Error>> {
-        let Stream { ward, id } = self.stream;
+        let Stream { ward, id, .. } = self.stream;
         let window = ward.window();
-        let (answer, call) = window.ask(*id, self.part, &mut self.ticket, waker, reads);
-        ward.called(call);
-        let failed = |cause| Some(Err(ward.part_failed(self.part, cause)));
-        match answer {
-            Answer::Wait => None,
-            Answer::Here(at) => Some(Ok(at)),
-            Answer::Failed(cause) => failed(cause),
-            Answer::Read(job) => {
-                let at = job.at;
-                match ward.fetch(job) {
-                    Ok(()) => Some(Ok(at)),
-                    Err(cause) => failed(cause),
+        loop {
+            let (answer, call) = window.ask(*id, self.part, &mut self.ticket, waker, reads);
+            ward.called(call);
+            let failed = |cause| Some(Err(ward.part_failed(self.part, cause)));
+            match answer {
+                Answer::Wait => return None,
+                Answer::Here(at) => return Some(Ok(at)),
+                Answer::Failed(cause) => return failed(cause),
+                Answer::Read(job) => {
+                    let (part, at) = (job.part, job.at);
+                    let read = ward.fetch(job);
+                    if part == self.part {
+                        return read.map_or_else(failed, |()| Some(Ok(at)));
+                    }
+                    // It was in the way of this one. Whoever wants it is told.
+                    let _ = panics(|| drop(read));
                 }
             }
         }

@@ -77,33 +77,14 @@ impl<'s> Part<'s> {
 
     #[inline]
     fn weight_of<'p>(&'p self, set: LeasedSet<'p>, ordinal: u32) -> Result<Weight<'p>, Error> {
-        match set.meta().facts.extents.in_part(ordinal) {
-            Some((part, offset)) if part == self.part => {
-                let Some(info) = set.layout().tensor(ordinal) else {
-                    return set.weight(ordinal);
-                };
-                let Some(dtype) = info.dtype() else {
-                    return Err(set.unreadable(info));
-                };
-                let ward = &self.stream.ward;
-                // SAFETY: this part is held until `self` is dropped, and the answer borrows from `self`; the tensor
-                // lies in its part (`Plan::parted`).
-                let bytes = unsafe { ward.held(self.at + offset, info.byte_len() as usize) };
-                Ok(Weight::new(info, dtype, bytes))
-            }
-            _ => set.weight(ordinal),
-        }
+        // SAFETY: this part is held until `self` is dropped, and the answer borrows from `self`.
+        unsafe { self.stream.ward.weight(set, ordinal, (self.part, self.at)) }
     }
 }
 
 impl Drop for Part<'_> {
     fn drop(&mut self) {
-        let ward = &self.stream.ward;
-        // In a forked child the lock may be held for ever.
-        if ward.check_process().is_ok() {
-            let call = ward.window().release(self.part);
-            ward.called(call);
-        }
+        self.stream.ward.release(self.part);
     }
 }
 

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use super::super::WeightRegistry;
 use super::super::content::{Body, Parts};
 use super::super::generation::Meta;
-use super::super::lease::{Lease, LeasedSet};
+use super::super::lease::{Lease, LeasedSet, Weight};
 use super::super::loading::Inside;
 use super::super::staged::Vouched;
 use crate::core::panics;
@@ -107,13 +107,49 @@ impl Ward {
     /// # Safety
     /// They are of a part that the caller holds, for as long as it has the answer.
     #[inline]
-    pub(super) unsafe fn held(&self, at: u64, len: usize) -> &[u8] {
+    unsafe fn held(&self, at: u64, len: usize) -> &[u8] {
         let (base, window) = self.body().memory.window();
         debug_assert!(at as usize + len <= window);
         // SAFETY: in the window, hence in the arena, which lives as long as our lease. Initialised: arenas are zeroed. Nobody
         // writes there: a part that is held is in nobody's way (`Window::spot`), and the read that filled it landed before
         // it could be held (E83). Guarded by `core::window::tests`, the models `window_*` and `tests/streams`.
         unsafe { std::slice::from_raw_parts(base.as_ptr().add(at as usize), len) }
+    }
+
+    /// A tensor of `set`, which is this one: of the part that is held, and where that is, or of what stays.
+    ///
+    /// # Safety
+    /// That part is held, there, for as long as the caller has the answer.
+    #[inline]
+    pub(super) unsafe fn weight<'w>(
+        &'w self,
+        set: LeasedSet<'w>,
+        ordinal: u32,
+        (held, at): (u32, u64),
+    ) -> Result<Weight<'w>, Error> {
+        match set.meta().facts.extents.in_part(ordinal) {
+            Some((part, offset)) if part == held => {
+                let Some(info) = set.layout().tensor(ordinal) else {
+                    return set.weight(ordinal);
+                };
+                let Some(dtype) = info.dtype() else {
+                    return Err(set.unreadable(info));
+                };
+                // SAFETY: the caller's; the tensor lies in its part (`Plan::parted`).
+                let bytes = unsafe { self.held(at + offset, info.byte_len() as usize) };
+                Ok(Weight::new(info, dtype, bytes))
+            }
+            _ => set.weight(ordinal),
+        }
+    }
+
+    /// Somebody who had a part has used it.
+    pub(super) fn release(&self, part: u32) {
+        // In a forked child the lock may be held for ever.
+        if self.check_process().is_ok() {
+            let call = self.window().release(part);
+            self.called(call);
+        }
     }
 
     /// Somebody is to read ahead.
@@ -159,7 +195,6 @@ impl Ward {
         let Meta { record, facts, .. } = self.meta();
         let handle = record.handle;
         let again = facts.again.as_ref().ok_or(Error::NotResident { handle })?;
-        let kept = again.keeps();
         let part = &self.parts().all()[job.part as usize];
         let (base, window) = self.body().memory.window();
         debug_assert!((job.at + job.len) as usize <= window && part.bytes() == job.len);
@@ -182,11 +217,14 @@ impl Ward {
             // Whatever was read before does not count any more.
             read = nothing();
             let plan = source.plan();
-            if !kept && !facts.describes(plan) {
+            // The very plan that was published, or else one that says the same.
+            let same = plan.parts.as_ref();
+            let same = same.is_some_and(|parts| Arc::ptr_eq(parts, &self.known().planned));
+            if !same && !facts.describes(plan) {
                 return Err(differs("other tensors".to_owned()));
             }
             let known = self.known().digests.as_deref();
-            if !kept && known.is_none() {
+            if known.is_none() {
                 let now = Vouched::by(source);
                 if now.needs_digests() {
                     return Err(differs("nothing that anybody vouches for".to_owned()));

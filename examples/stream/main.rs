@@ -1,10 +1,15 @@
 //! A model that is larger than its memory: its layers go through a window, pass after pass.
 //!
 //! `cargo run --release --example stream` streams the tiny checkpoint of this repository; `--model DIR` any other one.
-//! What a pass does with a layer stands for a forward pass: it looks at every byte.
+//! What a pass does with a layer stands for a forward pass: it looks at every byte. `--generate N` computes
+//! tokens instead (Llama architecture), from the streamed model and from a resident one (`generate`).
 
-#[path = "common/arguments.rs"]
+#[path = "../common/arguments.rs"]
 mod arguments;
+mod generate;
+#[path = "../serve/llama.rs"]
+#[allow(dead_code, reason = "the other example uses all of it")]
+mod llama;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -26,6 +31,10 @@ Streams the layers of a checkpoint through a window, pass after pass, and shows 
   --ahead N       layers that are read ahead                         [1]
   --passes N      how often all layers are used                      [3]
   --rest          embeddings, norms and the head are streamed, too
+  --generate N    computes N tokens, resident, streamed, and streamed with nothing
+                  read ahead, and compares tokens and speed
+  --prompt-ids L  of the prompt, such as 1,2,3                       [1]
+  --rounds N      of --generate: how often, in turn                  [3]
   --json          one object, and no picture
   --help          this text
 
@@ -44,6 +53,9 @@ struct Options {
     ahead: usize,
     passes: usize,
     rest: bool,
+    generate: Option<usize>,
+    prompt: Vec<u32>,
+    rounds: usize,
     json: bool,
 }
 
@@ -55,6 +67,9 @@ fn options() -> Result<Option<Options>, String> {
         ahead: 1,
         passes: 3,
         rest: false,
+        generate: None,
+        prompt: vec![1],
+        rounds: 3,
         json: false,
     };
     let mut words = std::env::args().skip(1);
@@ -76,6 +91,12 @@ fn options() -> Result<Option<Options>, String> {
             }
             "--passes" => options.passes = small(&word, &value()?)?,
             "--rest" => options.rest = true,
+            "--generate" => options.generate = Some(small(&word, &value()?)?),
+            "--rounds" => options.rounds = small(&word, &value()?)?,
+            "--prompt-ids" => {
+                let ids: Result<_, _> = value()?.split(',').map(str::parse).collect();
+                options.prompt = ids.map_err(|wrong| format!("--prompt-ids: {wrong}"))?;
+            }
             "--json" => options.json = true,
             "--help" | "-h" => return Ok(None),
             other => return Err(format!("{other:?} is unknown; see --help")),
@@ -108,7 +129,8 @@ fn picture(stream: &Stream) -> Result<String, Error> {
         .collect())
 }
 
-fn run(options: &Options) -> Result<bool, Error> {
+/// The model as it is streamed, and how many bytes it would have in memory.
+fn streamed(options: &Options) -> Result<(Streamed<Checkpoint>, u64), Error> {
     let checkpoint = Checkpoint::open(&options.model)?;
     let whole = checkpoint.plan().charged_bytes();
     let layers = Parts::layers();
@@ -123,6 +145,11 @@ fn run(options: &Options) -> Result<bool, Error> {
     };
     // Nobody hashes what is read again and again: the files are watched instead.
     let streamed = Streamed::new(checkpoint.declared("as it is"), &parts, window)?;
+    Ok((streamed, whole))
+}
+
+fn run(options: &Options) -> Result<bool, Error> {
+    let (streamed, whole) = streamed(options)?;
     let budget = streamed.plan().charged_bytes();
     let registry = Arc::new(WeightRegistry::builder().limit_bytes(budget).build()?);
     let set = registry.publish("model", streamed)?;
@@ -201,7 +228,11 @@ fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     };
-    match run(&options) {
+    let outcome = match options.generate {
+        Some(tokens) => generate::compare(&options, tokens),
+        None => run(&options).map_err(|error| error.to_string()),
+    };
+    match outcome {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {
