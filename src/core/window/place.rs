@@ -33,8 +33,9 @@ pub struct Spot {
 /// The best place for `len` bytes among `tenants`, which are in order of their places and do not overlap. Nobody goes who
 /// is used again in `within` steps or sooner; `None`: whoever is idle may go.
 ///
-/// Best is where nobody goes; then where those who go are not used for longest, by what is known of the future first
-/// (what is furthest away; Belady 1966) and of the past second; then where the fewest bytes go. Of equals, what is at
+/// Best is where nobody goes; then where what goes has to be read again at the lowest rate: its bytes, over the steps until
+/// it is used again. Of parts of one size that is the one that is used furthest in the future (Belady 1966). Of those that
+/// nobody is known to use again the one goes that was used longest ago; then where the fewest bytes go. Of equals, what is at
 /// least half as long as the region is goes to its front, and what is shorter to its back: so that the long find room
 /// together with the short.
 pub fn spot(capacity: u64, len: u64, tenants: &[Tenant], within: Option<usize>) -> Option<Spot> {
@@ -54,14 +55,14 @@ pub fn spot(capacity: u64, len: u64, tenants: &[Tenant], within: Option<usize>) 
     for at in places {
         let from = tenants.partition_point(|one| one.at + one.len <= at);
         let mut gone = from..from;
-        let (mut soonest, mut latest, mut bytes) = (usize::MAX, 0, 0);
+        let (mut rate, mut latest, mut bytes) = (0, 0, 0);
         let stays = loop {
             let Some(one) = tenants.get(gone.end).filter(|one| one.at < at + len) else {
                 break false;
             };
             match one.stay {
                 Stay::Idle { next, last } if later(next) => {
-                    soonest = soonest.min(next.unwrap_or(usize::MAX - 1));
+                    rate += next.map_or(0, |next| read_again(one.len, next));
                     latest = latest.max(last);
                     bytes += one.len;
                     gone.end += 1;
@@ -73,12 +74,17 @@ pub fn spot(capacity: u64, len: u64, tenants: &[Tenant], within: Option<usize>) 
             continue;
         }
         let order = if front { u64::MAX - at } else { at };
-        let worth = (soonest, Reverse(latest), Reverse(bytes), order);
+        let worth = (Reverse(rate), Reverse(latest), Reverse(bytes), order);
         if best.as_ref().is_none_or(|(than, _)| *than < worth) {
             best = Some((worth, Spot { at, gone }));
         }
     }
     best.map(|(_, spot)| spot)
+}
+
+/// Bytes per step, in units that make whole numbers of them.
+fn read_again(len: u64, steps: usize) -> u128 {
+    (u128::from(len) << 32) / (steps as u128).max(1)
 }
 
 #[cfg(all(test, not(weighbridge_loom)))]
@@ -119,6 +125,9 @@ mod tests {
         assert_eq!(spot(10, 4, &two, None).unwrap().gone, 1..2);
         assert_eq!(spot(10, 6, &two, Some(3)), None);
         assert_eq!(spot(10, 6, &two, Some(2)).unwrap().gone, 0..2);
+        // What is short and used sooner goes, if what is long would have to be read again for it.
+        let mixed = [idle(0, 8, Some(31)), idle(8, 1, Some(30)), fixed(9, 1)];
+        assert_eq!(spot(10, 1, &mixed, Some(1)), found(8, 1..2));
         let never = [idle(0, 5, None), idle(5, 5, Some(100))];
         assert_eq!(spot(10, 5, &never, Some(0)), found(0, 0..1));
     }
@@ -176,22 +185,24 @@ mod tests {
             );
             let loss = |at: u64| {
                 let hit = |one: &&Tenant| one.at < at + len && at < one.at + one.len;
-                let mut soonest = usize::MAX;
+                let mut rate = 0;
                 for one in tenants.iter().filter(hit) {
                     match one.stay {
                         Stay::Fixed => return None,
-                        Stay::Idle { next, .. } => {
-                            let next = next.unwrap_or(usize::MAX - 1);
+                        Stay::Idle { next: None, .. } => {}
+                        Stay::Idle {
+                            next: Some(next), ..
+                        } => {
                             if within.is_some_and(|within| next <= within) {
                                 return None;
                             }
-                            soonest = soonest.min(next);
+                            rate += read_again(one.len, next);
                         }
                     }
                 }
-                Some(soonest)
+                Some(rate)
             };
-            let best = (0..=capacity - len).filter_map(loss).max();
+            let best = (0..=capacity - len).filter_map(loss).min();
             let spot = spot(capacity, len, &tenants, within);
             assert_eq!(spot.as_ref().and_then(|spot| loss(spot.at)), best);
             if let Some(Spot { at, gone }) = spot {

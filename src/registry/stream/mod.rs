@@ -31,8 +31,8 @@ use crate::handle::{SetHandle, WeightHandle};
 /// Somebody who uses the parts of a leased set, one at a time, in an order that it has declared.
 ///
 /// [`part`](Self::part) gives a part as soon as it is in memory, and lets the next ones be read meanwhile: so many of
-/// those that are missing as the order says ([`Order::ahead`]). What is needed furthest in the future goes for them, so
-/// of a ring that does not fit a front stays, and only the rest is read in each round. All streams of one generation
+/// those that are missing as the order says ([`Order::ahead`]). What is needed furthest in the future goes for them (of what
+/// differs in size: what takes the fewest bytes per step to read again), so of a ring that does not fit a front stays, and only the rest is read in each round. All streams of one generation
 /// share its window, whatever their positions.
 ///
 /// A stream is at the part that it asked for last. Asking for the same part again is no step; one that comes later is a
