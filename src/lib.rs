@@ -75,6 +75,7 @@ mod pool;
 mod provenance;
 mod reading;
 mod registry;
+mod slots;
 pub mod source;
 mod sync;
 pub mod tensor;
@@ -99,6 +100,7 @@ pub use registry::{
     Subscription, TensorWriter, Transaction, TransactionError, Weight, WeightPlace, WeightRegistry,
 };
 pub use safetensors::Dtype;
+pub use slots::{SlotCopy, Slots};
 pub use tensor::{Shard, WeightKind};
 
 /// Where the pages' labels lead in rustdoc. This comes before each page, and the first definition of a

@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use weighbridge::source::{Checkpoint, Source};
 use weighbridge::{
-    AdapterModule, Error, Lease, Order, Stream, Weight, WeightHandle, WeightRegistry,
+    AdapterModule, Error, Lease, Order, SetHandle, Stream, Weight, WeightHandle, WeightRegistry,
 };
 
 use super::llama::{Access, Config, Model};
@@ -88,76 +88,133 @@ fn median(of: &mut [f64]) -> f64 {
     of[of.len() / 2]
 }
 
+/// Where the weights are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Way {
+    /// In memory.
+    Resident,
+    /// In a file that is mapped: the system pages.
+    Mapped,
+    /// Streamed, with layers read ahead.
+    Streamed,
+    /// Streamed, with none.
+    Unread,
+}
+
+impl Way {
+    pub const ALL: [(&str, Way); 4] = [
+        ("resident", Way::Resident),
+        ("mapped", Way::Mapped),
+        ("streamed", Way::Streamed),
+        ("none-ahead", Way::Unread),
+    ];
+
+    pub fn of(name: &str) -> Option<Self> {
+        let named = Self::ALL.iter().find(|(one, _)| *one == name);
+        named.map(|(_, way)| *way)
+    }
+
+    fn name(self) -> &'static str {
+        let named = Self::ALL.iter().find(|(_, way)| *way == self);
+        named.map_or("", |(name, _)| name)
+    }
+}
+
+/// A model, published in one way.
+struct Published {
+    way: Way,
+    registry: Arc<WeightRegistry>,
+    set: SetHandle,
+    model: Model,
+    /// What the ledger is charged.
+    bytes: u64,
+}
+
+impl Published {
+    fn new(way: Way, options: &Options) -> Result<Self, String> {
+        let say = |error: Error| error.to_string();
+        let registry = Arc::new(WeightRegistry::builder().build().map_err(say)?);
+        let open = || Checkpoint::open(&options.model).map_err(say);
+        let set = match way {
+            Way::Resident => registry.publish("model", open()?.declared("as it is")),
+            #[cfg(unix)]
+            Way::Mapped => {
+                // SAFETY: nobody changes the files of a model that is in use; who runs this says so.
+                let mapped = unsafe { open()?.map_files_that_nobody_changes() };
+                registry.publish("model", mapped.map_err(say)?)
+            }
+            #[cfg(not(unix))]
+            Way::Mapped => return Err("files are mapped on Unix only".to_owned()),
+            Way::Streamed | Way::Unread => {
+                registry.publish("model", streamed(options).map_err(say)?.0)
+            }
+        };
+        let set = set.map_err(|failed| failed.to_string())?;
+        let config = Config::read(&options.model)?;
+        let model = Model::resolve(&registry, set, config).map_err(say)?;
+        let bytes = registry.ledger().total();
+        Ok(Published {
+            way,
+            registry,
+            set,
+            model,
+            bytes,
+        })
+    }
+
+    fn tokens(&self, options: &Options, wanted: usize) -> Result<(Vec<u32>, f64), Error> {
+        let lease = self.registry.acquire(self.set)?;
+        let prompt = &options.prompt;
+        let ahead = match self.way {
+            Way::Resident | Way::Mapped => {
+                return tokens(&self.model, prompt, wanted, &mut Resident(lease));
+            }
+            Way::Streamed => options.ahead,
+            Way::Unread => 0,
+        };
+        // The end of a token is the beginning of the next one: head and embedding are one step.
+        let order = Order::ring().ahead(ahead);
+        let stream = self.registry.stream(&lease, self.set, order)?;
+        let ends = options.rest.then(|| stream.len() - 1);
+        tokens(&self.model, prompt, wanted, &mut Streaming { stream, ends })
+    }
+}
+
 /// Were the tokens the same?
 pub fn compare(options: &Options, wanted: usize) -> Result<bool, String> {
-    let say = |error: Error| error.to_string();
-    let config = Config::read(&options.model)?;
-    let registry = Arc::new(WeightRegistry::builder().build().map_err(say)?);
-    let checkpoint = Checkpoint::open(&options.model)
-        .map_err(say)?
-        .declared("as it is");
-    let resident = registry.publish("resident", checkpoint);
-    let resident = resident.map_err(|failed| failed.to_string())?;
-    let (source, whole) = streamed(options).map_err(say)?;
-    let budget = source.plan().charged_bytes();
-    let set = registry.publish("streamed", source);
-    let set = set.map_err(|failed| failed.to_string())?;
-    let [resident_model, streamed_model] =
-        [resident, set].map(|set| Model::resolve(&registry, set, config.clone()));
-    let (resident_model, streamed_model) =
-        (resident_model.map_err(say)?, streamed_model.map_err(say)?);
-
-    let run = |ahead: usize| -> Result<(Vec<u32>, f64), Error> {
-        let lease = registry.acquire(set)?;
-        let parts = registry.stream(&lease, set, Order::unknown())?.len();
-        let ends = options.rest.then(|| parts - 1);
-        // Head and embedding are one step: the end of a token is the beginning of the next.
-        let order = Order::ring().ahead(ahead);
-        let stream = registry.stream(&lease, set, order)?;
-        tokens(
-            &streamed_model,
-            &options.prompt,
-            wanted,
-            &mut Streaming { stream, ends },
-        )
-    };
-    let ways = ["resident", "streamed", "streamed, none ahead"];
-    let mut speeds: [Vec<f64>; 3] = Default::default();
+    let whole = Checkpoint::open(&options.model).map_err(|error| error.to_string())?;
+    let whole = whole.plan().charged_bytes();
+    let ways = options.ways.iter().map(|way| Published::new(*way, options));
+    let ways = ways.collect::<Result<Vec<_>, String>>()?;
+    let mut speeds = vec![Vec::new(); ways.len()];
     let mut all = Vec::new();
     for _ in 0..options.rounds {
-        for (way, speeds) in speeds.iter_mut().enumerate() {
-            let answer = match way {
-                0 => {
-                    let lease = registry.acquire(resident).map_err(say)?;
-                    tokens(
-                        &resident_model,
-                        &options.prompt,
-                        wanted,
-                        &mut Resident(lease),
-                    )
-                }
-                1 => run(options.ahead),
-                _ => run(0),
-            };
-            let (ids, speed) = answer.map_err(say)?;
+        for (way, speeds) in ways.iter().zip(&mut speeds) {
+            let (ids, speed) = way
+                .tokens(options, wanted)
+                .map_err(|error| error.to_string())?;
             speeds.push(speed);
             all.push(ids);
         }
     }
     let same = all.windows(2).all(|pair| pair[0] == pair[1]);
-    let [fast, ahead, none] = speeds.map(|mut speeds| median(&mut speeds));
+    let medians: Vec<f64> = speeds.iter_mut().map(|speeds| median(speeds)).collect();
     if options.json {
+        let of = |(way, speed): (&Published, &f64)| {
+            format!(
+                "\"{}\": {{\"bytes\": {}, \"tokens_per_second\": {speed:.3}}}",
+                way.way.name(),
+                way.bytes
+            )
+        };
+        let of: Vec<String> = ways.iter().zip(&medians).map(of).collect();
         println!(
-            "{{\"model_bytes\": {whole}, \"budget_bytes\": {budget}, \"tokens\": {:?}, \"same_tokens\": {same}, \
-             \"resident_tokens_per_second\": {fast:.3}, \"streamed_tokens_per_second\": {ahead:.3}, \
-             \"none_ahead_tokens_per_second\": {none:.3}}}",
-            all[0]
+            "{{\"model_bytes\": {whole}, \"tokens\": {:?}, \"same_tokens\": {same}, {}}}",
+            all[0],
+            of.join(", ")
         );
     } else {
-        println!(
-            "{}: {whole} bytes, streamed in {budget}",
-            options.model.display()
-        );
+        println!("{}: {whole} bytes", options.model.display());
         println!(
             "tokens {:?}, {}",
             all[0],
@@ -167,9 +224,11 @@ pub fn compare(options: &Options, wanted: usize) -> Result<bool, String> {
                 "NOT THE SAME"
             }
         );
-        for (way, speed) in ways.iter().zip([fast, ahead, none]) {
+        for (way, speed) in ways.iter().zip(&medians) {
             println!(
-                "{way:>22}  {speed:8.2} tokens per second, median of {}",
+                "{:>12}  {:>12} bytes  {speed:8.2} tokens per second, median of {}",
+                way.way.name(),
+                way.bytes,
                 options.rounds
             );
         }

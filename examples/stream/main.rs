@@ -17,6 +17,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use arguments::number;
+use generate::Way;
 use weighbridge::source::{Checkpoint, Source, Streamed};
 use weighbridge::{Error, Order, PartState, Parts, Stream, WeightRegistry, WindowSize};
 
@@ -31,8 +32,9 @@ Streams the layers of a checkpoint through a window, pass after pass, and shows 
   --ahead N       layers that are read ahead                         [1]
   --passes N      how often all layers are used                      [3]
   --rest          embeddings, norms and the head are streamed, too
-  --generate N    computes N tokens, resident, streamed, and streamed with nothing
-                  read ahead, and compares tokens and speed
+  --generate N    computes N tokens in each of these ways, in turn, and compares
+  --ways L        of --generate: resident, mapped (the system pages), streamed,
+                  none-ahead                      [resident,streamed,none-ahead]
   --prompt-ids L  of the prompt, such as 1,2,3                       [1]
   --rounds N      of --generate: how often, in turn                  [3]
   --json          one object, and no picture
@@ -54,6 +56,7 @@ struct Options {
     passes: usize,
     rest: bool,
     generate: Option<usize>,
+    ways: Vec<Way>,
     prompt: Vec<u32>,
     rounds: usize,
     json: bool,
@@ -68,6 +71,7 @@ fn options() -> Result<Option<Options>, String> {
         passes: 3,
         rest: false,
         generate: None,
+        ways: vec![Way::Resident, Way::Streamed, Way::Unread],
         prompt: vec![1],
         rounds: 3,
         json: false,
@@ -92,6 +96,10 @@ fn options() -> Result<Option<Options>, String> {
             "--passes" => options.passes = small(&word, &value()?)?,
             "--rest" => options.rest = true,
             "--generate" => options.generate = Some(small(&word, &value()?)?),
+            "--ways" => {
+                let ways: Option<_> = value()?.split(',').map(Way::of).collect();
+                options.ways = ways.ok_or("--ways: see --help")?;
+            }
             "--rounds" => options.rounds = small(&word, &value()?)?,
             "--prompt-ids" => {
                 let ids: Result<_, _> = value()?.split(',').map(str::parse).collect();
