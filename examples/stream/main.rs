@@ -97,8 +97,11 @@ fn options() -> Result<Option<Options>, String> {
             "--rest" => options.rest = true,
             "--generate" => options.generate = Some(small(&word, &value()?)?),
             "--ways" => {
-                let ways: Option<_> = value()?.split(',').map(Way::of).collect();
-                options.ways = ways.ok_or("--ways: see --help")?;
+                let of = |name: &str| {
+                    let known = Way::ALL.map(|(name, _)| name).join(", ");
+                    Way::of(name).ok_or(format!("--ways takes {known}, not {name:?}"))
+                };
+                options.ways = value()?.split(',').map(of).collect::<Result<_, _>>()?;
             }
             "--rounds" => options.rounds = small(&word, &value()?)?,
             "--prompt-ids" => {

@@ -208,8 +208,8 @@ impl Builder {
 
     /// Whether the memory of sets is write-protected as soon as it is filled, so that a stray write, by other
     /// code of the process that got the address, ends the process where it happens instead of changing weights that
-    /// are being served. Arenas of 1 MiB and more only: smaller ones share their pages with the allocator's. Off,
-    /// unless you say so: changing the protection of memory takes the process's lock of its memory map twice
+    /// are being served. Arenas of 1 MiB and more only: smaller ones share their pages with the allocator's; and none of sets
+    /// that are [streamed](crate::source::Streamed), which are written again and again. Off, unless you say so: changing the protection of memory takes the process's lock of its memory map twice
     /// per load.
     pub fn write_protect(mut self, protect: bool) -> Self {
         self.protect = protect;
@@ -238,8 +238,8 @@ impl Builder {
     }
 
     /// How many threads at most read for
-    /// [`acquire_or_load_async`](WeightRegistry::acquire_or_load_async); at least one. They are started when
-    /// they are needed, one for each set that is read at a time, and end with the registry. A source that
+    /// [`acquire_or_load_async`](WeightRegistry::acquire_or_load_async), and for [streams](crate::Stream) ahead of their use; at
+    /// least one. They are started when they are needed, one for each set that is read at a time, and end with the registry. A source that
     /// hangs is in the way of its own set only, until so many hang. Without it, 32.
     pub fn loaders(mut self, threads: usize) -> Self {
         self.loaders = threads;

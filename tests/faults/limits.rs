@@ -5,10 +5,10 @@ use std::os::fd::AsRawFd;
 use std::process::Command;
 use std::sync::{Arc, mpsc};
 
-use weighbridge::source::{Checkpoint, InMemory};
-use weighbridge::{Dtype, Error, WeightRegistry, fence};
+use weighbridge::source::{Checkpoint, Evictable, InMemory, Streamed};
+use weighbridge::{Dtype, Error, Order, Parts, WeightRegistry, WindowSize, fence};
 
-use crate::support::{SOON, bytes, fixture};
+use crate::support::{SOON, block_on, bytes, fixture};
 use crate::tap::{Answer, not_run, tapped, works};
 use crate::world::{World, alone};
 
@@ -246,4 +246,36 @@ fn threads_run_out() {
     world.intact("with a thread for fences", None);
     drop((registry, going));
     world.end();
+}
+
+/// No thread for the loaders: whoever asks reads, what is wanted ahead of it, too.
+#[test]
+fn loaders_without_threads() {
+    let _alone = alone();
+    if !works() {
+        return;
+    }
+    let registry = Arc::new(WeightRegistry::builder().build().unwrap());
+    let tiny = || Checkpoint::open(fixture("tiny-llama")).unwrap();
+    let away = registry.publish("away", Evictable::new(tiny())).unwrap();
+    registry.evict(away).unwrap();
+    let parts = Streamed::new(tiny(), &Parts::layers(), WindowSize::Parts(3)).unwrap();
+    let set = registry.publish("streamed", parts).unwrap();
+    let read = tapped(
+        &[libc::SYS_clone3, libc::SYS_clone],
+        || {},
+        |()| {
+            block_on(registry.acquire_or_load_async(away))?;
+            let lease = registry.acquire(set)?;
+            let mut stream = registry.stream(&lease, set, Order::ring())?;
+            for layer in (0..4).cycle().take(40) {
+                block_on(stream.part_async(layer))?;
+            }
+            stream.tally()
+        },
+        |_| Answer::Fails(libc::EAGAIN),
+    );
+    let tally = read.unwrap();
+    assert_eq!((tally.failures, tally.hits + tally.misses), (0, 40));
+    assert!(tally.reads >= 4, "{tally:?}");
 }

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Waker};
 use std::thread;
 use std::time::Duration;
 
@@ -223,33 +224,31 @@ fn calls_that_wait_need_no_loader() {
     drop(ahead);
 }
 
-/// One set that is streamed without pause leaves the loader to others.
+/// One set of which there is always something to read leaves the loader to others after each part.
 #[test]
 fn a_set_that_is_always_read_is_in_nobodys_way() {
     let registry = Arc::new(WeightRegistry::builder().loaders(1).build().unwrap());
-    let disk = Arc::new(Disk::default());
-    let sets = [1, 2].map(|version| {
-        let layers = Layers::new(6, version, &disk).streamed(2);
-        registry.publish(format!("{version}"), layers).unwrap()
+    let disks = [(); 2].map(|()| Arc::new(Disk::default()));
+    let sets = [0, 1].map(|at| {
+        let layers = Layers::new(6, 1 + at as u8, &disks[at]).streamed(4);
+        registry.publish(format!("{at}"), layers).unwrap()
     });
     let lease = registry.acquire(sets).unwrap();
-    let done = AtomicBool::new(false);
-    thread::scope(|threads| {
-        threads.spawn(|| {
-            let mut stream = registry.stream(&lease, sets[0], Order::ring()).unwrap();
-            for layer in (0..6).cycle() {
-                check(&stream.part(layer, SOON).unwrap(), layer, 1);
-                if done.load(Ordering::Relaxed) {
-                    return;
-                }
-            }
-        });
-        let mut stream = registry.stream(&lease, sets[1], Order::ring()).unwrap();
-        for layer in (0..6).cycle().take(60) {
-            check(&block_on(stream.part_async(layer)).unwrap(), layer, 2);
-        }
-        done.store(true, Ordering::Relaxed);
-    });
+    disks[0].close();
+    let order = Order::ring().ahead(3);
+    let ahead = registry.stream(&lease, sets[0], order).unwrap();
+    while disks[0].waiting.load(Ordering::Relaxed) == 0 {
+        thread::yield_now();
+    }
+    let mut stream = registry.stream(&lease, sets[1], Order::unknown()).unwrap();
+    let mut soon = Box::pin(stream.part_async(5));
+    let mut context = Context::from_waker(Waker::noop());
+    assert!(soon.as_mut().poll(&mut context).is_pending());
+    // The first of three. The loader would stop in the second one, if it went on with it.
+    disks[0].allow(1);
+    check(&block_on(soon).unwrap(), 5, 2);
+    disks[0].open();
+    drop(ahead);
 }
 
 /// A read that a call has begun is brought to its end, whatever its patience.

@@ -22,19 +22,25 @@ pub struct Disk {
     pub panics: Mutex<HashSet<usize>>,
     /// Layers that have other bytes.
     pub changed: Mutex<HashSet<usize>>,
-    /// While it is closed, nobody reads a layer.
-    closed: Mutex<bool>,
+    /// How many tensors of layers may be read before it stops; `None`: any number.
+    permits: Mutex<Option<u64>>,
     opens: Condvar,
     pub waiting: AtomicU64,
 }
 
 impl Disk {
     pub fn close(&self) {
-        *self.closed.lock().unwrap() = true;
+        self.allow(0);
+    }
+
+    /// So many layers are read, and then nobody reads one.
+    pub fn allow(&self, layers: u64) {
+        *self.permits.lock().unwrap() = Some(layers * LAYER / TENSOR);
+        self.opens.notify_all();
     }
 
     pub fn open(&self) {
-        *self.closed.lock().unwrap() = false;
+        *self.permits.lock().unwrap() = None;
         self.opens.notify_all();
     }
 
@@ -100,12 +106,13 @@ impl ReadPieces for Layers {
             .map(|layer| layer.parse::<usize>().unwrap());
         let mut version = self.version;
         if let Some(layer) = layer {
-            let mut closed = self.disk.closed.lock().unwrap();
+            let mut permits = self.disk.permits.lock().unwrap();
             self.disk.waiting.fetch_add(1, Ordering::Relaxed);
-            while *closed {
-                closed = self.disk.opens.wait(closed).unwrap();
+            while *permits == Some(0) {
+                permits = self.disk.opens.wait(permits).unwrap();
             }
-            drop(closed);
+            *permits = permits.map(|left| left - 1);
+            drop(permits);
             self.disk.waiting.fetch_sub(1, Ordering::Relaxed);
             if self.disk.broken.lock().unwrap().contains(&layer) {
                 return Err(Error::InvalidTensor {

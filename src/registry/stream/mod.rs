@@ -87,7 +87,8 @@ pub enum PartState {
 pub struct StreamTally {
     /// Parts that were in memory when they were asked for.
     pub hits: u64,
-    /// Parts that whoever asked had to wait for, or to read.
+    /// Parts that whoever asked had to wait for, or to read; who read another one first, because that was in its way,
+    /// asked twice.
     pub misses: u64,
     /// Parts that were read.
     pub reads: u64,
