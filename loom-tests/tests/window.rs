@@ -17,7 +17,7 @@ use weighbridge_loom_tests::{model, saw};
 const NOBODY: u32 = u32::MAX;
 
 struct Rig {
-    window: Window<u32>,
+    window: Window<u32, ()>,
     cells: Vec<UnsafeCell<u32>>,
     /// How often a part was read. The checker does not see it.
     reads: AtomicUsize,
@@ -73,7 +73,7 @@ impl Rig {
             // SAFETY: see `Rig`.
             cell.with_mut(|at| unsafe { *at = job.part });
         }
-        let call = self.window.landed(job, Ok(()));
+        let call = self.window.landed(job, 1, Ok(()));
         self.called(call);
     }
 
@@ -122,7 +122,7 @@ impl Rig {
     fn uses_by(&self, stream: u64, part: u32, reads: bool) {
         let at = self.get_by(stream, part, reads).expect("it can be read");
         self.look(part, at);
-        let call = self.window.release(part);
+        let call = self.window.release(part, 1);
         self.called(call);
     }
 }
@@ -197,7 +197,7 @@ fn window_fails() {
         assert!(call);
         let reader = on(&rig, |rig| {
             if let Some(job) = rig.window.next_job() {
-                let call = rig.window.landed(job, Err(7));
+                let call = rig.window.landed(job, 1, Err(7));
                 assert!(!call, "nobody is to try again until somebody was told");
                 assert_eq!(rig.window.next_job(), None);
             }
@@ -223,7 +223,7 @@ fn window_fails() {
                 }
                 Ok(at) => {
                     rig.look(0, at);
-                    let call = rig.window.release(0);
+                    let call = rig.window.release(0, 1);
                     rig.called(call);
                 }
             }
@@ -276,7 +276,7 @@ fn window_hands_over() {
         let (answer, call) = rig.window.ask(stream, 1, &mut ticket, Waker::noop(), true);
         assert!(answer == Answer::Wait && !call);
         let releases = on(&rig, |rig| {
-            let call = rig.window.release(0);
+            let call = rig.window.release(0, 1);
             rig.called(call);
         });
         let leaves = on(&rig, move |rig| {
@@ -358,5 +358,70 @@ fn window_long() {
         });
         one.join().unwrap();
         other.join().unwrap();
+    });
+}
+
+/// Room for both parts: when both are there, whoever knows it reads either without the lock, and holds none.
+#[test]
+fn window_whole() {
+    model("window_whole", &["whole", "not yet"], || {
+        let rig = Rig::new(2, 2);
+        let (stream, call) = rig.window.open(Order::new(0..2, false), 2);
+        assert!(call);
+        let reader = on(&rig, Rig::reads_on);
+        let looks = on(&rig, |rig| {
+            for part in 0..2 {
+                match rig.window.whole(part) {
+                    Some(at) => {
+                        saw("whole");
+                        rig.look(part, at);
+                    }
+                    None => saw("not yet"),
+                }
+            }
+        });
+        let user = on(&rig, move |rig| {
+            (0..2).for_each(|part| rig.uses(stream, part))
+        });
+        for thread in [reader, looks, user] {
+            thread.join().unwrap();
+        }
+        for part in 0..2 {
+            let at = rig.window.whole(part).expect("both are there");
+            rig.look(part, at);
+        }
+    });
+}
+
+/// The last stream goes while somebody is called who comes late: what it was called with goes at once, and the next stream
+/// calls anew.
+#[test]
+fn window_calls_off() {
+    model("window_calls_off", &["wanted", "called off"], || {
+        let window = Arc::new(Window::<u32, Arc<()>>::new(1, [1], 1));
+        let (stream, call) = window.open(Order::new([0], false), 1);
+        assert!(call);
+        let lease = Arc::new(());
+        let (theirs, called) = (Arc::clone(&window), Arc::clone(&lease));
+        let calls = thread::spawn(move || {
+            saw(if theirs.queue(called) {
+                "wanted"
+            } else {
+                "called off"
+            });
+        });
+        let theirs = Arc::clone(&window);
+        let closes = thread::spawn(move || assert!(!theirs.close(stream)));
+        calls.join().unwrap();
+        closes.join().unwrap();
+        assert_eq!(Arc::strong_count(&lease), 1, "a lease waits for its turn");
+        assert!(window.take_call().is_none());
+        let (_, call) = window.open(Order::new([0], false), 1);
+        assert!(call, "nobody is called for the next stream");
+        assert!(window.queue(lease));
+        assert!(window.take_call().is_some());
+        let job = window.next_job().expect("there is something to read");
+        assert!(!window.landed(job, 1, Ok(())));
+        assert!(window.next_job().is_none());
     });
 }

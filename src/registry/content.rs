@@ -7,6 +7,7 @@ use std::collections::HashMap;
 use std::panic::{RefUnwindSafe, UnwindSafe};
 use std::sync::Arc;
 
+use super::stream::Ward;
 use crate::arena::Arena;
 use crate::core::window::Window;
 use crate::core::{Storage, panics};
@@ -168,6 +169,9 @@ pub(crate) struct Content {
 /// How many parts of one set are read ahead at a time, each by as many threads as a set is.
 const READERS: usize = 1;
 
+/// A window over the parts of a generation. A call for a reader keeps a [`Ward`], hence the generation.
+pub(crate) type PartWindow = Window<Arc<Error>, Ward>;
+
 /// Memory, and what the ledger was charged for it.
 pub(crate) struct Body {
     // Freed first: the ledger is told only when the pages have gone back.
@@ -176,7 +180,7 @@ pub(crate) struct Body {
     /// Where its arena goes in the end, if it is to stay.
     pub(crate) pool: Pool,
     /// What of its parts is where, if it is streamed.
-    pub(crate) window: Option<Window<Arc<Error>>>,
+    pub(crate) window: Option<Arc<PartWindow>>,
 }
 
 impl Body {
@@ -189,7 +193,7 @@ impl Body {
     ) -> Self {
         let window = parts.map(|parts| {
             let lens = parts.all().iter().map(PlannedPart::bytes);
-            Window::new(parts.window_bytes(), lens, READERS)
+            Arc::new(Window::new(parts.window_bytes(), lens, READERS))
         });
         let memory = match parts {
             Some(parts) => Memory::windowed(arena, parts.resident_bytes() as usize),

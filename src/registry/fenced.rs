@@ -83,7 +83,7 @@ impl Lease {
     }
 
     /// Enters every generation of this lease under a fence's name, in place of its label.
-    fn mark_fenced(&mut self, name: &str) {
+    pub(super) fn mark_fenced(&mut self, name: &str) {
         let enter = |(hold, old): (&Hold, Option<LabelId>)| {
             let Meta { shared, handle, .. } = hold.meta();
             let label = old.and_then(|old| shared.labels.get(old));
@@ -108,7 +108,7 @@ impl Lease {
     }
 
     /// The fence panicked: say so in its entries.
-    fn mark_broken(&mut self) {
+    pub(super) fn mark_broken(&mut self) {
         for (hold, entry) in self.holds.iter().zip(self.labels.iter_mut()) {
             let Meta { shared, handle, .. } = hold.meta();
             if let Some(broken) = entry.and_then(|old| shared.label_broken(old, handle.slot)) {

@@ -80,6 +80,20 @@ fn enter<'s>(registry: u32, alive: &Arc<()>, spine: &'s Spine) -> Option<View<'s
     entered.ok().flatten()
 }
 
+/// Hands over what the calling thread's participants have to let go of, so that other threads can do
+/// it. A participant keeps up to 64 of them for itself, which for a thread that pins now and then is
+/// for ever: what it collects on the way is nodes of the collector's queue, 2 KiB each.
+#[cold]
+pub(super) fn hand_over() {
+    // An ending thread's participants hand over all they have.
+    let _ = HERE.try_with(|here| {
+        if let Ok(here) = here.try_borrow() {
+            here.iter()
+                .for_each(|entry| entry.participant.pin().flush());
+        }
+    });
+}
+
 #[cfg(all(test, not(weighbridge_loom)))]
 mod tests {
     use super::HERE;

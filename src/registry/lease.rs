@@ -66,8 +66,9 @@ impl Lease {
         }
     }
 
-    /// Enters every generation of this lease under `label` in the slab.
+    /// Enters every generation of this lease under `label` in the slab, in place of a label that it had.
     pub(super) fn labelled(mut self, label: &str) -> Self {
+        self.leave_labels();
         self.labels = self
             .holds
             .iter()

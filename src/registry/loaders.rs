@@ -6,6 +6,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use super::here;
 use crate::core::panics;
 use crate::sync::thread::{self, JoinHandle};
 use crate::sync::{Condvar, Mutex};
@@ -88,6 +89,8 @@ impl Desk {
                 drop(state);
                 // What it has is dropped here, too: it may be the last to have the registry.
                 let _ = panics(task);
+                // An idle thread would sit on what it has to let go of for the registry's life.
+                here::hand_over();
                 state = self.state.lock(); // E79
             } else if state.closed {
                 return;

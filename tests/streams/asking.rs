@@ -224,6 +224,44 @@ fn calls_that_wait_need_no_loader() {
     drop(ahead);
 }
 
+/// All loaders are busy elsewhere, and a stream goes before anybody has read ahead for it: nothing of it waits for its turn.
+#[test]
+fn what_nobody_has_begun_to_read_keeps_nothing() {
+    let registry = Arc::new(WeightRegistry::builder().loaders(1).build().unwrap());
+    let (hangs, disk) = (Arc::new(Disk::default()), Arc::new(Disk::default()));
+    let stuck = registry
+        .publish("stuck", Layers::new(4, 1, &hangs).streamed(2))
+        .unwrap();
+    let fine = registry
+        .publish("fine", Layers::new(4, 2, &disk).streamed(2))
+        .unwrap();
+    let lease = registry.acquire(stuck).unwrap();
+    hangs.close();
+    let ahead = registry.stream(&lease, stuck, Order::forward()).unwrap();
+    while hangs.waiting.load(Ordering::Relaxed) == 0 {
+        thread::yield_now();
+    }
+    let lease = registry.acquire(fine).unwrap();
+    let stream = registry.stream(&lease, fine, Order::forward()).unwrap();
+    let mut other = registry.stream(&lease, fine, Order::forward()).unwrap();
+    drop((lease, stream));
+    // Somebody else still wants it to be read, and reads itself.
+    check(&other.part(0, SOON).unwrap(), 0, 2);
+    drop(other);
+    registry.retire(fine).unwrap().reclaimed(SOON).unwrap();
+    assert_eq!(hangs.waiting.load(Ordering::Relaxed), 1, "it hangs");
+    assert_eq!(disk.take_reads(), [0]);
+    // Whoever comes in vain goes on.
+    let again = registry
+        .publish("fine", Layers::new(4, 3, &disk).streamed(2))
+        .unwrap();
+    let lease = registry.acquire(again).unwrap();
+    let mut stream = registry.stream(&lease, again, Order::ring()).unwrap();
+    hangs.open();
+    check(&block_on(stream.part_async(2)).unwrap(), 2, 3);
+    drop(ahead);
+}
+
 /// One set of which there is always something to read leaves the loader to others after each part.
 #[test]
 fn a_set_that_is_always_read_is_in_nobodys_way() {

@@ -7,6 +7,7 @@ mod support;
 
 mod asking;
 mod endings;
+mod fenced;
 mod layers;
 mod passes;
 mod whole;

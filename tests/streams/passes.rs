@@ -61,8 +61,8 @@ fn of_a_ring_only_what_does_not_fit_is_read_again() {
     }
     let tally = stream.tally().unwrap();
     assert_eq!((tally.hits + tally.misses, tally.failures), (48, 0));
-    // One more may be on its way.
-    assert!((read..=read + 1).contains(&tally.reads), "{tally:?}");
+    // One may be on its way: begun and not there yet, or there and begun after the last look at the disk.
+    assert!(read.abs_diff(tally.reads) <= 1, "{read}: {tally:?}");
     assert_eq!(tally.read_bytes, tally.reads * LAYER);
 }
 

@@ -4,7 +4,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Wake, Waker};
 
-use super::{Answer, Job, Order, Outcome, PASSES, Sight, Ticket, Window};
+use super::state::{Outcome, PASSES};
+use super::{Answer, Job, Order, Sight, Ticket, Window};
 
 #[derive(Default)]
 struct Woken(AtomicBool);
@@ -20,31 +21,31 @@ fn noop() -> &'static Waker {
 }
 
 /// What an `ask` of somebody who would read itself comes to.
-fn ask(window: &Window<u32>, stream: u64, part: u32) -> Answer<u32> {
+fn ask(window: &Window<u32, ()>, stream: u64, part: u32) -> Answer<u32> {
     window
         .ask(stream, part, &mut Ticket::default(), noop(), true)
         .0
 }
 
-fn read(window: &Window<u32>, stream: u64, part: u32) {
+fn read(window: &Window<u32, ()>, stream: u64, part: u32) {
     let Answer::Read(job) = ask(window, stream, part) else {
         panic!("{part} is there, or cannot be read")
     };
-    let _ = window.landed(job, Ok(()));
+    let _ = window.landed(job, 1, Ok(()));
 }
 
 /// All that is to be read ahead, read.
-fn catch_up(window: &Window<u32>) -> Vec<u32> {
+fn catch_up(window: &Window<u32, ()>) -> Vec<u32> {
     let mut parts = Vec::new();
-    window.0.lock().readers += 1;
+    window.state.lock().readers += 1;
     while let Some(job) = window.next_job() {
         parts.push(job.part);
-        let _ = window.landed(job, Ok(()));
+        let _ = window.landed(job, 1, Ok(()));
     }
     parts
 }
 
-fn there(window: &Window<u32>) -> Vec<u32> {
+fn there(window: &Window<u32, ()>) -> Vec<u32> {
     let all = (0..).zip(window.look());
     let here = all.filter(|(_, (sight, _))| matches!(sight, Sight::Here { .. }));
     here.map(|(part, _)| part).collect()
@@ -62,12 +63,12 @@ fn so_many_are_read_ahead_and_the_rest_stays() {
                 Answer::Here(_) => {}
                 Answer::Read(job) => {
                     reads.push((round, part));
-                    let _ = window.landed(job, Ok(()));
+                    let _ = window.landed(job, 1, Ok(()));
                 }
                 other => panic!("{other:?}"),
             }
             reads.extend(catch_up(&window).into_iter().map(|part| (round, part)));
-            let _ = window.release(part);
+            let _ = window.release(part, 1);
         }
     }
     let of = |round| reads.iter().filter(|(one, _)| *one == round).count();
@@ -84,7 +85,7 @@ fn a_failure_is_told_once_and_then_tried_again() {
     let (stream, call) = window.open(Order::new(0..4, false), 1);
     assert!(call);
     let job = window.next_job().unwrap();
-    let _ = window.landed(job, Err(7));
+    let _ = window.landed(job, 1, Err(7));
     assert_eq!(window.look()[0].0, Sight::Failed);
     assert_eq!(window.next_job(), None, "it counts as read ahead");
     assert_eq!(ask(&window, stream, 0), Answer::Failed(7));
@@ -100,7 +101,7 @@ fn what_fails_counts_as_read_ahead() {
     for part in 0..2 {
         let job = window.next_job().unwrap();
         assert_eq!(job.part, part);
-        let _ = window.landed(job, Err(7));
+        let _ = window.landed(job, 1, Err(7));
     }
     assert_eq!(window.next_job(), None);
     assert_eq!(ask(&window, stream, 0), Answer::Failed(7));
@@ -119,12 +120,15 @@ fn what_is_held_stays_and_what_is_closed_goes_first() {
     let (answer, call) = window.ask(third, 1, &mut ticket, noop(), true);
     assert_eq!((answer, call), (Answer::Wait, false), "both are held");
     let _ = window.close(other);
-    assert!(!window.release(2), "its place is free, and it reads itself");
+    assert!(
+        !window.release(2, 1),
+        "its place is free, and it reads itself"
+    );
     let answer = window.ask(third, 1, &mut ticket, noop(), true).0;
     let Answer::Read(job) = answer else {
         panic!("{answer:?}")
     };
-    let _ = window.landed(job, Ok(()));
+    let _ = window.landed(job, 1, Ok(()));
     assert_eq!(there(&window), [0, 1]);
     assert_eq!(window.look()[1].0, Sight::Here { holds: 1 });
 }
@@ -149,11 +153,11 @@ fn who_wants_much_is_not_passed_for_ever() {
             Answer::Wait => break,
             other => panic!("{other:?}"),
         }
-        let _ = window.release(held.pop().unwrap());
+        let _ = window.release(held.pop().unwrap(), 1);
         passed += 1;
         assert!(passed < 1000, "it is passed again and again");
     }
-    let _ = window.release(held.pop().unwrap());
+    let _ = window.release(held.pop().unwrap(), 1);
     let answer = window.ask(one, 2, &mut ticket, noop(), true).0;
     assert!(matches!(answer, Answer::Read(Job { part: 2, .. })));
 }
@@ -170,10 +174,10 @@ fn what_is_kept_for_who_leaves_is_free() {
             let answer = window.ask(one, part, ticket, noop(), reads).0;
             assert_eq!(answer, Answer::Wait);
         }
-        let call = window.release(0);
+        let call = window.release(0, 1);
         assert_eq!(call, !reads);
         if let Some(job) = call.then(|| window.next_job().unwrap()) {
-            assert!(!window.landed(job, Ok(())), "its place is taken");
+            assert!(!window.landed(job, 1, Ok(())), "its place is taken");
             assert_eq!(window.look()[1].0, Sight::Here { holds: 1 });
         } else {
             assert_eq!(window.look()[1].0, Sight::Coming);
@@ -182,15 +186,15 @@ fn what_is_kept_for_who_leaves_is_free() {
         let _ = window.leave(&mut first);
         if !reads {
             let job = window.next_job().unwrap();
-            let _ = window.landed(job, Ok(()));
+            let _ = window.landed(job, 1, Ok(()));
             assert_eq!(window.next_job(), None);
         }
         match window.ask(one, 2, &mut second, noop(), reads).0 {
             Answer::Here(0) => {}
-            Answer::Read(job) => drop(window.landed(job, Ok(()))),
+            Answer::Read(job) => drop(window.landed(job, 1, Ok(()))),
             other => panic!("{other:?}"),
         }
-        let _ = window.release(2);
+        let _ = window.release(2, 1);
         read(&window, one, 0);
     }
 }
@@ -210,7 +214,7 @@ enum Doing {
 }
 
 struct World {
-    window: Window<u32>,
+    window: Window<u32, ()>,
     lens: Vec<u64>,
     /// Whose bytes are where: written when a read lands.
     bytes: Vec<Option<u32>>,
@@ -269,7 +273,7 @@ impl World {
             self.bytes[at..at + len].fill(Some(job.part));
             Ok(())
         };
-        let call = self.window.landed(job, result);
+        let call = self.window.landed(job, 1, result);
         self.called(call);
     }
 
@@ -338,7 +342,7 @@ impl World {
                 }
             }
             Doing::Holds(part, _) => {
-                let call = self.window.release(part);
+                let call = self.window.release(part, 1);
                 self.called(call);
             }
         }
@@ -377,7 +381,7 @@ impl World {
                 .iter()
                 .all(|place| place.end <= self.bytes.len() as u64)
         );
-        let state = self.window.0.lock();
+        let state = self.window.state.lock();
         self.held_up += usize::from(state.passed >= PASSES);
         let away = look
             .iter()
@@ -389,7 +393,15 @@ impl World {
         for stream in &state.streams {
             assert!(stream.unused.len() <= stream.ahead);
         }
-        for (part, (sight, _)) in (0..).zip(&look) {
+        let all = look
+            .iter()
+            .all(|(sight, _)| matches!(sight, Sight::Here { .. }));
+        // Once all are there, they stay.
+        assert_eq!(self.window.whole(0).is_some(), all);
+        for (part, (sight, place)) in (0..).zip(&look) {
+            if let Some(at) = self.window.whole(part) {
+                assert_eq!(place.as_ref().map(|place| place.start), Some(at));
+            }
             let held = |one: &&Actor| matches!(one.doing, Doing::Holds(held, _) if held == part);
             let held = self.actors.iter().filter(held).count();
             let granted = state
@@ -408,7 +420,7 @@ impl World {
 
 #[test]
 fn whatever_happens() {
-    let (mut held_up, mut favours) = (0, 0);
+    let (mut held_up, mut favours, mut whole) = (0, 0, 0);
     for seed in 1..=400u64 {
         let mut world = World {
             window: Window::new(0, [], 0),
@@ -480,9 +492,11 @@ fn whatever_happens() {
             }
         }
         assert!(!world.window.close(0), "nobody wants anything");
+        whole += usize::from(world.window.whole(0).is_some());
         held_up += world.held_up;
         favours += world.favours;
     }
     assert!(held_up > 100, "passing was never tried: {held_up}");
     assert!(favours > 10, "nobody was in the way: {favours}");
+    assert!((20..380).contains(&whole), "{whole} had room for all");
 }

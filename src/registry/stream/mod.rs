@@ -3,6 +3,7 @@
 //! What lives here: [`Stream`], asking for a part, by a call that waits and as a future. What does not: a part that is
 //! there (`part`), reading (`reader`), orders for users (`order`), which parts are where (`core::window`).
 
+mod fenced;
 mod order;
 mod part;
 mod reader;
@@ -17,7 +18,8 @@ use std::time::{Duration, Instant};
 
 pub use order::Order;
 pub use part::Part;
-use reader::Ward;
+use reader::Held;
+pub(crate) use reader::Ward;
 
 use super::WeightRegistry;
 use super::generation::Holds;
@@ -48,8 +50,8 @@ use crate::handle::{SetHandle, WeightHandle};
 pub struct Stream {
     ward: Ward,
     id: u64,
-    /// The part that it has [entered](Stream::enter), and where that is.
-    entered: Option<(u32, u64)>,
+    /// The part that it has [entered](Stream::enter).
+    entered: Option<Held>,
 }
 
 /// A part, as a [`Stream::window`] shows it.
@@ -240,8 +242,8 @@ impl Stream {
     /// [`Error::LoadInsideLoad`], [`Error::Forked`].
     pub fn part(&mut self, part: usize, patience: Duration) -> Result<Part<'_>, Error> {
         self.leave();
-        let (number, at) = self.wait_for(part, patience)?;
-        Ok(Part::new(self, number, at))
+        let held = self.wait_for(part, patience)?;
+        Ok(Part::new(self, held))
     }
 
     /// [`part`](Self::part), and the stream itself has it until it goes on: for engines that keep the stream in the
@@ -275,8 +277,8 @@ impl Stream {
 
     /// Gives the part back that it has entered, if there is one.
     pub fn leave(&mut self) {
-        if let Some((part, _)) = self.entered.take() {
-            self.ward.release(part);
+        if let Some(held) = self.entered.take() {
+            self.ward.release(held);
         }
     }
 
@@ -296,9 +298,12 @@ impl Stream {
         }
     }
 
-    /// The number of a part, and where it is, as soon as it is there: held.
-    fn wait_for(&self, part: usize, patience: Duration) -> Result<(u32, u64), Error> {
+    /// A part, as soon as it is there.
+    fn wait_for(&self, part: usize, patience: Duration) -> Result<Held, Error> {
         let number = self.number(part)?;
+        if let Some(held) = self.ward.whole(number) {
+            return Ok(held);
+        }
         let started = Instant::now();
         let mut asking = Asking {
             stream: self,
@@ -309,11 +314,11 @@ impl Stream {
             asking.ask(waker, true)
         });
         match answer {
-            Some(answer) => Ok((number, answer?)),
+            Some(answer) => answer,
             None => {
                 // It may have come just now.
                 if let Some(answer) = asking.ask(Waker::noop(), true) {
-                    return Ok((number, answer?));
+                    return answer;
                 }
                 let (reading, held) = asking.in_the_way();
                 drop(asking);
@@ -381,8 +386,8 @@ struct Asking<'s> {
 }
 
 impl Asking<'_> {
-    /// Where it is; `None`: the waker will be woken.
-    fn ask(&mut self, waker: &Waker, reads: bool) -> Option<Result<u64, Error>> {
+    /// It, if it is there; `None`: the waker will be woken.
+    fn ask(&mut self, waker: &Waker, reads: bool) -> Option<Result<Held, Error>> {
         let Stream { ward, id, .. } = self.stream;
         let window = ward.window();
         loop {
@@ -391,13 +396,13 @@ impl Asking<'_> {
             let failed = |cause| Some(Err(ward.part_failed(self.part, cause)));
             match answer {
                 Answer::Wait => return None,
-                Answer::Here(at) => return Some(Ok(at)),
+                Answer::Here(at) => return Some(Ok(Held::here(self.part, at))),
                 Answer::Failed(cause) => return failed(cause),
                 Answer::Read(job) => {
                     let (part, at) = (job.part, job.at);
                     let read = ward.fetch(job);
                     if part == self.part {
-                        return read.map_or_else(failed, |()| Some(Ok(at)));
+                        return read.map_or_else(failed, |()| Some(Ok(Held::here(part, at))));
                     }
                     // It was in the way of this one. Whoever wants it is told.
                     let _ = panics(|| drop(read));
@@ -452,7 +457,7 @@ impl<'s> Future for PartSoon<'s> {
         let Some(asking) = self.0.take() else {
             unreachable!("looked at above")
         };
-        Poll::Ready(answer.map(|at| Part::new(asking.stream, asking.part, at)))
+        Poll::Ready(answer.map(|held| Part::new(asking.stream, held)))
     }
 }
 

@@ -3,8 +3,10 @@
 //! What lives here: [`Part`]. What does not: how it came (`mod`), weights of what stays (`lease`).
 
 use std::fmt;
+use std::mem::ManuallyDrop;
 
 use super::Stream;
+use super::reader::Held;
 use crate::error::Error;
 use crate::handle::WeightHandle;
 use crate::registry::lease::{LeasedSet, Weight};
@@ -13,29 +15,33 @@ use crate::registry::lease::{LeasedSet, Weight};
 ///
 /// Its bytes are those of the stream's lease, checked when they were read: against their digests where the set was
 /// hashed; otherwise they are from the files that were opened when it was published, in the state in which these were. When it
-/// is dropped, its place is free for the next part, which may be read there at once: a device that still reads it must have
-/// come to its end before. Dropping takes the window's lock for a moment.
+/// is dropped, its place is free for the next part, which may be read there at once; for a device that still reads it then there is
+/// [`release_after`](Self::release_after). Dropping takes the window's lock for a moment, unless every part is in memory.
 pub struct Part<'s> {
     stream: &'s Stream,
-    part: u32,
-    /// Where it is in the window.
-    at: u64,
+    held: Held,
 }
 
 impl<'s> Part<'s> {
-    /// `part` is at `at`, and stays there until it is released, which this does.
-    pub(super) fn new(stream: &'s Stream, part: u32, at: u64) -> Self {
-        Part { stream, part, at }
+    /// What `stream` holds, until this is dropped.
+    pub(super) fn new(stream: &'s Stream, held: Held) -> Self {
+        Part { stream, held }
+    }
+
+    /// The stream and what it holds, which is no longer released by this.
+    pub(super) fn into_parts(self) -> (&'s Stream, Held) {
+        let part = ManuallyDrop::new(self);
+        (part.stream, part.held)
     }
 
     /// Its number.
     pub fn index(&self) -> usize {
-        self.part as usize
+        self.held.part as usize
     }
 
     /// Its name.
     pub fn name(&self) -> &str {
-        self.stream.ward.parts().all()[self.part as usize].name()
+        self.stream.ward.parts().all()[self.held.part as usize].name()
     }
 
     /// One tensor, of this part or of what stays in memory. An array access: no lock, no atomic write, no name.
@@ -68,7 +74,7 @@ impl<'s> Part<'s> {
         let mine = |ordinal| {
             extents
                 .in_part(ordinal)
-                .is_some_and(|(part, _)| part == self.part)
+                .is_some_and(|(part, _)| part == self.held.part)
         };
         let tensors = set.layout().tensors();
         let tensors = tensors.filter(move |(ordinal, _)| mine(*ordinal));
@@ -78,20 +84,20 @@ impl<'s> Part<'s> {
     #[inline]
     fn weight_of<'p>(&'p self, set: LeasedSet<'p>, ordinal: u32) -> Result<Weight<'p>, Error> {
         // SAFETY: this part is held until `self` is dropped, and the answer borrows from `self`.
-        unsafe { self.stream.ward.weight(set, ordinal, (self.part, self.at)) }
+        unsafe { self.stream.ward.weight(set, ordinal, self.held) }
     }
 }
 
 impl Drop for Part<'_> {
     fn drop(&mut self) {
-        self.stream.ward.release(self.part);
+        self.stream.ward.release(self.held);
     }
 }
 
 impl fmt::Debug for Part<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Part")
-            .field("index", &self.part)
+            .field("index", &self.held.part)
             .field("name", &self.name())
             .finish_non_exhaustive()
     }

@@ -4,15 +4,16 @@
 //! one read, and the thread that reads ahead. What does not: which part goes where and when (`core::window`).
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use super::super::WeightRegistry;
-use super::super::content::{Body, Parts};
+use super::super::content::{Body, PartWindow, Parts};
 use super::super::generation::Meta;
 use super::super::lease::{Lease, LeasedSet, Weight};
 use super::super::loading::Inside;
 use super::super::staged::Vouched;
 use crate::core::panics;
-use crate::core::window::{Call, Job, Window};
+use crate::core::window::{Call, Job};
 use crate::error::Error;
 use crate::names::SetName;
 use crate::plan::PlannedParts;
@@ -21,10 +22,32 @@ use crate::source::Source;
 
 /// A streamed set, leased.
 #[derive(Clone)]
-pub(super) struct Ward {
+pub(crate) struct Ward {
     registry: Arc<WeightRegistry>,
     /// Of this set alone.
     lease: Lease,
+}
+
+/// A part that is in memory, for whoever asked for it.
+#[derive(Clone, Copy)]
+pub(super) struct Held {
+    pub(super) part: u32,
+    /// Where it is in the window.
+    at: u64,
+    /// Since when it has a hold there, which is to be released. Without: every part is there, so none goes.
+    since: Option<Instant>,
+}
+
+impl Held {
+    /// The window has given a hold of it.
+    pub(super) fn here(part: u32, at: u64) -> Self {
+        let since = Some(Instant::now());
+        Held { part, at, since }
+    }
+
+    pub(super) fn is_counted(self) -> bool {
+        self.since.is_some()
+    }
 }
 
 impl Ward {
@@ -39,6 +62,15 @@ impl Ward {
             let set = ward.meta().record.name.clone();
             Err(Error::NotStreamed { set })
         }
+    }
+
+    /// Of a lease that one was made of before.
+    pub(super) fn again(registry: Arc<WeightRegistry>, lease: Lease) -> Self {
+        Ward { registry, lease }
+    }
+
+    pub(super) fn registry(&self) -> &Arc<WeightRegistry> {
+        &self.registry
     }
 
     pub(super) fn check_process(&self) -> Result<(), Error> {
@@ -76,7 +108,7 @@ impl Ward {
         &self.known().planned
     }
 
-    pub(super) fn window(&self) -> &Window<Arc<Error>> {
+    pub(super) fn window(&self) -> &Arc<PartWindow> {
         let Some(window) = &self.body().window else {
             unreachable!("looked at when this was made")
         };
@@ -102,30 +134,39 @@ impl Ward {
         Error::PartFailed { set, part, cause }
     }
 
+    /// A part, if all are in memory. Lock-free.
+    #[inline]
+    pub(super) fn whole(&self, part: u32) -> Option<Held> {
+        let at = self.window().whole(part)?;
+        let since = None;
+        Some(Held { part, at, since })
+    }
+
     /// `len` bytes of the window from `at` on.
     ///
     /// # Safety
-    /// They are of a part that the caller holds, for as long as it has the answer.
+    /// They are of a part that the caller has as [`Held`], for as long as it has the answer.
     #[inline]
     unsafe fn held(&self, at: u64, len: usize) -> &[u8] {
         let (base, window) = self.body().memory.window();
         debug_assert!(at as usize + len <= window);
         // SAFETY: in the window, hence in the arena, which lives as long as our lease. Initialised: arenas are zeroed. Nobody
-        // writes there: a part that is held is in nobody's way (`Window::spot`), and the read that filled it landed before
-        // it could be held (E83). Guarded by `core::window::tests`, the models `window_*` and `tests/streams`.
+        // writes there: a part that is held is in nobody's way (`State::spot`), and the read that filled it landed before
+        // it could be held (E83); when all parts are there, there is nothing to read, and all reads landed before that is known
+        // (E84). Guarded by `core::window::tests`, the models `window_*` and `tests/streams`.
         unsafe { std::slice::from_raw_parts(base.as_ptr().add(at as usize), len) }
     }
 
     /// A tensor of `set`, which is this one: of the part that is held, and where that is, or of what stays.
     ///
     /// # Safety
-    /// That part is held, there, for as long as the caller has the answer.
+    /// The caller has it for as long as it has the answer.
     #[inline]
     pub(super) unsafe fn weight<'w>(
         &'w self,
         set: LeasedSet<'w>,
         ordinal: u32,
-        (held, at): (u32, u64),
+        Held { part: held, at, .. }: Held,
     ) -> Result<Weight<'w>, Error> {
         match set.meta().facts.extents.in_part(ordinal) {
             Some((part, offset)) if part == held => {
@@ -144,10 +185,13 @@ impl Ward {
     }
 
     /// Somebody who had a part has used it.
-    pub(super) fn release(&self, part: u32) {
+    #[inline]
+    pub(super) fn release(&self, held: Held) {
         // In a forked child the lock may be held for ever.
-        if self.check_process().is_ok() {
-            let call = self.window().release(part);
+        if let Some(since) = held.since
+            && self.check_process().is_ok()
+        {
+            let call = self.window().release(held.part, nanoseconds(since));
             self.called(call);
         }
     }
@@ -164,17 +208,23 @@ impl Ward {
     }
 
     /// One of the registry's loaders reads one part, and comes again as long as there is one: in between it is the
-    /// others' turn.
+    /// others' turn. Until it is its own, the lease waits in the window, which ends it with the last stream.
     fn read_soon(self) {
-        let registry = Arc::clone(&self.registry);
+        let (registry, window) = (Arc::clone(&self.registry), Arc::clone(self.window()));
+        if !window.queue(self) {
+            return;
+        }
         registry.loaders.run(move || {
-            let Some(job) = self.window().next_job() else {
+            let Some(ward) = window.take_call() else {
                 return;
             };
-            let read = self.fetch(job);
+            let Some(job) = window.next_job() else {
+                return;
+            };
+            let read = ward.fetch(job);
             // Whoever asks for it is told. Foreign code may be in it.
             let _ = panics(|| drop(read));
-            self.read_soon();
+            ward.read_soon();
         });
     }
 
@@ -183,10 +233,13 @@ impl Ward {
         let mut read = Err(Error::LoadBroken {
             set: self.meta().record.name.clone(),
         });
+        let started = Instant::now();
         // If the source panics, that is what the load was.
         let _ = panics(|| read = Inside::Source.enter().and_then(|_inside| self.read(&job)));
         let read = read.map_err(Arc::new);
-        let call = self.window().landed(job, read.clone());
+        let call = self
+            .window()
+            .landed(job, nanoseconds(started), read.clone());
         self.called(call);
         read
     }
@@ -199,7 +252,7 @@ impl Ward {
         let (base, window) = self.body().memory.window();
         debug_assert!((job.at + job.len) as usize <= window && part.bytes() == job.len);
         // SAFETY: in the window, hence in the arena, which lives as long as our lease. From the job's beginning to its
-        // landing the place is this job's alone (`Window::begin`): whoever read what was there before has released it, and
+        // landing the place is this job's alone (`State::begin`): whoever read what was there before has released it, and
         // that came before (E83). Guarded as `held`.
         let place = unsafe {
             let start = base.as_ptr().add(job.at as usize);
@@ -244,4 +297,8 @@ impl Ward {
         })?;
         read
     }
+}
+
+fn nanoseconds(since: Instant) -> u64 {
+    u64::try_from(since.elapsed().as_nanos()).unwrap_or(u64::MAX)
 }

@@ -1,0 +1,46 @@
+//! What a registry's own threads keep while they have nothing to do. A binary of its own: it counts every
+//! allocation.
+
+#[path = "support/counting.rs"]
+mod counting;
+mod support;
+
+use std::sync::Arc;
+
+use counting::live;
+use support::{SOON, block_on, bytes, registry};
+use weighbridge::source::Evictable;
+use weighbridge::{SetHandle, WeightRegistry};
+
+/// A node of crossbeam-epoch's queue of garbage. A participant keeps up to 64 nodes that it has met for itself.
+const NODE: usize = 2_072;
+const ROUNDS: usize = 4_000;
+
+/// A load on a loader's thread, and commits whose garbage it meets there.
+fn round(registry: &Arc<WeightRegistry>, loaded: SetHandle, replaced: SetHandle) {
+    registry.evict(loaded).unwrap();
+    drop(block_on(registry.acquire_or_load_async([loaded])).unwrap());
+    for fill in 0..4 {
+        let replace = registry.replace(replaced, bytes(64, fill)).unwrap();
+        replace.previous.reclaimed(SOON).unwrap();
+    }
+}
+
+#[test]
+fn an_idle_loader_keeps_no_garbage() {
+    let registry = Arc::new(registry());
+    let source = Evictable::opened_by(|| Ok(bytes(64, 1))).unwrap();
+    let loaded = registry.publish("loaded", source).unwrap();
+    let replaced = registry.publish("replaced", bytes(64, 0)).unwrap();
+    let (mut least, mut most) = (usize::MAX, 0);
+    for number in 0..ROUNDS {
+        round(&registry, loaded, replaced);
+        if number >= ROUNDS / 10 {
+            least = least.min(live());
+            most = most.max(live());
+        }
+    }
+    println!("{least} to {most} bytes");
+    // What this thread and the reclaimer's have at a time is some nodes, too.
+    assert!(most - least < 40 * NODE, "{least} to {most}");
+}
