@@ -14,6 +14,7 @@ use crate::error::Error;
 use crate::layout::{PART_BYTES, PARTS};
 
 type Rule = dyn Fn(&str) -> Option<String> + Send + Sync;
+type Hot = dyn Fn(&str) -> bool + Send + Sync;
 
 /// Which tensors of a checkpoint form a part, by their names: a layer, an expert.
 ///
@@ -32,6 +33,8 @@ type Rule = dyn Fn(&str) -> Option<String> + Send + Sync;
 #[derive(Clone)]
 pub struct Parts {
     rule: Arc<Rule>,
+    /// Of the parts, those that stay in memory.
+    kept: Option<Arc<Hot>>,
     rest: bool,
 }
 
@@ -53,11 +56,34 @@ impl Parts {
     pub fn by(rule: impl Fn(&str) -> Option<String> + Send + Sync + 'static) -> Self {
         Parts {
             rule: Arc::new(rule),
+            kept: None,
             rest: false,
         }
     }
 
-    /// What would stay in memory is one more part, the last one, called `rest`.
+    /// These of its parts, by their names, stay in memory all the time: experts that most tokens need, layers that are used twice
+    /// as often.
+    ///
+    /// # Examples
+    /// ```
+    /// use weighbridge::Parts;
+    ///
+    /// // Which experts are hot is known from a profile, and the first one is shared by all tokens.
+    /// let experts = Parts::experts().keep(|part| part.ends_with(".experts.0"));
+    /// assert_eq!(experts.of("model.layers.3.mlp.experts.0.up_proj.weight"), None);
+    /// assert!(experts.of("model.layers.3.mlp.experts.17.up_proj.weight").is_some());
+    /// ```
+    pub fn keep(self, hot: impl Fn(&str) -> bool + Send + Sync + 'static) -> Self {
+        let before = self.kept;
+        let kept =
+            move |part: &str| hot(part) || before.as_ref().is_some_and(|before| before(part));
+        Parts {
+            kept: Some(Arc::new(kept)),
+            ..self
+        }
+    }
+
+    /// What would stay in memory is one more part, the last one, called `rest`. What is [kept](Self::keep) is not of it.
     pub fn and_the_rest(mut self) -> Self {
         self.rest = true;
         self
@@ -65,8 +91,11 @@ impl Parts {
 
     /// The part of a tensor.
     pub fn of(&self, name: &str) -> Option<String> {
-        let part = (self.rule)(name);
-        part.or_else(|| self.rest.then(|| REST.to_owned()))
+        match (self.rule)(name) {
+            Some(part) if self.kept.as_ref().is_some_and(|hot| hot(&part)) => None,
+            Some(part) => Some(part),
+            None => self.rest.then(|| REST.to_owned()),
+        }
     }
 }
 

@@ -169,8 +169,8 @@ pub(crate) struct Content {
 /// How many parts of one set are read ahead at a time, each by as many threads as a set is.
 const READERS: usize = 1;
 
-/// A window over the parts of a generation. A call for a reader keeps a [`Ward`], hence the generation.
-pub(crate) type PartWindow = Window<Arc<Error>, Ward>;
+/// A window over the parts of a generation. An open stream's [`Ward`] is in it, hence a lease of the generation.
+pub(crate) type PartWindow = Window<Arc<Error>, Arc<Ward>>;
 
 /// Memory, and what the ledger was charged for it.
 pub(crate) struct Body {

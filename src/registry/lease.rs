@@ -69,6 +69,8 @@ impl Lease {
     /// Enters every generation of this lease under `label` in the slab, in place of a label that it had.
     pub(super) fn labelled(mut self, label: &str) -> Self {
         self.leave_labels();
+        // If what follows panics, they have been left.
+        self.labels = Entries::NONE;
         self.labels = self
             .holds
             .iter()

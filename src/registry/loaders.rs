@@ -7,6 +7,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use super::here;
+use super::shared::Shared;
 use crate::core::panics;
 use crate::sync::thread::{self, JoinHandle};
 use crate::sync::{Condvar, Mutex};
@@ -17,6 +18,7 @@ type Task = Box<dyn FnOnce() + Send>;
 pub(super) struct Loaders {
     desk: Arc<Desk>,
     most: usize,
+    shared: Arc<Shared>,
 }
 
 #[derive(Default)]
@@ -37,10 +39,11 @@ struct State {
 
 impl Loaders {
     /// At most so many threads; at least one.
-    pub(super) fn new(most: usize) -> Self {
+    pub(super) fn new(most: usize, shared: Arc<Shared>) -> Self {
         Loaders {
             desk: Arc::default(),
             most: most.max(1),
+            shared,
         }
     }
 
@@ -74,13 +77,6 @@ impl Loaders {
     }
 }
 
-impl Loaders {
-    /// The end in a forked child, where there are no threads, and a lock may be held for ever.
-    pub(super) fn abandon(&mut self) {
-        std::mem::forget(std::mem::take(&mut self.desk));
-    }
-}
-
 impl Desk {
     fn work(&self) {
         let mut state = self.state.lock(); // E79
@@ -104,8 +100,12 @@ impl Desk {
 }
 
 impl Drop for Loaders {
-    /// Nobody has anything to do for them any more: what they do keeps the registry.
+    /// Nobody has anything to do for them any more: the registry is gone, and so are all streams.
     fn drop(&mut self) {
+        if self.shared.check_process().is_err() {
+            // In a forked child there are no threads, and a lock may be held for ever.
+            return std::mem::forget(std::mem::take(&mut self.desk));
+        }
         let threads = {
             let mut state = self.desk.state.lock(); // E79
             state.closed = true;
@@ -113,7 +113,7 @@ impl Drop for Loaders {
         };
         self.desk.changed.notify_all();
         for thread in threads {
-            // The last to have the registry may be one of them.
+            // The last to have the registry, or a stream, may be one of them.
             if thread.thread().id() != thread::current().id() {
                 let _ = thread.join();
             }

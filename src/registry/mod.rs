@@ -138,7 +138,7 @@ pub struct WeightRegistry {
     fading: fading::Fading,
     /// Who is admitted to memory.
     room: room::Room,
-    loaders: loaders::Loaders,
+    loaders: Arc<loaders::Loaders>,
     /// How many threads read one set.
     readers: usize,
     /// Arenas are protected when they are filled.
@@ -239,7 +239,7 @@ impl Builder {
 
     /// How many threads at most read for
     /// [`acquire_or_load_async`](WeightRegistry::acquire_or_load_async), and for [streams](crate::Stream) ahead of their use; at
-    /// least one. They are started when they are needed, one for each set that is read at a time, and end with the registry. A source that
+    /// least one. They are started when they are needed, one for each set that is read at a time, and end with the registry and its streams. A source that
     /// hangs is in the way of its own set only, until so many hang. Without it, 32.
     pub fn loaders(mut self, threads: usize) -> Self {
         self.loaders = threads;
@@ -300,6 +300,7 @@ impl Builder {
             })?;
         spine.reclaimer().staff(reclaimer.thread().clone());
         let ledger = Ledger::with_soft_limit(self.limit, self.soft_limit);
+        let shared = Arc::new(Shared::new(ledger.clone(), self.events, self.pool));
         Ok(WeightRegistry {
             id,
             spine,
@@ -307,10 +308,10 @@ impl Builder {
             seats: Seats::default(),
             layouts: Interner::default(),
             room: room::Room::new(ledger.clone(), self.policy, self.backoff),
-            loaders: loaders::Loaders::new(self.loaders),
+            loaders: Arc::new(loaders::Loaders::new(self.loaders, Arc::clone(&shared))),
             readers: self.readers,
             protect: self.protect,
-            shared: Arc::new(Shared::new(ledger, self.events, self.pool)),
+            shared,
             pictures: catalog::first_picture(),
             going: Mutex::new(Vec::new()),
             fading: fading::Fading::default(),
@@ -368,7 +369,6 @@ impl WeightRegistry {
     /// and the reclaimer's id may by now be another thread's, which must not be detached.
     fn abandon(&mut self) {
         std::mem::forget(self.reclaimer.take());
-        self.loaders.abandon();
         let ledger = self.shared.ledger.clone();
         let empty = room::Room::new(ledger, None, self.room.backoff());
         std::mem::forget(std::mem::replace(&mut self.room, empty));

@@ -5,7 +5,7 @@
 //! (sources that fail, panic, or write too little), `memory` (arenas that are refused), `hanging` (sources
 //! that take their time), `holders` (leases and fences that never end), and on Linux the operating system's
 //! own (`tap`): `files` (errors, short reads, files that change under the reader), `pieces` (the same where several
-//! threads read one file), `limits` (descriptors, threads, address space), `killed` (the process ends in the
+//! threads read one file), `streams` (the same where layers come and go), `limits` (descriptors, threads, address space), `killed` (the process ends in the
 //! middle).
 
 #[path = "../support/mod.rs"]
@@ -26,6 +26,8 @@ mod memory;
 mod operations;
 #[cfg(all(target_os = "linux", target_pointer_width = "64"))]
 mod pieces;
+#[cfg(all(target_os = "linux", target_pointer_width = "64"))]
+mod streams;
 #[cfg(all(target_os = "linux", target_pointer_width = "64"))]
 mod tap;
 mod world;

@@ -107,6 +107,8 @@ struct Kit<'r> {
     streamed: SetHandle,
     streamed_lease: Lease,
     stream: Stream,
+    /// It has entered a part.
+    entered: Stream,
 }
 
 impl<'r> Kit<'r> {
@@ -139,6 +141,9 @@ impl<'r> Kit<'r> {
         let streamed_lease = streaming.acquire(streamed).unwrap();
         let stream = streaming.stream(&streamed_lease, streamed, Order::unknown());
         let stream = stream.unwrap();
+        let entered = streaming.stream(&streamed_lease, streamed, Order::unknown());
+        let mut entered = entered.unwrap();
+        entered.enter(1, SOON).unwrap();
         Kit {
             number: held.set(set).unwrap().generation(),
             registry,
@@ -163,6 +168,7 @@ impl<'r> Kit<'r> {
             streamed,
             streamed_lease,
             stream,
+            entered,
         }
     }
 
@@ -657,6 +663,21 @@ const READS: &[Reads] = &[
             assert_eq!(part.iter().count(), 9);
         },
     ),
+    ("stream/fenced", &["release_after", "leave_after"], |kit| {
+        // The parent's: it is kept, and the fence is asked nothing.
+        kit.entered
+            .leave_after(|| -> bool { panic!("asked in the child") });
+        // Of a registry of the child's own.
+        let registry = Arc::new(WeightRegistry::builder().build().unwrap());
+        let parts = Streamed::new(tiny(), &Parts::layers(), WindowSize::Parts(1)).unwrap();
+        let set = registry.publish("streamed", parts).unwrap();
+        let lease = registry.acquire(set).unwrap();
+        let mut stream = registry.stream(&lease, set, Order::forward()).unwrap();
+        let (copied, copy) = fence::signal("copy");
+        stream.part(0, SOON).unwrap().release_after(copy);
+        copied.set();
+        assert_eq!(stream.part(1, SOON).unwrap().index(), 1);
+    }),
     ("serving", &["lora_requests_info", "to_prometheus"], |kit| {
         let info = kit.registry.lora_requests_info();
         assert!(info.to_prometheus("it", 1).starts_with("it{"));

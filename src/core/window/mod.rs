@@ -26,8 +26,8 @@ use state::{Outcome, Part, Standing, State, Stream};
 use super::panics;
 use crate::sync::{Mutex, OnceLock};
 
-/// See the module documentation. `E`: why a part could not be read. `C`: what a call is made with, see
-/// [`queue`](Window::queue).
+/// See the module documentation. `E`: why a part could not be read. `C`: what whoever reads for a stream needs; it is kept as
+/// long as the stream is open.
 #[derive(Debug)]
 pub struct Window<E, C> {
     state: Mutex<State<E, C>>,
@@ -90,7 +90,7 @@ pub enum Sight {
     Here { holds: u32 },
 }
 
-impl<E: Clone, C> Window<E, C> {
+impl<E: Clone, C: Clone> Window<E, C> {
     /// Parts of these lengths in a region of `capacity` bytes, none of them there. At most so many readers are
     /// called at a time.
     pub fn new(capacity: u64, lens: impl IntoIterator<Item = u64>, most_readers: usize) -> Self {
@@ -113,13 +113,15 @@ impl<E: Clone, C> Window<E, C> {
         places.get(part as usize).copied()
     }
 
-    /// Somebody who is going to use parts in this order, and has `ahead` of them read before it does.
-    pub fn open(&self, order: Order, ahead: usize) -> (u64, Call) {
+    /// Somebody who is going to use parts in this order, and has `ahead` of them read before it does. `call` is for whoever
+    /// reads for it; cloning it calls nobody.
+    pub fn open(&self, order: Order, ahead: usize, call: C) -> (u64, Call) {
         let mut state = self.state.lock(); // E83
         state.now += 1;
         let id = state.now;
         state.streams.push(Stream {
             id,
+            call,
             order,
             at: None,
             ahead,
@@ -142,32 +144,14 @@ impl<E: Clone, C> Window<E, C> {
         state.call()
     }
 
-    /// It uses nothing any more. If it was the last, those who were called and have not come need not come any more.
+    /// It uses nothing any more.
     pub fn close(&self, stream: u64) -> Call {
         let mut state = self.state.lock(); // E83
         let at = state.streams.iter().position(|one| one.id == stream);
         let _gone = at.map(|at| state.streams.swap_remove(at));
-        let _called = state.call_off();
         let call = state.call();
         drop(state);
         call
-    }
-
-    /// Somebody was called, and comes in its turn, with `call`: then it [takes](Self::take_call) one. `false`: nobody
-    /// need come.
-    #[must_use]
-    pub fn queue(&self, call: C) -> bool {
-        let mut state = self.state.lock(); // E83
-        state.queued.push(call);
-        let _called = state.call_off();
-        let wanted = !state.queued.is_empty();
-        drop(state);
-        wanted
-    }
-
-    /// Whoever was called has come; `None`: too late.
-    pub fn take_call(&self) -> Option<C> {
-        self.state.lock().queued.pop() // E83
     }
 
     /// `stream` uses `part` now. Whoever was told to wait asks again with the same ticket. `reads`: it would read the
@@ -221,32 +205,34 @@ impl<E: Clone, C> Window<E, C> {
         reads: bool,
     ) -> (Answer<E>, Call) {
         let mut wakers = Vec::new();
-        // Only who has to wait needs a waker, and cloning one calls foreign code.
+        // Who finds it there needs no waker, and cloning one calls foreign code.
         let mut mine = None;
-        loop {
-            let mut state = self.state.lock(); // E83
-            state.step(stream, part);
-            let answer = state.answer(part, reads);
-            match answer {
-                Answer::Wait => {
-                    let Some(waker) = mine.take() else {
-                        drop(state);
-                        mine = Some(Arc::new(waker.clone()));
-                        continue;
-                    };
-                    ticket.0 = Some(state.enter(part, waker, reads));
-                    state.tally.misses += 1;
-                }
-                Answer::Here(_) => state.tally.hits += 1,
-                Answer::Read(_) => state.tally.misses += 1,
-                Answer::Failed(_) => {}
+        let mut state = loop {
+            let state = self.state.lock(); // E83
+            if mine.is_some() || state.is_at_hand(part) {
+                break state;
             }
-            let call = state.settle(&mut wakers);
             drop(state);
-            wakers.extend(mine.map(|waker| (waker, false)));
-            wake(wakers);
-            return (answer, call);
+            mine = Some(Arc::new(waker.clone()));
+        };
+        state.step(stream, part);
+        let answer = match (state.answer(part, reads), &mine) {
+            (Answer::Wait, Some(waker)) => {
+                ticket.0 = Some(state.enter(stream, part, Arc::clone(waker), reads));
+                Answer::Wait
+            }
+            (answer, _) => answer,
+        };
+        match answer {
+            Answer::Here(_) => state.tally.hits += 1,
+            Answer::Read(_) | Answer::Wait => state.tally.misses += 1,
+            Answer::Failed(_) => {}
         }
+        let call = state.settle(&mut wakers);
+        drop(state);
+        wakers.extend(mine.map(|waker| (waker, false)));
+        wake(wakers);
+        (answer, call)
     }
 
     /// Who had this ticket does not wait any more.
@@ -278,9 +264,32 @@ impl<E: Clone, C> Window<E, C> {
 
     /// Somebody who had a part has used it, for so many nanoseconds.
     pub fn release(&self, part: u32, used_ns: u64) -> Call {
+        self.let_go(part, |state| state.pace.used(used_ns))
+    }
+
+    /// Somebody who had a part has used it; something else still does, until a fence has passed. Then
+    /// [`release_fenced`](Self::release_fenced).
+    pub fn fence(&self, used_ns: u64) -> Call {
         let mut wakers = Vec::new();
         let mut state = self.state.lock(); // E83
         state.pace.used(used_ns);
+        state.fenced += 1;
+        // Those who were held up are not any more.
+        let call = state.settle(&mut wakers);
+        drop(state);
+        wake(wakers);
+        call
+    }
+
+    /// The fence has passed.
+    pub fn release_fenced(&self, part: u32) -> Call {
+        self.let_go(part, |state| state.fenced -= 1)
+    }
+
+    fn let_go(&self, part: u32, and: impl FnOnce(&mut State<E, C>)) -> Call {
+        let mut wakers = Vec::new();
+        let mut state = self.state.lock(); // E83
+        and(&mut state);
         state.let_go(part);
         let call = state.settle(&mut wakers);
         drop(state);
@@ -288,20 +297,23 @@ impl<E: Clone, C> Window<E, C> {
         call
     }
 
-    /// What is to be read next. `None`: nothing, and whoever was called need not stay.
-    pub fn next_job(&self) -> Option<Job> {
+    /// What is to be read next, and what its stream was opened with. `None`: nothing, and whoever was called need not
+    /// stay.
+    pub fn next_job(&self) -> Option<(Job, C)> {
         let mut wakers = Vec::new();
         let mut state = self.state.lock(); // E83
         let job = match state.choose() {
-            Some((part, spot, stream)) => {
-                let job = state.begin(part, spot, false);
-                if let Some(stream) = stream {
-                    state.streams[stream].unused.push(part);
+            Some(choice) => {
+                let job = state.begin(choice.part, choice.spot, false);
+                let stream = &mut state.streams[choice.stream];
+                if choice.ahead {
+                    stream.unused.push(choice.part);
                 }
+                let call = stream.call.clone();
                 // Those who were not to pass any more.
                 state.hand_out(&mut wakers);
                 state.serve(&mut wakers);
-                Some(job)
+                Some((job, call))
             }
             None => {
                 state.readers -= 1;

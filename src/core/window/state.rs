@@ -30,17 +30,17 @@ pub(super) struct State<E, C> {
     pub(super) placed: Vec<u32>,
     /// How many have none.
     pub(super) away: usize,
-    pub(super) streams: Vec<Stream>,
+    pub(super) streams: Vec<Stream<C>>,
     pub(super) waiting: VecDeque<Waiting<E>>,
     /// How often others were served, and the first of those who wait for a place found none then.
     pub(super) passed: u32,
+    /// How many holds end only when a fence has passed.
+    pub(super) fenced: usize,
     /// The clock of uses, and the last number that was given to a stream or somebody who waits.
     pub(super) now: u64,
     /// Those who were called and have not gone.
     pub(super) readers: usize,
     pub(super) most_readers: usize,
-    /// What those of them were called with who have not come yet.
-    pub(super) queued: Vec<C>,
     pub(super) pace: Pace,
     pub(super) tally: Tally,
 }
@@ -68,8 +68,10 @@ pub(super) enum Standing<E> {
 
 /// Somebody who uses parts in some order.
 #[derive(Debug)]
-pub(super) struct Stream {
+pub(super) struct Stream<C> {
     pub(super) id: u64,
+    /// What whoever reads for it needs.
+    pub(super) call: C,
     pub(super) order: Order,
     pub(super) at: Option<usize>,
     /// How many parts are read before it uses them.
@@ -81,6 +83,7 @@ pub(super) struct Stream {
 #[derive(Debug)]
 pub(super) struct Waiting<E> {
     pub(super) ticket: u64,
+    pub(super) stream: u64,
     pub(super) part: u32,
     pub(super) waker: Arc<Waker>,
     /// It would read the part itself.
@@ -96,6 +99,16 @@ pub(super) enum Outcome<E> {
     Failed(E),
     /// The duty to read it; or another part, for somebody who does not read and has been passed often enough.
     Read(Job),
+}
+
+/// What is to be read, where, and for which of the streams.
+#[derive(Debug)]
+pub(super) struct Choice {
+    pub(super) part: u32,
+    pub(super) spot: Spot,
+    pub(super) stream: usize,
+    /// Nobody waits for it.
+    pub(super) ahead: bool,
 }
 
 impl<E> Part<E> {
@@ -117,10 +130,10 @@ impl<E: Clone, C> State<E, C> {
             streams: Vec::new(),
             waiting: VecDeque::new(),
             passed: 0,
+            fenced: 0,
             now: 0,
             readers: 0,
             most_readers,
-            queued: Vec::new(),
             pace: Pace::default(),
             tally: Tally::default(),
         }
@@ -147,7 +160,7 @@ impl<E: Clone, C> State<E, C> {
     /// What somebody finds who asks now. A hold, or the duty to read, is its own.
     pub(super) fn answer(&mut self, part: u32, reads: bool) -> Answer<E> {
         let first = self.unplaced().next();
-        let must_wait = first.is_some() && self.passed >= PASSES;
+        let must_wait = first.is_some() && self.holds_up();
         match &mut self.parts[part as usize].standing {
             Standing::Coming { .. } => Answer::Wait,
             Standing::Here { .. } | Standing::Away if must_wait => Answer::Wait,
@@ -173,11 +186,12 @@ impl<E: Clone, C> State<E, C> {
     }
 
     /// Somebody waits for `part` from now on. Its ticket.
-    pub(super) fn enter(&mut self, part: u32, waker: Arc<Waker>, reads: bool) -> u64 {
+    pub(super) fn enter(&mut self, stream: u64, part: u32, waker: Arc<Waker>, reads: bool) -> u64 {
         self.now += 1;
         let ticket = self.now;
         self.waiting.push_back(Waiting {
             ticket,
+            stream,
             part,
             waker,
             reads,
@@ -224,7 +238,7 @@ impl<E: Clone, C> State<E, C> {
             if one.outcome.is_some() || matches!(standing, Standing::Coming { .. }) {
                 continue;
             }
-            let must_wait = first.filter(|_| self.passed >= PASSES);
+            let must_wait = first.filter(|_| self.holds_up());
             if let Some(part) = must_wait
                 && one.reads
             {
@@ -252,9 +266,15 @@ impl<E: Clone, C> State<E, C> {
 
     /// Of those who wait, the parts that have no place.
     fn unplaced(&self) -> impl Iterator<Item = u32> + '_ {
-        let waiting = self.waiting.iter().filter(|one| one.outcome.is_none());
-        let parts = waiting.map(|one| one.part);
-        parts.filter(|part| matches!(self.parts[*part as usize].standing, Standing::Away))
+        self.without_a_place().map(|one| one.part)
+    }
+
+    fn without_a_place(&self) -> impl Iterator<Item = &Waiting<E>> {
+        let away = |one: &&Waiting<E>| {
+            let standing = &self.parts[one.part as usize].standing;
+            one.outcome.is_none() && matches!(standing, Standing::Away)
+        };
+        self.waiting.iter().filter(away)
     }
 
     /// Whoever waits for what is there gets it.
@@ -268,7 +288,7 @@ impl<E: Clone, C> State<E, C> {
                 let standing = &self.parts[one.part as usize].standing;
                 one.outcome.is_none() && matches!(standing, Standing::Away)
             };
-            if self.passed >= PASSES && self.waiting.range(..at).any(earlier) {
+            if self.holds_up() && self.waiting.range(..at).any(earlier) {
                 continue;
             }
             if let Standing::Here { at: place, holds } =
@@ -293,17 +313,23 @@ impl<E: Clone, C> State<E, C> {
         wanted
     }
 
-    /// If nobody uses anything any more, whoever was called and has not come need not come.
-    pub(super) fn call_off(&mut self) -> Vec<C> {
-        if !self.streams.is_empty() {
-            return Vec::new();
-        }
-        self.readers -= self.queued.len();
-        std::mem::take(&mut self.queued)
+    /// Is it there for whoever asks now?
+    pub(super) fn is_at_hand(&self, part: u32) -> bool {
+        let here = matches!(self.parts[part as usize].standing, Standing::Here { .. });
+        here && !(self.holds_up() && self.unplaced().next().is_some())
+    }
+
+    /// Has the first of those who wait for a place been passed as often as it may be? A fence may never pass: for what it
+    /// holds, nobody is held up.
+    pub(super) fn holds_up(&self) -> bool {
+        self.passed >= PASSES && self.fenced == 0
     }
 
     /// Where each part is, if all of them are there.
     pub(super) fn whole(&self) -> Option<Box<[u64]>> {
+        if self.away > 0 {
+            return None;
+        }
         let here = |part: &Part<E>| match part.standing {
             Standing::Here { at, .. } => Some(at),
             _ => None,
@@ -311,21 +337,29 @@ impl<E: Clone, C> State<E, C> {
         self.parts.iter().map(here).collect()
     }
 
-    /// What is to be read next, where, and for which stream (`None`: somebody waits for it).
-    pub(super) fn choose(&self) -> Option<(u32, Spot, Option<usize>)> {
+    /// What is to be read next.
+    pub(super) fn choose(&self) -> Option<Choice> {
         if self.away == 0 {
             return None;
         }
-        let mut unplaced = self.unplaced();
-        if let Some(first) = unplaced.next() {
-            let mut parts = std::iter::once(first).chain(unplaced);
+        let mut waiting = self.without_a_place().peekable();
+        if waiting.peek().is_some() {
             // Whoever waits behind the first one passes it, but not for ever. What is read for later would be
             // in its way.
-            let most = if self.passed < PASSES { usize::MAX } else { 1 };
-            return parts
-                .by_ref()
-                .take(most)
-                .find_map(|part| Some((part, self.spot(part, None)?, None)));
+            let most = if self.holds_up() { 1 } else { usize::MAX };
+            return waiting.take(most).find_map(|one| {
+                let spot = self.spot(one.part, None)?;
+                let stream = self
+                    .streams
+                    .iter()
+                    .position(|stream| stream.id == one.stream)?;
+                Some(Choice {
+                    part: one.part,
+                    spot,
+                    stream,
+                    ahead: false,
+                })
+            });
         }
         let mut next: Vec<(usize, u32, usize)> = Vec::new();
         for (number, stream) in self.streams.iter().enumerate() {
@@ -346,8 +380,14 @@ impl<E: Clone, C> State<E, C> {
             }
         }
         next.sort_unstable();
-        let spot = |(far, part, stream)| Some((part, self.spot(part, Some(far))?, Some(stream)));
-        next.into_iter().find_map(spot)
+        next.into_iter().find_map(|(far, part, stream)| {
+            Some(Choice {
+                part,
+                spot: self.spot(part, Some(far))?,
+                stream,
+                ahead: true,
+            })
+        })
     }
 
     /// Where a part may go that is used in so many steps; `None`: that somebody waits for.
@@ -392,7 +432,7 @@ impl<E: Clone, C> State<E, C> {
         if self.waiting.iter().any(wants) {
             return Some(0);
         }
-        let next = |stream: &Stream| stream.order.distance(stream.at, part);
+        let next = |stream: &Stream<C>| stream.order.distance(stream.at, part);
         self.streams.iter().filter_map(next).min()
     }
 

@@ -38,7 +38,7 @@ fn read(window: &Window<u32, ()>, stream: u64, part: u32) {
 fn catch_up(window: &Window<u32, ()>) -> Vec<u32> {
     let mut parts = Vec::new();
     window.state.lock().readers += 1;
-    while let Some(job) = window.next_job() {
+    while let Some((job, ())) = window.next_job() {
         parts.push(job.part);
         let _ = window.landed(job, 1, Ok(()));
     }
@@ -55,7 +55,7 @@ fn there(window: &Window<u32, ()>) -> Vec<u32> {
 fn so_many_are_read_ahead_and_the_rest_stays() {
     // Room for five of eight: two and the one that is used go round, the other two stay.
     let window = Window::new(50, [10; 8], 1);
-    let (stream, _) = window.open(Order::new(0..8, true), 2);
+    let (stream, _) = window.open(Order::new(0..8, true), 2, ());
     let mut reads = Vec::new();
     for round in 0..4 {
         for part in 0..8 {
@@ -82,9 +82,9 @@ fn so_many_are_read_ahead_and_the_rest_stays() {
 #[test]
 fn a_failure_is_told_once_and_then_tried_again() {
     let window = Window::new(20, [10; 4], 1);
-    let (stream, call) = window.open(Order::new(0..4, false), 1);
+    let (stream, call) = window.open(Order::new(0..4, false), 1, ());
     assert!(call);
-    let job = window.next_job().unwrap();
+    let (job, ()) = window.next_job().unwrap();
     let _ = window.landed(job, 1, Err(7));
     assert_eq!(window.look()[0].0, Sight::Failed);
     assert_eq!(window.next_job(), None, "it counts as read ahead");
@@ -96,10 +96,10 @@ fn a_failure_is_told_once_and_then_tried_again() {
 #[test]
 fn what_fails_counts_as_read_ahead() {
     let window = Window::new(50, [10; 20], 1);
-    let (stream, call) = window.open(Order::new(0..20, true), 2);
+    let (stream, call) = window.open(Order::new(0..20, true), 2, ());
     assert!(call);
     for part in 0..2 {
-        let job = window.next_job().unwrap();
+        let (job, ()) = window.next_job().unwrap();
         assert_eq!(job.part, part);
         let _ = window.landed(job, 1, Err(7));
     }
@@ -111,12 +111,12 @@ fn what_fails_counts_as_read_ahead() {
 #[test]
 fn what_is_held_stays_and_what_is_closed_goes_first() {
     let window = Window::new(20, [10; 4], 1);
-    let (one, _) = window.open(Order::new([0, 1], true), 0);
-    let (other, _) = window.open(Order::new([2, 3], true), 0);
+    let (one, _) = window.open(Order::new([0, 1], true), 0, ());
+    let (other, _) = window.open(Order::new([2, 3], true), 0, ());
     read(&window, one, 0);
     read(&window, other, 2);
     let mut ticket = Ticket::default();
-    let (third, _) = window.open(Order::default(), 0);
+    let (third, _) = window.open(Order::default(), 0, ());
     let (answer, call) = window.ask(third, 1, &mut ticket, noop(), true);
     assert_eq!((answer, call), (Answer::Wait, false), "both are held");
     let _ = window.close(other);
@@ -137,8 +137,8 @@ fn what_is_held_stays_and_what_is_closed_goes_first() {
 #[test]
 fn who_wants_much_is_not_passed_for_ever() {
     let window = Window::new(20, [10, 10, 20], 1);
-    let (many, _) = window.open(Order::new([0, 1], true), 0);
-    let (one, _) = window.open(Order::default(), 0);
+    let (many, _) = window.open(Order::new([0, 1], true), 0, ());
+    let (one, _) = window.open(Order::default(), 0, ());
     read(&window, many, 0);
     let mut ticket = Ticket::default();
     let (answer, _) = window.ask(one, 2, &mut ticket, noop(), true);
@@ -166,7 +166,7 @@ fn who_wants_much_is_not_passed_for_ever() {
 #[test]
 fn what_is_kept_for_who_leaves_is_free() {
     let window = Window::new(10, [10; 3], 1);
-    let (one, _) = window.open(Order::default(), 0);
+    let (one, _) = window.open(Order::default(), 0, ());
     read(&window, one, 0);
     for reads in [false, true] {
         let mut tickets = [Ticket::default(), Ticket::default()];
@@ -176,7 +176,7 @@ fn what_is_kept_for_who_leaves_is_free() {
         }
         let call = window.release(0, 1);
         assert_eq!(call, !reads);
-        if let Some(job) = call.then(|| window.next_job().unwrap()) {
+        if let Some((job, ())) = call.then(|| window.next_job().unwrap()) {
             assert!(!window.landed(job, 1, Ok(())), "its place is taken");
             assert_eq!(window.look()[1].0, Sight::Here { holds: 1 });
         } else {
@@ -185,7 +185,7 @@ fn what_is_kept_for_who_leaves_is_free() {
         let [mut first, mut second] = tickets;
         let _ = window.leave(&mut first);
         if !reads {
-            let job = window.next_job().unwrap();
+            let (job, ()) = window.next_job().unwrap();
             let _ = window.landed(job, 1, Ok(()));
             assert_eq!(window.next_job(), None);
         }
@@ -357,7 +357,7 @@ impl World {
         }
         if self.readers > 0 && self.random(2) == 0 {
             self.readers -= 1;
-            if let Some(job) = self.window.next_job() {
+            if let Some((job, ())) = self.window.next_job() {
                 self.begins(&job);
                 self.reading.push(job);
             }
@@ -418,6 +418,109 @@ impl World {
     }
 }
 
+/// A long part, and short ones that are used in turn with it. Room for it and one and a half of the others.
+#[test]
+fn what_costs_more_than_it_hides_is_not_read_ahead() {
+    const LONG: u64 = 8 << 20;
+    const SHORT: u64 = 1 << 20;
+    // How long a use takes, and a read of 2^20 bytes; is the long one worth to be read again?
+    for (use_ns, mib_ns, worth) in [(1_000, 1_000, false), (10_000, 1_000, true)] {
+        let lens = [LONG].into_iter().chain([SHORT; 12]);
+        let window = Window::<u32, ()>::new(LONG + SHORT * 3 / 2, lens, 1);
+        let (stream, call) = window.open(Order::new(0..13, true), 1, ());
+        let mut readers = usize::from(call);
+        let (mut long, mut ahead) = (0, 0);
+        for part in (0..13).cycle().take(4 * 13) {
+            let mut ticket = Ticket::default();
+            let (answer, call) = window.ask(stream, part, &mut ticket, noop(), true);
+            readers += usize::from(call);
+            match answer {
+                Answer::Here(_) => {}
+                Answer::Read(job) => {
+                    long += usize::from(part == 0);
+                    let ns = job.len / SHORT * mib_ns;
+                    readers += usize::from(window.landed(job, ns, Ok(())));
+                }
+                other => panic!("{other:?}"),
+            }
+            // While it is used.
+            while readers > 0 {
+                readers -= 1;
+                while let Some((job, ())) = window.next_job() {
+                    ahead += 1;
+                    long += usize::from(job.part == 0);
+                    let ns = job.len / SHORT * mib_ns;
+                    readers += usize::from(window.landed(job, ns, Ok(())));
+                }
+            }
+            readers += usize::from(window.release(part, use_ns));
+        }
+        // With one behind it the long one is read in each of four rounds; otherwise it stays.
+        assert_eq!(long > 1, worth, "the long one was read {long} times");
+        assert_eq!(ahead > 2 * 13, worth, "{ahead} were read ahead");
+    }
+}
+
+/// A part behind a fence is in the way of who wants its place, and of nobody else, however long that is.
+#[test]
+fn nobody_is_held_up_for_what_a_fence_holds() {
+    let window = Window::<u32, ()>::new(3, [1, 3, 1, 1], 1);
+    let (one, _) = window.open(Order::default(), 0, ());
+    let (other, _) = window.open(Order::default(), 0, ());
+    read(&window, one, 0);
+    let mut ticket = Ticket::default();
+    assert!(matches!(
+        window.ask(other, 1, &mut ticket, noop(), true).0,
+        Answer::Wait
+    ));
+    for _ in 0..PASSES {
+        assert!(matches!(ask(&window, one, 0), Answer::Here(_)));
+        let _ = window.release(0, 1);
+    }
+    let mut held_up = Ticket::default();
+    let (answer, _) = window.ask(one, 2, &mut held_up, noop(), true);
+    assert_eq!(answer, Answer::Wait, "it is held up");
+    let _ = window.leave(&mut held_up);
+    let _ = window.fence(1);
+    for part in [2, 3, 2, 3, 2, 3] {
+        if let Answer::Read(job) = ask(&window, one, part) {
+            let _ = window.landed(job, 1, Ok(()));
+        }
+        let _ = window.release(part, 1);
+    }
+    assert_eq!(window.look()[0].0, Sight::Here { holds: 1 });
+    let _ = window.release_fenced(0);
+    let (answer, _) = window.ask(other, 1, &mut ticket, noop(), true);
+    assert!(matches!(answer, Answer::Read(_)), "{answer:?}");
+}
+
+/// Only who has to wait, or to read, needs a waker; cloning one calls foreign code.
+#[test]
+fn who_finds_its_part_needs_no_waker() {
+    use std::task::{RawWaker, RawWakerVTable};
+    static CLONES: AtomicBool = AtomicBool::new(false);
+    static TABLE: RawWakerVTable = RawWakerVTable::new(
+        |_| {
+            CLONES.store(true, Ordering::Relaxed);
+            RawWaker::new(std::ptr::null(), &TABLE)
+        },
+        |_| (),
+        |_| (),
+        |_| (),
+    );
+    // SAFETY: it has nothing.
+    let waker = unsafe { Waker::new(std::ptr::null(), &TABLE) };
+    let window = Window::<u32, ()>::new(1, [1, 1], 1);
+    let (stream, _) = window.open(Order::default(), 0, ());
+    read(&window, stream, 0);
+    let mut ticket = Ticket::default();
+    let (answer, _) = window.ask(stream, 0, &mut ticket, &waker, true);
+    assert!(matches!(answer, Answer::Here(_)) && !CLONES.load(Ordering::Relaxed));
+    let (answer, _) = window.ask(stream, 1, &mut ticket, &waker, true);
+    assert!(answer == Answer::Wait && CLONES.load(Ordering::Relaxed));
+    let _ = window.leave(&mut ticket);
+}
+
 #[test]
 fn whatever_happens() {
     let (mut held_up, mut favours, mut whole) = (0, 0, 0);
@@ -447,7 +550,7 @@ fn whatever_happens() {
                 way => Order::new(0..parts as u32, way == 1),
             };
             let ahead = world.random(4);
-            let (stream, call) = world.window.open(order, ahead);
+            let (stream, call) = world.window.open(order, ahead, ());
             world.called(call);
             world.actors.push(Actor {
                 stream,

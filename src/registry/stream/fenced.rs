@@ -7,11 +7,12 @@ use std::mem::ManuallyDrop;
 use std::sync::{Arc, Weak};
 
 use super::part::Part;
-use super::reader::{Held, Ward};
+use super::reader::{Held, Ward, nanoseconds, read_soon};
 use super::{Lease, Stream};
 use crate::core::{Bell, Kept};
 use crate::fence::Fence;
-use crate::registry::WeightRegistry;
+use crate::registry::content::PartWindow;
+use crate::registry::loaders::Loaders;
 
 /// A part and what it waits for. Dropping it gives the part back first: a fence's destructor is foreign code, and may
 /// take its time.
@@ -22,17 +23,20 @@ struct Fenced<F> {
 
 /// A part, and the lease that it is of.
 struct Holding {
-    /// Not kept by this: whoever is waiting for the part's place keeps it.
-    registry: Weak<WeightRegistry>,
     lease: Lease,
-    held: Held,
+    window: Arc<PartWindow>,
+    part: u32,
+    /// Not kept by this: an open stream keeps them.
+    loaders: Weak<Loaders>,
 }
 
 impl Drop for Holding {
     fn drop(&mut self) {
-        // Without a registry nobody uses the window any more.
-        if let Some(registry) = self.registry.upgrade() {
-            Ward::again(registry, self.lease.clone()).release(self.held);
+        // Somebody is wanted who reads only if a stream is open.
+        if self.window.release_fenced(self.part)
+            && let Some(loaders) = self.loaders.upgrade()
+        {
+            read_soon(&loaders, &self.window);
         }
     }
 }
@@ -53,25 +57,27 @@ impl<F: Fence> Kept for Fenced<F> {
 
 impl Ward {
     /// Gives a part back when `fence` has passed.
-    fn release_after(&self, held: Held, fence: impl Fence) {
+    fn release_after(&self, held: &Held, fence: impl Fence) {
         let lease = self.lease().clone();
-        if !held.is_counted() {
+        let Some(since) = held.since() else {
             // It goes with the set only.
             return lease.release_after(fence);
-        }
+        };
         if self.check_process().is_err() {
-            // Nobody would look at the fence, and the lock for starting who does may be held for ever.
+            // Nobody would look at the fence, and the locks may be held for ever.
             return std::mem::forget((lease, fence));
         }
-        let registry = Arc::downgrade(self.registry());
-        let keeper = Arc::clone(&self.registry().shared.keeper);
         let held = Holding {
-            registry,
             lease,
-            held,
+            window: Arc::clone(&self.window),
+            part: held.part,
+            loaders: Arc::downgrade(&self.loaders),
         };
+        let call = self.window.fence(nanoseconds(since));
         // The part is already inside: if anything here panics, it must not be given back by unwinding.
         let mut fenced = ManuallyDrop::new(Fenced { held, fence });
+        self.called(call);
+        let keeper = self.keeper();
         let name = keeper.guarded(|| fenced.fence.name().into_owned());
         let name = name.as_deref().unwrap_or("fence whose name panicked");
         fenced.held.lease.mark_fenced(name);
@@ -83,8 +89,9 @@ impl Part<'_> {
     /// Gives the part back when `fence` has passed, without waiting for it: for work that was queued on a device and reads
     /// the part after the caller is done. The stream goes on at once.
     ///
-    /// Until then the part stays where it is, and so much less of the window is there for others: with a window of two parts, a
-    /// third can come only then. A lease of the set is kept as long, named by the fence as in
+    /// Until then the part stays where it is, and so much less of the window is there for others: whoever wants what does not fit
+    /// beside it waits for the fence (and may be passed by others as long, however often). A fence that passes only after work on
+    /// the stream's next part wants a window in which both have room. A lease of the set is kept as long, named by the fence as in
     /// [`Lease::release_after`](crate::Lease::release_after), which says what else holds.
     ///
     /// # Examples
@@ -109,7 +116,7 @@ impl Part<'_> {
     /// ```
     pub fn release_after(self, fence: impl Fence) {
         let (stream, held) = self.into_parts();
-        stream.ward.release_after(held, fence);
+        stream.ward.release_after(&held, fence);
     }
 }
 
@@ -118,7 +125,7 @@ impl Stream {
     /// [`Part::release_after`]. Without such a part the fence is dropped.
     pub fn leave_after(&mut self, fence: impl Fence) {
         if let Some(held) = self.entered.take() {
-            self.ward.release_after(held, fence);
+            self.ward.release_after(&held, fence);
         }
     }
 }

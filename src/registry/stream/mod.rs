@@ -40,15 +40,21 @@ use crate::handle::{SetHandle, WeightHandle};
 /// A stream is at the part that it asked for last. Asking for the same part again is no step; one that comes later is a
 /// jump, and what was read for those in between stays as long as nobody needs its place; one that came before is a step
 /// back; one that is not in the order is given like any other, and the stream is where it was. Dropping the stream at
-/// any time leaves nothing behind but parts that others may use; whoever was called to read ahead for it keeps a lease,
-/// labelled `weighbridge reads ahead`, until it has had its turn among the registry's loaders.
+/// any time leaves nothing behind but parts that others may use, and those that were given away behind a
+/// [fence](Part::release_after). Whoever is reading ahead for it at that moment keeps a lease, labelled
+/// `weighbridge reads ahead`, until it has read that part.
 ///
-/// It keeps a lease: the version is the same from the first part to the last, whatever is published meanwhile.
+/// A part is read ahead only if that does not cost more than it hides: one that another, longer one would have to be read again
+/// for is left to whoever asks for it, unless reading is so fast, by what was measured so far, that both go behind the uses between.
+/// When all parts are in memory, none goes any more: then parts come and go without a lock, and are not counted.
+///
+/// It keeps a lease: the version is the same from the first part to the last, whatever is published meanwhile. It does not keep the
+/// registry: a stream goes on when that is gone.
 ///
 /// # Examples
 /// See [`Streamed`](crate::source::Streamed).
 pub struct Stream {
-    ward: Ward,
+    ward: Arc<Ward>,
     id: u64,
     /// The part that it has [entered](Stream::enter).
     entered: Option<Held>,
@@ -78,7 +84,7 @@ pub enum PartState {
     Coming,
     /// It is in memory, and so many have it.
     Here {
-        /// How many.
+        /// How many. Whoever came when all parts were in memory is not among them.
         holds: u32,
     },
 }
@@ -87,7 +93,7 @@ pub enum PartState {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct StreamTally {
-    /// Parts that were in memory when they were asked for.
+    /// Parts that were in memory when they were asked for, as long as not all of them were: then none is counted any more.
     pub hits: u64,
     /// Parts that whoever asked had to wait for, or to read; who read another one first, because that was in its way,
     /// asked twice.
@@ -107,23 +113,18 @@ impl WeightRegistry {
     /// # Errors
     /// [`Error::NotInLease`], [`Error::NotStreamed`], [`Error::NoSuchPart`] if the order names one that is not there;
     /// [`Error::WrongRegistry`], [`Error::Forked`].
-    pub fn stream(
-        self: &Arc<Self>,
-        lease: &Lease,
-        set: SetHandle,
-        order: Order,
-    ) -> Result<Stream, Error> {
+    pub fn stream(&self, lease: &Lease, set: SetHandle, order: Order) -> Result<Stream, Error> {
         self.shared.check_process()?;
         self.key(set)?;
         let hold = lease.set(set)?.hold.clone();
         let lease = Lease::new(Holds::One(hold), lease.number().0);
-        let ward = Ward::new(Arc::clone(self), lease)?;
+        let ward = Arc::new(Ward::new(self, lease)?);
         let parts = ward.parts().all().len();
         let (steps, ahead) = order.steps(parts);
         if let Some(part) = steps.largest().filter(|part| *part as usize >= parts) {
             return Err(ward.no_such_part(part as usize));
         }
-        let (id, call) = ward.window().open(steps, ahead);
+        let (id, call) = ward.window().open(steps, ahead, Arc::clone(&ward));
         ward.called(call);
         Ok(Stream {
             ward,
@@ -239,7 +240,7 @@ impl Stream {
     /// [`Error::PartFailed`]: it could not be read when it was tried last, for this call or ahead of it. Each failure is
     /// told once, to all who wait for it or to the next who asks; after that it is tried again.
     /// [`Error::PartNotLoaded`] when `patience` is over; a read that this thread has begun is brought to its end first. [`Error::NoSuchPart`],
-    /// [`Error::LoadInsideLoad`], [`Error::Forked`].
+    /// [`Error::LoadInsideLoad`], [`Error::Forked`], neither of them when all parts are in memory.
     pub fn part(&mut self, part: usize, patience: Duration) -> Result<Part<'_>, Error> {
         self.leave();
         let held = self.wait_for(part, patience)?;
@@ -276,6 +277,7 @@ impl Stream {
     }
 
     /// Gives the part back that it has entered, if there is one.
+    #[inline]
     pub fn leave(&mut self) {
         if let Some(held) = self.entered.take() {
             self.ward.release(held);
@@ -291,7 +293,7 @@ impl Stream {
     #[inline]
     pub fn weight(&self, weight: WeightHandle) -> Result<Weight<'_>, Error> {
         let set = self.lease().set(weight.set)?;
-        match self.entered {
+        match &self.entered {
             // SAFETY: it is held until `leave`, which needs the stream that the answer borrows from.
             Some(held) => unsafe { self.ward.weight(set, weight.ordinal, held) },
             None => set.weight(weight.ordinal),
@@ -299,11 +301,17 @@ impl Stream {
     }
 
     /// A part, as soon as it is there.
+    #[inline]
     fn wait_for(&self, part: usize, patience: Duration) -> Result<Held, Error> {
-        let number = self.number(part)?;
-        if let Some(held) = self.ward.whole(number) {
+        if let Some(held) = self.ward.whole(part) {
             return Ok(held);
         }
+        self.ask_for(part, patience)
+    }
+
+    #[cold]
+    fn ask_for(&self, part: usize, patience: Duration) -> Result<Held, Error> {
+        let number = self.number(part)?;
         let started = Instant::now();
         let mut asking = Asking {
             stream: self,
@@ -446,8 +454,10 @@ impl<'s> Future for PartSoon<'s> {
         let Some(asking) = &mut self.0 else {
             panic!("polled after it had answered")
         };
+        let whole = asking.stream.ward.whole(asking.part as usize);
         let number = asking.stream.number(asking.part as usize);
         let answer = match number {
+            _ if whole.is_some() => whole.map(Ok),
             Ok(_) => asking.ask(cx.waker(), false),
             Err(error) => Some(Err(error)),
         };

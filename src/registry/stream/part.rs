@@ -81,14 +81,15 @@ impl<'s> Part<'s> {
         tensors.map(move |(ordinal, _)| self.weight_of(set, ordinal))
     }
 
-    #[inline]
+    #[inline(always)]
     fn weight_of<'p>(&'p self, set: LeasedSet<'p>, ordinal: u32) -> Result<Weight<'p>, Error> {
         // SAFETY: this part is held until `self` is dropped, and the answer borrows from `self`.
-        unsafe { self.stream.ward.weight(set, ordinal, self.held) }
+        unsafe { self.stream.ward.weight(set, ordinal, &self.held) }
     }
 }
 
 impl Drop for Part<'_> {
+    #[inline]
     fn drop(&mut self) {
         self.stream.ward.release(self.held);
     }

@@ -7,25 +7,29 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::super::WeightRegistry;
-use super::super::content::{Body, PartWindow, Parts};
+use super::super::content::{Body, Facts, PartWindow, Parts};
 use super::super::generation::Meta;
 use super::super::lease::{Lease, LeasedSet, Weight};
+use super::super::loaders::Loaders;
 use super::super::loading::Inside;
 use super::super::staged::Vouched;
-use crate::core::panics;
 use crate::core::window::{Call, Job};
+use crate::core::{Keeper, Kept, panics};
 use crate::error::Error;
 use crate::names::SetName;
 use crate::plan::PlannedParts;
 use crate::reading::fill_part;
 use crate::source::Source;
 
-/// A streamed set, leased.
-#[derive(Clone)]
+/// A streamed set, leased. It is kept by its stream, and by the window as long as the stream is open.
 pub(crate) struct Ward {
-    registry: Arc<WeightRegistry>,
+    pub(super) loaders: Arc<Loaders>,
+    /// How many threads read one part at most.
+    readers: usize,
     /// Of this set alone.
     lease: Lease,
+    /// Its window, at hand.
+    pub(super) window: Arc<PartWindow>,
 }
 
 /// A part that is in memory, for whoever asked for it.
@@ -45,36 +49,39 @@ impl Held {
         Held { part, at, since }
     }
 
-    pub(super) fn is_counted(self) -> bool {
-        self.since.is_some()
+    /// Since when it has a hold, if it has one.
+    pub(super) fn since(&self) -> Option<Instant> {
+        self.since
     }
 }
 
 impl Ward {
     /// # Errors
     /// [`Error::NotStreamed`].
-    pub(super) fn new(registry: Arc<WeightRegistry>, lease: Lease) -> Result<Self, Error> {
-        let ward = Ward { registry, lease };
-        let streamed = ward.meta().facts.parts.is_some() && ward.body().window.is_some();
-        if streamed {
-            Ok(ward)
-        } else {
-            let set = ward.meta().record.name.clone();
-            Err(Error::NotStreamed { set })
+    pub(super) fn new(registry: &WeightRegistry, lease: Lease) -> Result<Self, Error> {
+        let Some(set) = lease.sets().next() else {
+            unreachable!("made with one set")
+        };
+        let window = set.hold.storage().own.window.clone();
+        match window.filter(|_| set.meta().facts.parts.is_some()) {
+            Some(window) => Ok(Ward {
+                loaders: Arc::clone(&registry.loaders),
+                readers: registry.readers,
+                lease,
+                window,
+            }),
+            None => Err(Error::NotStreamed {
+                set: set.name().clone(),
+            }),
         }
     }
 
-    /// Of a lease that one was made of before.
-    pub(super) fn again(registry: Arc<WeightRegistry>, lease: Lease) -> Self {
-        Ward { registry, lease }
-    }
-
-    pub(super) fn registry(&self) -> &Arc<WeightRegistry> {
-        &self.registry
-    }
-
     pub(super) fn check_process(&self) -> Result<(), Error> {
-        self.registry.shared.check_process()
+        self.meta().shared.check_process()
+    }
+
+    pub(super) fn keeper(&self) -> &Arc<Keeper<Box<dyn Kept>>> {
+        &self.meta().shared.keeper
     }
 
     pub(super) fn lease(&self) -> &Lease {
@@ -108,11 +115,9 @@ impl Ward {
         &self.known().planned
     }
 
+    #[inline]
     pub(super) fn window(&self) -> &Arc<PartWindow> {
-        let Some(window) = &self.body().window else {
-            unreachable!("looked at when this was made")
-        };
-        window
+        &self.window
     }
 
     pub(super) fn named(&self, part: u32) -> (SetName, String) {
@@ -134,10 +139,11 @@ impl Ward {
         Error::PartFailed { set, part, cause }
     }
 
-    /// A part, if all are in memory. Lock-free.
+    /// A part, if all are in memory. Lock-free, also in a forked child.
     #[inline]
-    pub(super) fn whole(&self, part: u32) -> Option<Held> {
-        let at = self.window().whole(part)?;
+    pub(super) fn whole(&self, part: usize) -> Option<Held> {
+        let part = u32::try_from(part).ok()?;
+        let at = self.window.whole(part)?;
         let since = None;
         Some(Held { part, at, since })
     }
@@ -166,22 +172,21 @@ impl Ward {
         &'w self,
         set: LeasedSet<'w>,
         ordinal: u32,
-        Held { part: held, at, .. }: Held,
+        held: &Held,
     ) -> Result<Weight<'w>, Error> {
-        match set.meta().facts.extents.in_part(ordinal) {
-            Some((part, offset)) if part == held => {
-                let Some(info) = set.layout().tensor(ordinal) else {
-                    return set.weight(ordinal);
-                };
-                let Some(dtype) = info.dtype() else {
-                    return Err(set.unreadable(info));
-                };
-                // SAFETY: the caller's; the tensor lies in its part (`Plan::parted`).
-                let bytes = unsafe { self.held(at + offset, info.byte_len() as usize) };
-                Ok(Weight::new(info, dtype, bytes))
-            }
-            _ => set.weight(ordinal),
+        let Facts {
+            extents, layout, ..
+        } = &set.meta().facts;
+        if let Some((part, offset)) = extents.in_part(ordinal)
+            && part == held.part
+            && let Some(info) = layout.tensor(ordinal)
+            && let Some(dtype) = info.dtype()
+        {
+            // SAFETY: the caller's; the tensor lies in its part (`Plan::parted`).
+            let bytes = unsafe { self.held(held.at + offset, info.byte_len() as usize) };
+            return Ok(Weight::new(info, dtype, bytes));
         }
+        set.weight(ordinal)
     }
 
     /// Somebody who had a part has used it.
@@ -199,33 +204,8 @@ impl Ward {
     /// Somebody is to read ahead.
     pub(super) fn called(&self, call: Call) {
         if call {
-            let ward = Ward {
-                registry: Arc::clone(&self.registry),
-                lease: self.lease.clone().labelled("weighbridge reads ahead"),
-            };
-            ward.read_soon();
+            read_soon(&self.loaders, &self.window);
         }
-    }
-
-    /// One of the registry's loaders reads one part, and comes again as long as there is one: in between it is the
-    /// others' turn. Until it is its own, the lease waits in the window, which ends it with the last stream.
-    fn read_soon(self) {
-        let (registry, window) = (Arc::clone(&self.registry), Arc::clone(self.window()));
-        if !window.queue(self) {
-            return;
-        }
-        registry.loaders.run(move || {
-            let Some(ward) = window.take_call() else {
-                return;
-            };
-            let Some(job) = window.next_job() else {
-                return;
-            };
-            let read = ward.fetch(job);
-            // Whoever asks for it is told. Foreign code may be in it.
-            let _ = panics(|| drop(read));
-            ward.read_soon();
-        });
     }
 
     /// Reads a part, and lets everybody know.
@@ -287,8 +267,7 @@ impl Ward {
                     return Err(differs(now.to_string()));
                 }
             }
-            let readers = self.registry.readers;
-            if let Some(tensor) = fill_part(source, part, place, known, readers)? {
+            if let Some(tensor) = fill_part(source, part, place, known, self.readers)? {
                 let tensor = plan.tensors()[tensor].name();
                 return Err(differs(format!("other bytes in {tensor:?}")));
             }
@@ -299,6 +278,23 @@ impl Ward {
     }
 }
 
-fn nanoseconds(since: Instant) -> u64 {
+/// One of the loaders reads one part of those that are wanted when its turn comes, and comes again as long as there is one: in
+/// between it is the others' turn. Until then nothing waits with it but the window: no lease.
+pub(super) fn read_soon(loaders: &Loaders, window: &Arc<PartWindow>) {
+    let window = Arc::clone(window);
+    loaders.run(move || {
+        let Some((job, ward)) = window.next_job() else {
+            return;
+        };
+        let named = ward.lease.clone().labelled("weighbridge reads ahead");
+        let read = ward.fetch(job);
+        // Whoever asks for it is told. Foreign code may be in it.
+        let _ = panics(|| drop(read));
+        drop(named);
+        ward.called(true);
+    });
+}
+
+pub(super) fn nanoseconds(since: Instant) -> u64 {
     u64::try_from(since.elapsed().as_nanos()).unwrap_or(u64::MAX)
 }
