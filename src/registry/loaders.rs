@@ -75,6 +75,12 @@ impl Loaders {
         // One is enough: whoever waits takes any task, and whoever works looks for one before it waits.
         self.desk.changed.notify_one();
     }
+
+    /// [`run`](Self::run), for a task that has something left to do when the others have had their turn: whoever does it looks
+    /// for the next one right away, so nobody is woken or started for it.
+    pub(super) fn run_again(&self, task: impl FnOnce() + Send + 'static) {
+        self.desk.state.lock().tasks.push_back(Box::new(task)); // E79
+    }
 }
 
 impl Desk {

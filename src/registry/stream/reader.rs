@@ -278,21 +278,24 @@ impl Ward {
     }
 }
 
-/// One of the loaders reads one part of those that are wanted when its turn comes, and comes again as long as there is one: in
-/// between it is the others' turn. Until then nothing waits with it but the window: no lease.
+/// One of the loaders is called, and reads when its turn comes.
 pub(super) fn read_soon(loaders: &Loaders, window: &Arc<PartWindow>) {
     let window = Arc::clone(window);
-    loaders.run(move || {
-        let Some((job, ward)) = window.next_job() else {
-            return;
-        };
-        let named = ward.lease.clone().labelled("weighbridge reads ahead");
-        let read = ward.fetch(job);
-        // Whoever asks for it is told. Foreign code may be in it.
-        let _ = panics(|| drop(read));
-        drop(named);
-        ward.called(true);
-    });
+    loaders.run(move || read_ahead(window));
+}
+
+/// Reads one part of those that are wanted, and comes again as long as there is one: in between it is the others' turn. Until then
+/// nothing waits with it but the window: no lease.
+fn read_ahead(window: Arc<PartWindow>) {
+    let Some((job, ward)) = window.next_job() else {
+        return;
+    };
+    let named = ward.lease.clone().labelled("weighbridge reads ahead");
+    let read = ward.fetch(job);
+    // Whoever asks for it is told. Foreign code may be in it.
+    let _ = panics(|| drop(read));
+    drop(named);
+    ward.loaders.run_again(move || read_ahead(window));
 }
 
 pub(super) fn nanoseconds(since: Instant) -> u64 {
