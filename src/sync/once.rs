@@ -1,5 +1,5 @@
-//! A value that is set once. std's `OnceLock`; in the checked build its contract, in the scheduled build with a
-//! switch point before each call.
+//! A value that is set once. std's `OnceLock`; in the checked build, and in the one for ThreadSanitizer, its contract, in the
+//! scheduled build with a switch point before each call.
 //!
 //! What does not live here: `get_or_init`, whose closure may block others. Where it is used, the closure
 //! reaches nothing that threads share.
@@ -41,7 +41,7 @@ mod stepped {
     }
 }
 
-#[cfg(weighbridge_loom)]
+#[cfg(any(weighbridge_loom, weighbridge_tsan))]
 mod checked {
     use std::ptr;
 
@@ -94,9 +94,9 @@ mod checked {
     }
 }
 
-#[cfg(weighbridge_loom)]
+#[cfg(any(weighbridge_loom, weighbridge_tsan))]
 pub use checked::OnceLock;
-#[cfg(not(any(weighbridge_loom, weighbridge_shuttle)))]
+#[cfg(not(any(weighbridge_loom, weighbridge_shuttle, weighbridge_tsan)))]
 pub use std::sync::OnceLock;
 #[cfg(weighbridge_shuttle)]
 pub use stepped::OnceLock;

@@ -1,7 +1,7 @@
 //! In which order somebody uses the parts of a set, and how far away the next use of each is.
 //!
 //! What lives here: [`Order`], and a place in it. What does not: what is read ahead or taken away because of
-//! that (`mod`).
+//! that (`state`).
 
 use std::collections::HashMap;
 

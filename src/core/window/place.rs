@@ -1,7 +1,7 @@
 //! Where in a region something may go, and what goes for it.
 //!
 //! What lives here: the choice of a place, given what is there and when each is used next. What does not: doing it
-//! (`mod`).
+//! (`state`).
 
 use std::cmp::Reverse;
 use std::ops::Range;

@@ -68,7 +68,8 @@ impl Order {
     }
 
     /// How many parts are read ahead of the one that is used, of those that are missing. Two unless you say so; zero:
-    /// each is read when it is asked for. The window must have room for one more than that, or fewer are.
+    /// each is read when it is asked for. The window must have room for one more than that, or fewer are; and what is not
+    /// [worth it](crate::Stream) is not read ahead.
     pub fn ahead(mut self, parts: usize) -> Self {
         self.ahead = parts;
         self

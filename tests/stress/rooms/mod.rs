@@ -20,6 +20,7 @@ mod names;
 mod observers;
 pub mod oracle;
 mod residency;
+mod streams;
 mod writers;
 
 /// How much of it.
@@ -79,4 +80,6 @@ pub const CASES: &[(&str, Case)] = &[
     ("flat_weights", flat::flat_weights),
     ("evicted_under_readers", residency::evicted_under_readers),
     ("more_sets_than_fit", residency::more_sets_than_fit),
+    ("layers_come_and_go", streams::layers_come_and_go),
+    ("layers_are_all_there", streams::layers_are_all_there),
 ];
