@@ -234,6 +234,10 @@ pub fn clear(world: &World, workers: &mut [Worker], mirror: &Mirror) {
             world.fail(format!("all leases have ended, and {error}"));
         }
     }
+    acts::clear_streams(world);
+    if let Err(error) = world.registry.empty_pool() {
+        world.fail(format!("the pool: {error}"));
+    }
     // What sets kept for a rollback was among those.
     nothing_left(world);
     let told = mirror.ask();

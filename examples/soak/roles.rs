@@ -42,7 +42,9 @@ pub const FLAT: Range<Role> = 66..78;
 pub const ONCE: Role = 78;
 /// Sets of registries that are made and dropped during the run.
 pub const NESTED: Role = 79;
-pub const ROLES: usize = 80;
+/// A set whose layers are streamed.
+pub const STREAMED: Role = 80;
+pub const ROLES: usize = 81;
 
 /// The namespace of the flat registry.
 pub const FLAT_SPACE: &str = "flat";

@@ -21,6 +21,12 @@ use crate::roles::{self, Role};
 
 /// All weights together: so little that loads are refused now and then.
 pub const LIMIT: u64 = 2600 << 10;
+/// What loads on demand leave free, as far as they can.
+pub const SOFT_LIMIT: u64 = 2400 << 10;
+/// Memory that is kept for the next load.
+const POOL: u64 = 200 << 10;
+/// Enough for two versions of a streamed set, but not for three.
+const STREAMED: u64 = 180 << 10;
 /// A tenant's: less than its four sets may have together.
 const TENANT_BYTES: u64 = 12 << 10;
 const TENANT_SETS: usize = 3;
@@ -41,6 +47,8 @@ pub struct Fenced {
 pub struct World {
     pub registry: Arc<WeightRegistry>,
     pub flat: FlatRegistry,
+    /// With a set whose layers are streamed.
+    pub streamed: Arc<WeightRegistry>,
     pub files: Files,
     pub options: Options,
     /// What is drawn from: each operation as often as its weight says.
@@ -109,8 +117,12 @@ impl World {
     pub fn new(options: Options, files: Files) -> Result<Self, Error> {
         let registry = WeightRegistry::builder()
             .limit_bytes(LIMIT)
+            .soft_limit_bytes(SOFT_LIMIT)
+            .pool_bytes(POOL)
+            .write_protect(true)
             .event_capacity(EVENTS)
             .build()?;
+        let streamed = WeightRegistry::builder().limit_bytes(STREAMED).build()?;
         let registry = Arc::new(registry);
         for tenant in 0..roles::TENANT.len() / roles::PER_TENANT {
             let limits = NamespaceLimits::none()
@@ -121,6 +133,7 @@ impl World {
         // The last one is that of whoever calls the meetings.
         let doing = (0..=options.threads).map(|_| Doing::default()).collect();
         Ok(World {
+            streamed: Arc::new(streamed),
             flat: FlatRegistry::within(Arc::clone(&registry), roles::FLAT_SPACE)?,
             registry,
             files,
@@ -226,6 +239,7 @@ impl World {
             Error::NotEvictable { .. } => "not evictable",
             Error::Pinned { .. } => "pinned",
             Error::NotLoaded(_) => "not loaded in time",
+            Error::PartNotLoaded { .. } => "a part not loaded in time",
             Error::NeverFits {
                 requested,
                 immovable,

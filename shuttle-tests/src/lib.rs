@@ -13,5 +13,5 @@ mod stage;
 pub use harness::{explore, saw};
 pub use shuttle::thread::{JoinHandle, spawn, yield_now};
 pub use stage::{
-    LINE, LONG, SOON, adapter, all, bytes, empty, filled, registry, start, total, value,
+    LINE, LONG, SOON, adapter, all, bytes, empty, ended, filled, registry, start, total, value,
 };

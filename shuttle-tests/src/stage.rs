@@ -1,9 +1,11 @@
 //! Sets to play with, and what every test looks at.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 
-use shuttle::thread::{JoinHandle, spawn};
+use shuttle::thread::{JoinHandle, Thread, current, park, spawn};
 use weighbridge::source::InMemory;
 use weighbridge::{Dtype, Lease, SetHandle, WeightRegistry};
 
@@ -45,6 +47,31 @@ where
 pub fn all<T>(threads: impl IntoIterator<Item = JoinHandle<T>>) -> Vec<T> {
     let join = |thread: JoinHandle<T>| thread.join().expect("it did not panic");
     threads.into_iter().map(join).collect()
+}
+
+struct Unpark(Thread, AtomicBool);
+
+impl Wake for Unpark {
+    fn wake(self: Arc<Self>) {
+        self.1.store(true, Ordering::SeqCst);
+        self.0.unpark();
+    }
+}
+
+/// What a future comes to, on this thread. (Not by the tests' `block_on`: its thread would be parked by the system, which
+/// the scheduler does not see.)
+pub fn ended<F: Future>(future: F) -> F::Output {
+    let unpark = Arc::new(Unpark(current(), AtomicBool::new(false)));
+    let waker = Waker::from(Arc::clone(&unpark));
+    let mut future = Box::pin(future);
+    loop {
+        if let Poll::Ready(answer) = future.as_mut().poll(&mut Context::from_waker(&waker)) {
+            return answer;
+        }
+        while !unpark.1.swap(false, Ordering::SeqCst) {
+            park();
+        }
+    }
 }
 
 /// One tensor `w` of four equal bytes.

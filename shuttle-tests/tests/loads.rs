@@ -11,7 +11,7 @@ use shuttle::thread::{Thread, current, park};
 use weighbridge::source::Evictable;
 use weighbridge::{Error, Lease, SetHandle, WeightRegistry};
 use weighbridge_shuttle_tests::{
-    LINE, LONG, all, bytes, empty, explore, saw, start, value, yield_now,
+    LINE, LONG, all, bytes, empty, ended, explore, saw, start, value, yield_now,
 };
 
 /// A registry with room for `room` sets, so many sets that are away, and how often each was opened since.
@@ -59,29 +59,9 @@ fn load(registry: &WeightRegistry, sets: &[SetHandle]) -> Result<Lease, Error> {
     registry.acquire_or_load(sets, LONG)
 }
 
-struct Unpark(Thread, AtomicBool);
-
-impl Wake for Unpark {
-    fn wake(self: Arc<Self>) {
-        self.1.store(true, Ordering::SeqCst);
-        self.0.unpark();
-    }
-}
-
-/// By a future, on this thread. (Not by the tests' `block_on`: its thread would be parked by the system, which the
-/// scheduler does not see.)
+/// By a future, on this thread.
 fn load_async(registry: &Arc<WeightRegistry>, sets: &[SetHandle]) -> Result<Lease, Error> {
-    let unpark = Arc::new(Unpark(current(), AtomicBool::new(false)));
-    let waker = Waker::from(Arc::clone(&unpark));
-    let mut future = Box::pin(registry.acquire_or_load_async(sets));
-    loop {
-        if let Poll::Ready(answer) = future.as_mut().poll(&mut Context::from_waker(&waker)) {
-            return answer;
-        }
-        while !unpark.1.swap(false, Ordering::SeqCst) {
-            park();
-        }
-    }
+    ended(registry.acquire_or_load_async(sets))
 }
 
 #[test]

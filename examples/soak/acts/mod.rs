@@ -7,6 +7,7 @@ mod flat;
 mod others;
 mod reading;
 mod residency;
+mod streaming;
 mod tenants;
 mod together;
 mod watching;
@@ -16,6 +17,7 @@ use std::time::Duration;
 
 pub use files::foresee;
 pub use flat::account;
+pub use streaming::clear as clear_streams;
 
 use crate::worker::{Done, Worker};
 
@@ -114,6 +116,8 @@ const ACTS: &[Act] = &[
     act("catalog", 10, watching::catalog),
     act("ledger and statistics", 10, watching::numbers),
     act("events", 10, watching::events),
+    act("change a streamed set", 8, streaming::change),
+    waiting("stream a set", 30, streaming::pass),
     act("a registry of its own", 1, others::nested),
     act("planted", 1, others::planted),
 ];
