@@ -8,7 +8,7 @@ mod support;
 use std::sync::Arc;
 
 use counting::live;
-use support::{SOON, block_on, bytes, registry};
+use support::{SOON, block_on, bytes};
 use weighbridge::source::Evictable;
 use weighbridge::{SetHandle, WeightRegistry};
 
@@ -28,7 +28,7 @@ fn round(registry: &Arc<WeightRegistry>, loaded: SetHandle, replaced: SetHandle)
 
 #[test]
 fn an_idle_loader_keeps_no_garbage() {
-    let registry = Arc::new(registry());
+    let registry = Arc::new(WeightRegistry::builder().loaders(1).build().unwrap());
     let source = Evictable::opened_by(|| Ok(bytes(64, 1))).unwrap();
     let loaded = registry.publish("loaded", source).unwrap();
     let replaced = registry.publish("replaced", bytes(64, 0)).unwrap();

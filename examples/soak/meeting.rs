@@ -36,6 +36,8 @@ pub struct Count {
     pub fenced: usize,
     pub sets: usize,
     pub ledger: u64,
+    /// Of that, memory that is kept for the next load.
+    pub pooled: u64,
     /// Events were missed, so they were not compared.
     pub blind: bool,
 }
@@ -118,11 +120,13 @@ pub fn count(world: &World, workers: &[Worker], mirror: &Mirror) -> Count {
         world.fail(format!("at a meeting: {wrong}"));
     }
     audit(world, &current, &leased);
+    let ledger = world.registry.ledger();
     Count {
         leases: held.len(),
         fenced: fenced.len(),
         sets: current.len(),
-        ledger: world.registry.ledger().total(),
+        ledger: ledger.total(),
+        pooled: ledger.pooled,
         blind: !compare_events(world, &current, &leased, mirror),
     }
 }

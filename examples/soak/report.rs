@@ -35,6 +35,7 @@ pub fn line(world: &World, point: &Point) {
         fenced,
         sets,
         ledger,
+        pooled: _,
         blind,
     } = point.count;
     let memory = match point.sample {
@@ -107,6 +108,11 @@ pub fn figures(world: &World, points: &[Point]) -> Verdict {
     );
     let compared = points.iter().filter(|point| !point.count.blind).count();
     println!("{} meetings, {compared} with every event", points.len());
+    let pooled = points.iter().filter(|point| point.count.pooled > 0).count();
+    println!(
+        "{} streams' parts read, {pooled} meetings with memory in the pool",
+        world.streamed.stats().part_reads
+    );
     let (live, verdict) = growth(
         "live bytes",
         1024.0,

@@ -131,7 +131,12 @@ fn lengths(role: Role, random: &mut Random) -> Vec<usize> {
         _ if TENANT.contains(&role) => vec![random.of_range(100..6000)],
         _ => {
             let count = random.of_range(1..4);
-            let longest = if random.once_in(40) { 500_000 } else { 9_000 };
+            // From 1 MiB on they are mapped, kept in the pool, and protected.
+            let longest = match random.below(120) {
+                0 => return vec![random.of_range(1_050_000..1_400_000)],
+                1..4 => 500_000,
+                _ => 9_000,
+            };
             (0..count).map(|_| random.of_range(32..longest)).collect()
         }
     }

@@ -20,11 +20,11 @@ use crate::pattern::Body;
 use crate::roles::{self, Role};
 
 /// All weights together: so little that loads are refused now and then.
-pub const LIMIT: u64 = 2600 << 10;
+pub const LIMIT: u64 = 5200 << 10;
 /// What loads on demand leave free, as far as they can.
-pub const SOFT_LIMIT: u64 = 2400 << 10;
-/// Memory that is kept for the next load.
-const POOL: u64 = 200 << 10;
+pub const SOFT_LIMIT: u64 = 4800 << 10;
+/// Memory that is kept for the next load: of sets that are mapped, which are the longest.
+const POOL: u64 = 1600 << 10;
 /// Enough for two versions of a streamed set, but not for three.
 const STREAMED: u64 = 180 << 10;
 /// A tenant's: less than its four sets may have together.

@@ -410,7 +410,7 @@ fn window_fenced() {
             let rig = Rig::of(2, vec![1, 2, 1]);
             let (one, other) = (rig.stream(&[0, 2], 0), rig.stream(&[1], 0));
             let at = rig.get(one, 0).expect("it can be read");
-            let call = rig.window.fence(1);
+            let call = rig.window.fence(0, 1);
             rig.called(call);
             let fence = on(&rig, move |rig| {
                 // What a device does that was not done before.
@@ -425,4 +425,31 @@ fn window_fenced() {
             }
         },
     );
+}
+
+/// A part behind a fence that never passes: who wants what does not fit beside it is in nobody's way, however often it is passed.
+#[test]
+fn window_fenced_for_ever() {
+    model("window_fenced_for_ever", &["read", "there"], || {
+        let rig = Rig::of(2, vec![1, 2, 1]);
+        let (one, other) = (rig.stream(&[0, 2], 0), rig.stream(&[1], 0));
+        rig.get(one, 0).expect("it can be read");
+        let call = rig.window.fence(0, 1);
+        rig.called(call);
+        let mut ticket = Ticket::default();
+        let (answer, call) = rig.window.ask(other, 1, &mut ticket, Waker::noop(), true);
+        assert!(answer == Answer::Wait && !call);
+        let both = [(); 2].map(|()| on(&rig, move |rig| (0..3).for_each(|_| rig.uses(one, 2))));
+        for thread in both {
+            thread.join().unwrap();
+        }
+        rig.look(
+            0,
+            rig.window.look()[0]
+                .1
+                .clone()
+                .expect("it has a place")
+                .start,
+        );
+    });
 }

@@ -61,7 +61,7 @@ impl Parts {
         }
     }
 
-    /// These of its parts, by their names, stay in memory all the time: experts that most tokens need, layers that are used twice
+    /// These of the rule's parts, by their names, stay in memory all the time (`rest` is none of them): experts that most tokens need, layers that are used twice
     /// as often.
     ///
     /// # Examples

@@ -318,7 +318,7 @@ impl<'l> LeasedSet<'l> {
     }
 
     #[cold]
-    pub(super) fn unreadable(&self, info: &TensorInfo) -> Error {
+    fn unreadable(&self, info: &TensorInfo) -> Error {
         Error::UnreadableTensor {
             set: self.name().clone(),
             tensor: info.name().to_owned(),

@@ -1,7 +1,7 @@
-//! Threads that read for futures.
+//! Threads that read for futures, and ahead for streams.
 //!
 //! What lives here: a few threads, started when there is something to do and none is idle. What does not:
-//! what they do (`room::Job`). Callers that may wait read on their own thread.
+//! what they do (`room::Job`, `stream::reader`). Callers that may wait read on their own thread.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -53,8 +53,7 @@ impl Loaders {
         let mut state = self.desk.state.lock(); // E79
         state.tasks.push_back(Box::new(task));
         if state.idle < state.tasks.len() && state.threads.len() < self.most {
-            let desk = Arc::clone(&self.desk);
-            match thread::spawn_named("weighbridge-loader", move || desk.work()) {
+            match self.desk.start() {
                 Ok(thread) => state.threads.push(thread),
                 Err(_) if !state.threads.is_empty() => {}
                 // Whoever is at it does this, too.
@@ -65,6 +64,13 @@ impl Loaders {
                         drop(state);
                         let _ = panics(task);
                         state = self.desk.state.lock(); // E79
+                        // No longer than it must: whoever came has other things to do.
+                        if !state.tasks.is_empty()
+                            && let Ok(thread) = self.desk.start()
+                        {
+                            state.threads.push(thread);
+                            break;
+                        }
                     }
                     state.here = false;
                     return;
@@ -76,14 +82,19 @@ impl Loaders {
         self.desk.changed.notify_one();
     }
 
-    /// [`run`](Self::run), for a task that has something left to do when the others have had their turn: whoever does it looks
-    /// for the next one right away, so nobody is woken or started for it.
+    /// [`run`](Self::run), for a task of these loaders that has something left to do when the others have had their turn: whoever does
+    /// it looks for the next one right away, so nobody is woken or started for it. From elsewhere nobody might come.
     pub(super) fn run_again(&self, task: impl FnOnce() + Send + 'static) {
         self.desk.state.lock().tasks.push_back(Box::new(task)); // E79
     }
 }
 
 impl Desk {
+    fn start(self: &Arc<Self>) -> std::io::Result<JoinHandle<()>> {
+        let desk = Arc::clone(self);
+        thread::spawn_named("weighbridge-loader", move || desk.work())
+    }
+
     fn work(&self) {
         let mut state = self.state.lock(); // E79
         loop {
@@ -92,7 +103,7 @@ impl Desk {
                 // What it has is dropped here, too: it may be the last to have the registry.
                 let _ = panics(task);
                 // An idle thread would sit on what it has to let go of for the registry's life.
-                here::hand_over();
+                let _ = panics(here::hand_over);
                 state = self.state.lock(); // E79
             } else if state.closed {
                 return;

@@ -38,8 +38,49 @@ pub(crate) struct Shared {
     pub(crate) reclaimed: AtomicU64,
     /// Calls of a recorder or subscriber that panicked.
     pub(crate) observer_panics: AtomicU64,
+    pub(crate) streaming: Streaming,
     started: Instant,
     process: u32,
+}
+
+/// What all streams did.
+pub(crate) struct Streaming {
+    /// Those that are open.
+    pub(crate) open: AtomicU64,
+    /// Parts that were read, their bytes, and reads that failed.
+    pub(crate) reads: AtomicU64,
+    pub(crate) bytes: AtomicU64,
+    pub(crate) failures: AtomicU64,
+}
+
+impl Streaming {
+    fn new() -> Self {
+        Streaming {
+            open: AtomicU64::new(0),
+            reads: AtomicU64::new(0),
+            bytes: AtomicU64::new(0),
+            failures: AtomicU64::new(0),
+        }
+    }
+
+    pub(crate) fn begun(&self) {
+        // E17: a statistic, and so are the others.
+        self.open.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn ended(&self) {
+        self.open.fetch_sub(1, Ordering::Relaxed); // E17
+    }
+
+    /// A part of so many bytes was read, or not.
+    pub(crate) fn read(&self, bytes: u64, was_read: bool) {
+        if was_read {
+            self.reads.fetch_add(1, Ordering::Relaxed); // E17
+            self.bytes.fetch_add(bytes, Ordering::Relaxed); // E17
+        } else {
+            self.failures.fetch_add(1, Ordering::Relaxed); // E17
+        }
+    }
 }
 
 impl Shared {
@@ -54,6 +95,7 @@ impl Shared {
             unlabelled: AtomicU64::new(0),
             reclaimed: AtomicU64::new(0),
             observer_panics: AtomicU64::new(0),
+            streaming: Streaming::new(),
             started: Instant::now(),
             process: std::process::id(),
         }

@@ -221,6 +221,7 @@ fn a_file_that_changes_under_a_stream_is_never_mixed() {
             let errors: Vec<Error> = answers.into_iter().filter_map(Result::err).collect();
             assert!(!errors.is_empty(), "{what}: nobody noticed");
             let again = scene.pass(&mut scene.stream());
+            assert!(again.iter().any(Result::is_err), "{what}: forgotten");
             for error in errors
                 .into_iter()
                 .chain(again.into_iter().filter_map(Result::err))

@@ -7,7 +7,7 @@ use std::thread;
 use weighbridge::{Error, Order};
 
 use super::layers::{Disk, Layers, check, registry};
-use super::support::SOON;
+use super::support::{SOON, block_on};
 
 #[test]
 fn a_stream_outlives_the_retirement_of_its_set() {
@@ -54,6 +54,37 @@ fn a_future_that_is_dropped_leaves_nothing() {
     }
     let mut holds = other.window().unwrap().into_iter();
     assert!(holds.all(|part| !matches!(part.state, weighbridge::PartState::Here { holds: 1.. })));
+}
+
+/// A future that has been polled and is then forgotten: it is in the way until its stream goes, and no longer.
+#[test]
+fn a_future_that_is_forgotten_goes_with_its_stream() {
+    let (registry, disk) = (registry(), Arc::new(Disk::default()));
+    let set = registry
+        .publish("layers", Layers::new(5, 1, &disk).streamed(1))
+        .unwrap();
+    let lease = registry.acquire(set).unwrap();
+    let open = || {
+        registry
+            .stream(&lease, set, Order::ring().ahead(0))
+            .unwrap()
+    };
+    let (mut stream, mut other) = (open(), open());
+    let held = other.part(0, SOON).unwrap();
+    let mut soon = Box::pin(stream.part_async(3));
+    let mut context = Context::from_waker(Waker::noop());
+    assert!(matches!(soon.as_mut().poll(&mut context), Poll::Pending));
+    std::mem::forget(soon);
+    drop((held, stream));
+    // By futures alone, more often than anybody may be passed.
+    for layer in (0..5).cycle().take(80) {
+        check(&block_on(other.part_async(layer)).unwrap(), layer, 1);
+    }
+    let mut parts = other.window().unwrap().into_iter();
+    assert!(parts.all(|part| !matches!(part.state, weighbridge::PartState::Here { holds: 1.. })));
+    drop(other);
+    drop(lease);
+    registry.retire(set).unwrap().reclaimed(SOON).unwrap();
 }
 
 #[test]

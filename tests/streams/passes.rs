@@ -6,6 +6,7 @@ use std::thread;
 use weighbridge::{Error, Order, Part};
 
 use super::layers::{Disk, LAYER, Layers, byte, check, registry};
+use super::support::device::until;
 use super::support::{SOON, block_on};
 
 /// Nothing is read ahead: each layer once, when it is asked for.
@@ -232,6 +233,17 @@ fn a_failed_read_surfaces_at_its_layer_and_is_tried_again() {
         }
     }
     assert_eq!(failed, [(0, 2), (0, 4)]);
+    // The registry's own counts are those of its only window. What reads ahead may be at it.
+    let mut told = (0, 0, 0);
+    until("nobody reads any more", || {
+        let (stats, tally) = (registry.stats(), stream.tally().unwrap());
+        told = (stats.part_reads, stats.part_read_bytes, stats.part_failures);
+        told == (tally.reads, tally.read_bytes, tally.failures)
+    });
+    assert!(told.0 >= 6 && told.2 >= 2, "{told:?}");
+    assert_eq!(registry.stats().streams, 1);
+    drop(stream);
+    assert_eq!(registry.stats().streams, 0);
 }
 
 /// Other bytes than those that were published: not under this generation.

@@ -146,11 +146,21 @@ impl<E: Clone, C: Clone> Window<E, C> {
 
     /// It uses nothing any more.
     pub fn close(&self, stream: u64) -> Call {
+        let (mut wakers, mut failed) = (Vec::new(), Vec::new());
         let mut state = self.state.lock(); // E83
         let at = state.streams.iter().position(|one| one.id == stream);
         let _gone = at.map(|at| state.streams.swap_remove(at));
-        let call = state.call();
+        // Whoever still waits for it was forgotten: nobody would ever ask with its ticket.
+        while let Some(at) = state.waiting.iter().position(|one| one.stream == stream) {
+            if let Some(mut gone) = state.waiting.remove(at) {
+                failed.extend(state.dismiss(&mut gone));
+                wakers.push((gone.waker, false));
+            }
+        }
+        let call = state.settle(&mut wakers);
         drop(state);
+        wake(wakers);
+        let _ = panics(|| drop(failed));
         call
     }
 
@@ -244,15 +254,9 @@ impl<E: Clone, C: Clone> Window<E, C> {
         let mut state = self.state.lock(); // E83
         let at = state.waiting.iter().position(|one| one.ticket == number);
         let mut failed = None;
-        if let Some(gone) = at.and_then(|at| state.waiting.remove(at)) {
+        if let Some(mut gone) = at.and_then(|at| state.waiting.remove(at)) {
+            failed = state.dismiss(&mut gone);
             wakers.push((gone.waker, false));
-            match gone.outcome {
-                Some(Outcome::Here(_)) => state.let_go(gone.part),
-                // Nobody has begun to read it.
-                Some(Outcome::Read(job)) => state.remove(job.part),
-                Some(Outcome::Failed(error)) => failed = Some(error),
-                None => {}
-            }
         }
         let call = state.settle(&mut wakers);
         drop(state);
@@ -269,12 +273,12 @@ impl<E: Clone, C: Clone> Window<E, C> {
 
     /// Somebody who had a part has used it; something else still does, until a fence has passed. Then
     /// [`release_fenced`](Self::release_fenced).
-    pub fn fence(&self, used_ns: u64) -> Call {
+    pub fn fence(&self, part: u32, used_ns: u64) -> Call {
         let mut wakers = Vec::new();
         let mut state = self.state.lock(); // E83
         state.pace.used(used_ns);
-        state.fenced += 1;
-        // Those who were held up are not any more.
+        state.fence(part);
+        // Those who were held up for what does not fit beside it are not any more.
         let call = state.settle(&mut wakers);
         drop(state);
         wake(wakers);
@@ -283,7 +287,7 @@ impl<E: Clone, C: Clone> Window<E, C> {
 
     /// The fence has passed.
     pub fn release_fenced(&self, part: u32) -> Call {
-        self.let_go(part, |state| state.fenced -= 1)
+        self.let_go(part, |state| state.unfence(part))
     }
 
     fn let_go(&self, part: u32, and: impl FnOnce(&mut State<E, C>)) -> Call {
@@ -339,7 +343,8 @@ impl<E: Clone, C: Clone> Window<E, C> {
                 state.tally.bytes += len;
                 state.pace.read(len, read_ns);
                 let holds = u32::from(asked);
-                state.parts[part as usize].standing = Standing::Here { at, holds };
+                let fenced = 0;
+                state.parts[part as usize].standing = Standing::Here { at, holds, fenced };
                 if let Some(places) = state.whole() {
                     let _ = self.whole.set(places); // E84
                 }

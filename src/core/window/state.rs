@@ -34,7 +34,7 @@ pub(super) struct State<E, C> {
     pub(super) waiting: VecDeque<Waiting<E>>,
     /// How often others were served, and the first of those who wait for a place found none then.
     pub(super) passed: u32,
-    /// How many holds end only when a fence has passed.
+    /// How many holds, of all parts, end only when a fence has passed.
     pub(super) fenced: usize,
     /// The clock of uses, and the last number that was given to a stream or somebody who waits.
     pub(super) now: u64,
@@ -63,6 +63,8 @@ pub(super) enum Standing<E> {
     Here {
         at: u64,
         holds: u32,
+        /// How many of them end only when a fence has passed.
+        fenced: u32,
     },
 }
 
@@ -160,11 +162,11 @@ impl<E: Clone, C> State<E, C> {
     /// What somebody finds who asks now. A hold, or the duty to read, is its own.
     pub(super) fn answer(&mut self, part: u32, reads: bool) -> Answer<E> {
         let first = self.unplaced().next();
-        let must_wait = first.is_some() && self.holds_up();
+        let must_wait = first.is_some() && self.passed >= PASSES;
         match &mut self.parts[part as usize].standing {
             Standing::Coming { .. } => Answer::Wait,
             Standing::Here { .. } | Standing::Away if must_wait => Answer::Wait,
-            Standing::Here { at, holds } => {
+            Standing::Here { at, holds, .. } => {
                 let at = *at;
                 *holds += 1;
                 self.count_pass();
@@ -204,7 +206,7 @@ impl<E: Clone, C> State<E, C> {
     fn count_pass(&mut self) {
         let first = self.unplaced().next();
         if first.is_some_and(|first| self.spot(first, None).is_none()) {
-            self.passed += 1;
+            self.passed = self.passed.saturating_add(1);
         }
     }
 
@@ -238,13 +240,13 @@ impl<E: Clone, C> State<E, C> {
             if one.outcome.is_some() || matches!(standing, Standing::Coming { .. }) {
                 continue;
             }
-            let must_wait = first.filter(|_| self.holds_up());
+            let must_wait = first.filter(|_| self.passed >= PASSES);
             if let Some(part) = must_wait
                 && one.reads
             {
                 return Some((at, part, self.spot(part, None)?));
             }
-            if matches!(standing, Standing::Away) {
+            if self.is_in_line(one) {
                 first = first.or(Some(one.part));
                 if must_wait.is_none()
                     && one.reads
@@ -257,6 +259,35 @@ impl<E: Clone, C> State<E, C> {
         None
     }
 
+    /// A hold of `part` is one that ends only when a fence has passed.
+    pub(super) fn fence(&mut self, part: u32) {
+        match &mut self.parts[part as usize].standing {
+            Standing::Here { holds, fenced, .. } if *fenced < *holds => *fenced += 1,
+            _ => unreachable!("what is held is there"),
+        }
+        self.fenced += 1;
+    }
+
+    /// That fence has passed.
+    pub(super) fn unfence(&mut self, part: u32) {
+        if let Standing::Here { fenced, .. } = &mut self.parts[part as usize].standing {
+            *fenced -= 1;
+            self.fenced -= 1;
+        }
+    }
+
+    /// Somebody does not wait any more. The error that it was not told, if it was to be: foreign code may be in it.
+    pub(super) fn dismiss(&mut self, gone: &mut Waiting<E>) -> Option<E> {
+        match gone.outcome.take() {
+            Some(Outcome::Here(_)) => self.let_go(gone.part),
+            // Nobody has begun to read it.
+            Some(Outcome::Read(job)) => self.remove(job.part),
+            Some(Outcome::Failed(error)) => return Some(error),
+            None => {}
+        }
+        None
+    }
+
     pub(super) fn let_go(&mut self, part: u32) {
         match &mut self.parts[part as usize].standing {
             Standing::Here { holds, .. } if *holds > 0 => *holds -= 1,
@@ -264,17 +295,33 @@ impl<E: Clone, C> State<E, C> {
         }
     }
 
-    /// Of those who wait, the parts that have no place.
+    /// Of those who wait in line, the parts.
     fn unplaced(&self) -> impl Iterator<Item = u32> + '_ {
-        self.without_a_place().map(|one| one.part)
+        self.line().map(|one| one.part)
     }
 
-    fn without_a_place(&self) -> impl Iterator<Item = &Waiting<E>> {
-        let away = |one: &&Waiting<E>| {
-            let standing = &self.parts[one.part as usize].standing;
-            one.outcome.is_none() && matches!(standing, Standing::Away)
-        };
-        self.waiting.iter().filter(away)
+    /// Those who wait for a place.
+    pub(super) fn line(&self) -> impl Iterator<Item = &Waiting<E>> {
+        self.waiting.iter().filter(|one| self.is_in_line(one))
+    }
+
+    /// Does it wait for a place that there will be when all holds have ended but those that are behind fences? These may
+    /// never pass: as long as its part does not fit beside them, it is in nobody's way.
+    fn is_in_line(&self, one: &Waiting<E>) -> bool {
+        let Part { len, standing, .. } = &self.parts[one.part as usize];
+        let waits = one.outcome.is_none() && matches!(standing, Standing::Away);
+        waits && (self.fenced == 0 || self.fits_beside_fences(*len))
+    }
+
+    fn fits_beside_fences(&self, len: u64) -> bool {
+        let fenced = |part: &&Part<E>| matches!(part.standing, Standing::Here { fenced: 1.., .. });
+        let placed = self.placed.iter().map(|part| &self.parts[*part as usize]);
+        let tenants = placed.filter(fenced).filter_map(|part| {
+            let (at, len) = (part.place()?, part.len);
+            let stay = Stay::Fixed;
+            Some(Tenant { at, len, stay })
+        });
+        spot(self.capacity, len, &tenants.collect::<Vec<_>>(), None).is_some()
     }
 
     /// Whoever waits for what is there gets it.
@@ -284,15 +331,13 @@ impl<E: Clone, C> State<E, C> {
             if one.outcome.is_some() {
                 continue;
             }
-            let earlier = |one: &Waiting<E>| {
-                let standing = &self.parts[one.part as usize].standing;
-                one.outcome.is_none() && matches!(standing, Standing::Away)
-            };
-            if self.holds_up() && self.waiting.range(..at).any(earlier) {
+            let mut earlier = self.waiting.range(..at);
+            if self.passed >= PASSES && earlier.any(|one| self.is_in_line(one)) {
                 continue;
             }
-            if let Standing::Here { at: place, holds } =
-                &mut self.parts[self.waiting[at].part as usize].standing
+            if let Standing::Here {
+                at: place, holds, ..
+            } = &mut self.parts[self.waiting[at].part as usize].standing
             {
                 *holds += 1;
                 let one = &mut self.waiting[at];
@@ -316,13 +361,7 @@ impl<E: Clone, C> State<E, C> {
     /// Is it there for whoever asks now?
     pub(super) fn is_at_hand(&self, part: u32) -> bool {
         let here = matches!(self.parts[part as usize].standing, Standing::Here { .. });
-        here && !(self.holds_up() && self.unplaced().next().is_some())
-    }
-
-    /// Has the first of those who wait for a place been passed as often as it may be? A fence may never pass: for what it
-    /// holds, nobody is held up.
-    pub(super) fn holds_up(&self) -> bool {
-        self.passed >= PASSES && self.fenced == 0
+        here && !(self.passed >= PASSES && self.line().next().is_some())
     }
 
     /// Where each part is, if all of them are there.
@@ -342,11 +381,11 @@ impl<E: Clone, C> State<E, C> {
         if self.away == 0 {
             return None;
         }
-        let mut waiting = self.without_a_place().peekable();
+        let mut waiting = self.line().peekable();
         if waiting.peek().is_some() {
             // Whoever waits behind the first one passes it, but not for ever. What is read for later would be
             // in its way.
-            let most = if self.holds_up() { 1 } else { usize::MAX };
+            let most = if self.passed < PASSES { usize::MAX } else { 1 };
             return waiting.take(most).find_map(|one| {
                 let spot = self.spot(one.part, None)?;
                 let stream = self
@@ -399,7 +438,7 @@ impl<E: Clone, C> State<E, C> {
                 used,
             } = &self.parts[tenant as usize];
             match standing {
-                Standing::Here { at, holds: 0 } => Some(Tenant {
+                Standing::Here { at, holds: 0, .. } => Some(Tenant {
                     at: *at,
                     len: *len,
                     stay: Stay::Idle {

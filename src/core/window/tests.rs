@@ -223,6 +223,8 @@ struct World {
     reading: Vec<Job>,
     /// Jobs that somebody who waits does for somebody else.
     favouring: Vec<Job>,
+    /// Parts behind fences, and where they are.
+    fenced: Vec<(u32, u64)>,
     readers: usize,
     random: u64,
     /// How often somebody had to wait, though others could have been served.
@@ -252,7 +254,9 @@ impl World {
             Doing::Nothing | Doing::Waits(..) => None,
         });
         let others = self.reading.iter().chain(&self.favouring);
-        own.chain(others.map(of)).any(meets)
+        let fenced = self.fenced.iter();
+        let fenced = fenced.map(|(part, at)| (*at, self.lens[*part as usize]));
+        own.chain(others.map(of)).chain(fenced).any(meets)
     }
 
     fn begins(&mut self, job: &Job) {
@@ -273,8 +277,32 @@ impl World {
             self.bytes[at..at + len].fill(Some(job.part));
             Ok(())
         };
-        let call = self.window.landed(job, 1, result);
+        let ns = self.random(1000) as u64;
+        let call = self.window.landed(job, ns, result);
         self.called(call);
+    }
+
+    /// A fence passes, if there is one.
+    fn passes(&mut self) {
+        if !self.fenced.is_empty() {
+            let at = self.random(self.fenced.len());
+            let (part, at) = self.fenced.swap_remove(at);
+            let all = at as usize..(at + self.lens[part as usize]) as usize;
+            assert!(self.bytes[all].iter().all(|there| *there == Some(part)));
+            let call = self.window.release_fenced(part);
+            self.called(call);
+        }
+    }
+
+    /// A stream goes, with a future that was forgotten or without, and another one comes.
+    fn comes_anew(&mut self, actor: usize) {
+        let call = self.window.close(self.actors[actor].stream);
+        self.called(call);
+        let ahead = self.random(4);
+        let order = Order::new(0..self.lens.len() as u32, true);
+        let (stream, call) = self.window.open(order, ahead, ());
+        self.called(call);
+        self.actors[actor].stream = stream;
     }
 
     fn asks(&mut self, actor: usize, part: u32, mut ticket: Ticket) {
@@ -329,6 +357,8 @@ impl World {
                 } else if !calm && self.random(8) == 0 {
                     let call = self.window.leave(&mut ticket);
                     self.called(call);
+                } else if !calm && self.random(16) == 0 {
+                    self.comes_anew(actor);
                 } else {
                     self.actors[actor].doing = Doing::Waits(part, ticket);
                 }
@@ -341,8 +371,15 @@ impl World {
                     self.actors[actor].doing = Doing::Holds(part, at);
                 }
             }
+            Doing::Holds(part, at) if !calm && self.random(6) == 0 => {
+                let ns = self.random(1000) as u64;
+                let call = self.window.fence(part, ns);
+                self.called(call);
+                self.fenced.push((part, at));
+            }
             Doing::Holds(part, _) => {
-                let call = self.window.release(part, 1);
+                let ns = self.random(1000) as u64;
+                let call = self.window.release(part, ns);
                 self.called(call);
             }
         }
@@ -382,7 +419,9 @@ impl World {
                 .all(|place| place.end <= self.bytes.len() as u64)
         );
         let state = self.window.state.lock();
-        self.held_up += usize::from(state.passed >= PASSES);
+        let line = state.line().next().is_some();
+        self.held_up += usize::from(line && state.passed >= PASSES);
+        assert_eq!(state.fenced, self.fenced.len());
         let away = look
             .iter()
             .filter(|(sight, _)| *sight == Sight::Away)
@@ -403,7 +442,8 @@ impl World {
                 assert_eq!(place.as_ref().map(|place| place.start), Some(at));
             }
             let held = |one: &&Actor| matches!(one.doing, Doing::Holds(held, _) if held == part);
-            let held = self.actors.iter().filter(held).count();
+            let fenced = self.fenced.iter().filter(|(one, _)| *one == part).count();
+            let held = self.actors.iter().filter(held).count() + fenced;
             let granted = state
                 .waiting
                 .iter()
@@ -481,7 +521,7 @@ fn nobody_is_held_up_for_what_a_fence_holds() {
     let (answer, _) = window.ask(one, 2, &mut held_up, noop(), true);
     assert_eq!(answer, Answer::Wait, "it is held up");
     let _ = window.leave(&mut held_up);
-    let _ = window.fence(1);
+    let _ = window.fence(0, 1);
     for part in [2, 3, 2, 3, 2, 3] {
         if let Answer::Read(job) = ask(&window, one, part) {
             let _ = window.landed(job, 1, Ok(()));
@@ -532,6 +572,7 @@ fn whatever_happens() {
             actors: Vec::new(),
             reading: Vec::new(),
             favouring: Vec::new(),
+            fenced: Vec::new(),
             readers: 0,
             random: seed.wrapping_mul(0x9e37_79b9_7f4a_7c15),
             held_up: 0,
@@ -559,8 +600,9 @@ fn whatever_happens() {
             });
         }
         for _ in 0..400 {
-            match world.random(3) {
-                0 => world.reads(),
+            match world.random(12) {
+                0..4 => world.reads(),
+                4 => world.passes(),
                 _ => {
                     let actor = world.random(world.actors.len());
                     world.acts(actor, false);
@@ -578,12 +620,16 @@ fn whatever_happens() {
                 || !world.favouring.is_empty()
         };
         while busy(&world) {
+            world.passes();
             world.reads();
             let actor = world.random(world.actors.len());
             world.acts(actor, true);
             world.check();
             steps += 1;
             assert!(steps < 20_000, "seed {seed}: somebody waits for ever");
+        }
+        while !world.fenced.is_empty() {
+            world.passes();
         }
         let streams: Vec<u64> = world.actors.iter().map(|actor| actor.stream).collect();
         for stream in streams {

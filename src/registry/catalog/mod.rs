@@ -172,6 +172,14 @@ pub struct Stats {
     pub pinned_bytes: u64,
     /// Requests that wait for room at this moment.
     pub waiting: usize,
+    /// Streams that are open.
+    pub streams: u64,
+    /// Parts that streams have read so far, by whoever asked and ahead.
+    pub part_reads: u64,
+    /// Bytes of those.
+    pub part_read_bytes: u64,
+    /// Reads of parts that failed.
+    pub part_failures: u64,
     /// Different layouts in use; sets with the same tensors share one.
     pub layouts: usize,
     /// Destructors that panicked on the reclaimer's thread.
@@ -250,6 +258,10 @@ impl WeightRegistry {
             evictions,
             pinned_bytes: self.pinned_bytes(),
             waiting,
+            streams: count(&self.shared.streaming.open),
+            part_reads: count(&self.shared.streaming.reads),
+            part_read_bytes: count(&self.shared.streaming.bytes),
+            part_failures: count(&self.shared.streaming.failures),
             layouts: self.layouts.len(),
             reclaimer_panics: self.spine.reclaimer().panics(),
             observer_panics: count(&self.shared.observer_panics),

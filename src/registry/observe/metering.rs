@@ -84,6 +84,7 @@ impl WeightRegistry {
                 ),
                 ("weighbridge_pending_fences", stats.pending_fences as f64),
                 ("weighbridge_waiting_requests", stats.waiting as f64),
+                ("weighbridge_streams", stats.streams as f64),
                 (
                     "weighbridge_oldest_fence_seconds",
                     seconds(stats.oldest_fence),
@@ -99,6 +100,9 @@ impl WeightRegistry {
                 ("weighbridge_reclaimed_bytes_total", stats.reclaimed_bytes),
                 ("weighbridge_loads_total", stats.loads),
                 ("weighbridge_evictions_total", stats.evictions),
+                ("weighbridge_part_reads_total", stats.part_reads),
+                ("weighbridge_part_read_bytes_total", stats.part_read_bytes),
+                ("weighbridge_part_failures_total", stats.part_failures),
                 ("weighbridge_unlabelled_leases_total", stats.unlabelled),
                 ("weighbridge_fence_panics_total", stats.fence_panics),
                 ("weighbridge_reclaimer_panics_total", stats.reclaimer_panics),

@@ -67,21 +67,21 @@ impl Ward {
             // Nobody would look at the fence, and the locks may be held for ever.
             return std::mem::forget((lease, fence));
         }
+        let call = self.window.fence(held.part, nanoseconds(since));
         let held = Holding {
             lease,
             window: Arc::clone(&self.window),
             part: held.part,
             loaders: Arc::downgrade(&self.loaders),
         };
-        let call = self.window.fence(nanoseconds(since));
         // The part is already inside: if anything here panics, it must not be given back by unwinding.
         let mut fenced = ManuallyDrop::new(Fenced { held, fence });
-        self.called(call);
         let keeper = self.keeper();
         let name = keeper.guarded(|| fenced.fence.name().into_owned());
         let name = name.as_deref().unwrap_or("fence whose name panicked");
         fenced.held.lease.mark_fenced(name);
         keeper.keep(Box::new(ManuallyDrop::into_inner(fenced)));
+        self.called(call);
     }
 }
 
@@ -90,8 +90,8 @@ impl Part<'_> {
     /// the part after the caller is done. The stream goes on at once.
     ///
     /// Until then the part stays where it is, and so much less of the window is there for others: whoever wants what does not fit
-    /// beside it waits for the fence (and may be passed by others as long, however often). A fence that passes only after work on
-    /// the stream's next part wants a window in which both have room. A lease of the set is kept as long, named by the fence as in
+    /// beside it waits for the fence (and is in nobody's way as long). A fence that passes only after work on the stream's next part
+    /// wants a window that has room for that, too; where several streams do so at a time, for one part of each and one more. A lease of the set is kept as long, named by the fence as in
     /// [`Lease::release_after`](crate::Lease::release_after), which says what else holds.
     ///
     /// # Examples

@@ -126,6 +126,7 @@ impl WeightRegistry {
         }
         let (id, call) = ward.window().open(steps, ahead, Arc::clone(&ward));
         ward.called(call);
+        ward.streaming().begun();
         Ok(Stream {
             ward,
             id,
@@ -369,6 +370,7 @@ impl Stream {
 impl Drop for Stream {
     fn drop(&mut self) {
         self.leave();
+        self.ward.streaming().ended();
         if self.ward.check_process().is_ok() {
             let call = self.ward.window().close(self.id);
             self.ward.called(call);
@@ -454,12 +456,13 @@ impl<'s> Future for PartSoon<'s> {
         let Some(asking) = &mut self.0 else {
             panic!("polled after it had answered")
         };
-        let whole = asking.stream.ward.whole(asking.part as usize);
-        let number = asking.stream.number(asking.part as usize);
-        let answer = match number {
-            _ if whole.is_some() => whole.map(Ok),
-            Ok(_) => asking.ask(cx.waker(), false),
-            Err(error) => Some(Err(error)),
+        let part = asking.part as usize;
+        let answer = match asking.stream.ward.whole(part) {
+            Some(held) => Some(Ok(held)),
+            None => match asking.stream.number(part) {
+                Ok(_) => asking.ask(cx.waker(), false),
+                Err(error) => Some(Err(error)),
+            },
         };
         let Some(answer) = answer else {
             return Poll::Pending;

@@ -16,7 +16,7 @@ use crate::registry::lease::{LeasedSet, Weight};
 /// Its bytes are those of the stream's lease, checked when they were read: against their digests where the set was
 /// hashed; otherwise they are from the files that were opened when it was published, in the state in which these were. When it
 /// is dropped, its place is free for the next part, which may be read there at once; for a device that still reads it then there is
-/// [`release_after`](Self::release_after). Dropping takes the window's lock for a moment, unless every part is in memory.
+/// [`release_after`](Self::release_after). Dropping takes the window's lock for a moment, unless every part was in memory when it came.
 pub struct Part<'s> {
     stream: &'s Stream,
     held: Held,

@@ -12,6 +12,7 @@ use super::super::generation::Meta;
 use super::super::lease::{Lease, LeasedSet, Weight};
 use super::super::loaders::Loaders;
 use super::super::loading::Inside;
+use super::super::shared::Streaming;
 use super::super::staged::Vouched;
 use crate::core::window::{Call, Job};
 use crate::core::{Keeper, Kept, panics};
@@ -78,6 +79,10 @@ impl Ward {
 
     pub(super) fn check_process(&self) -> Result<(), Error> {
         self.meta().shared.check_process()
+    }
+
+    pub(super) fn streaming(&self) -> &Streaming {
+        &self.meta().shared.streaming
     }
 
     pub(super) fn keeper(&self) -> &Arc<Keeper<Box<dyn Kept>>> {
@@ -217,6 +222,7 @@ impl Ward {
         // If the source panics, that is what the load was.
         let _ = panics(|| read = Inside::Source.enter().and_then(|_inside| self.read(&job)));
         let read = read.map_err(Arc::new);
+        self.streaming().read(job.len, read.is_ok());
         let call = self
             .window()
             .landed(job, nanoseconds(started), read.clone());
