@@ -172,6 +172,7 @@ pub mod _documentation {
         #[doc = include_str!("../docs/ordering/streaming.md")]
         pub mod streaming {}
     }
+    #[doc = links!()]
     #[doc = include_str!("../docs/BENCHMARKS.md")]
     pub mod benchmarks {}
     #[doc = include_str!("../docs/JSON.md")]

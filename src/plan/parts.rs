@@ -323,6 +323,24 @@ mod tests {
     }
 
     #[test]
+    fn what_is_kept_is_of_no_part() {
+        let kept = Parts::experts()
+            .keep(|part| part.ends_with(".0"))
+            .keep(|part| part.ends_with("experts.7"));
+        for parts in [kept.clone(), kept.and_the_rest()] {
+            for (expert, stays) in [(0, true), (1, false), (7, true), (17, false)] {
+                let part = format!("model.layers.2.mlp.experts.{expert}");
+                let of = parts.of(&format!("{part}.up_proj.weight"));
+                assert_eq!(of, (!stays).then_some(part));
+            }
+        }
+        // What is no part by the rule is asked about by no name.
+        let rest = Parts::experts().and_the_rest().keep(|_| true);
+        assert_eq!(rest.of("model.norm.weight").as_deref(), Some("rest"));
+        assert_eq!(rest.of("model.layers.2.mlp.experts.3.w1.weight"), None);
+    }
+
+    #[test]
     fn layers_of_the_common_families() {
         let layers = Parts::layers();
         for (name, part) in [

@@ -108,7 +108,7 @@ fn pass(registry: &WeightRegistry, lease: &Lease, set: SetHandle, turn: usize) {
         let part = part.expect("it is read");
         let now = version(&part);
         assert_eq!(*seen.get_or_insert(now), now, "two versions in one pass");
-        if (turn + step) % 5 == 0 {
+        if (turn + step).is_multiple_of(5) {
             let mut looks = 0;
             part.release_after(fence::named("a copy", move || {
                 looks += 1;
