@@ -8,6 +8,7 @@ mod support;
 use std::sync::Arc;
 
 use counting::live;
+use support::device::until;
 use support::{SOON, block_on, bytes};
 use weighbridge::source::Evictable;
 use weighbridge::{SetHandle, WeightRegistry};
@@ -18,7 +19,8 @@ const ROUNDS: usize = 4_000;
 
 /// A load on a loader's thread, and commits whose garbage it meets there.
 fn round(registry: &Arc<WeightRegistry>, loaded: SetHandle, replaced: SetHandle) {
-    registry.evict(loaded).unwrap();
+    // Whoever loaded it may have it for a moment longer.
+    until("nobody has it", || registry.evict(loaded).is_ok());
     drop(block_on(registry.acquire_or_load_async([loaded])).unwrap());
     for fill in 0..4 {
         let replace = registry.replace(replaced, bytes(64, fill)).unwrap();
