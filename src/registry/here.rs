@@ -82,7 +82,8 @@ fn enter<'s>(registry: u32, alive: &Arc<()>, spine: &'s Spine) -> Option<View<'s
 
 /// Hands over what the calling thread's participants have to let go of, so that other threads can do
 /// it. A participant keeps up to 64 of them for itself, which for a thread that pins now and then is
-/// for ever: what it collects on the way is nodes of the collector's queue, 2 KiB each.
+/// for ever: what it collects on the way is nodes of the collector's queue, 2 KiB each. Handing over collects, too: up to
+/// eight nodes are left.
 #[cold]
 pub(super) fn hand_over() {
     // An ending thread's participants hand over all they have.

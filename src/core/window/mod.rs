@@ -4,8 +4,8 @@
 //! What lives here: the lock, who is told what, and reading without the lock when everything is there. What does not: the states
 //! and the steps between them (`state`), the memory and reading (`registry::stream`), how parts are named.
 //!
-//! Wakers, errors and whatever is kept for a call are foreign code: they are cloned, woken and dropped while the lock is not
-//! held.
+//! Wakers are foreign code, and so may be what is in an error or in what a stream was opened with: wakers are cloned and woken,
+//! and all of these are dropped, while the lock is not held.
 //!
 //! The states and steps are drawn in docs/ordering/streaming.md.
 
