@@ -20,6 +20,22 @@ pub struct SetHandle {
 }
 
 impl SetHandle {
+    /// What a registry's names say of it.
+    pub(crate) fn packed(self) -> u64 {
+        u64::from(self.slot) << 32 | u64::from(self.tag)
+    }
+
+    /// What `packed` was in `registry`.
+    #[inline]
+    pub(crate) fn unpacked(registry: u32, packed: u64) -> Self {
+        let (slot, tag) = ((packed >> 32) as u32, packed as u32);
+        SetHandle {
+            registry,
+            slot,
+            tag,
+        }
+    }
+
     /// The handle of tensor `ordinal` of this set.
     pub(crate) fn weight(self, ordinal: u32) -> WeightHandle {
         WeightHandle { set: self, ordinal }

@@ -58,7 +58,7 @@ fn stalled() {
 #[test]
 fn name_stalled() {
     model("name_stalled", &["stands still", "not there yet"], || {
-        let index = Arc::new(Index::<u32>::new());
+        let index = Arc::new(Index::new());
         index.claim(&SetName::from("a")).ok().unwrap().settle(1);
         let (gate, stands) = (Arc::new(Gate::default()), Moment::default());
         let writer = {

@@ -1,11 +1,11 @@
 //! Names: which name means which set.
 //!
 //! What lives here: [`Index`], the authority (dashmap) and its lock-free projection. `set_name` has
-//! the names themselves, `seats` how many a namespace may have. What does not: what a record says
-//! (`registry`).
+//! the names themselves, `seats` how many a namespace may have, `projection` and `block` what lookups read. What
+//! does not: what a record says (`registry`).
 //!
 //! The authority decides who owns a name; it is only touched by writers. Lookups read the
-//! projection: shards of immutable tables behind arc-swap (`docs/design/names.md` has the figures).
+//! projection, without a lock, a fence or a write (`docs/design/names.md` has the figures).
 //!
 //! The projection always changes first, the authority after it, both under the shard's writer lock
 //! (E41). So who is told that a name is live finds it by lookup, and who gets a name that was freed
@@ -13,106 +13,79 @@
 //! name is settled after its set became current and unlinked after its set was retired; in between a
 //! lookup may return a record whose handle no longer resolves, which its tag tells.
 
+mod block;
+mod projection;
 mod seats;
 mod set_name;
 
-use std::hash::{BuildHasher, RandomState};
-use std::sync::Arc;
+use std::hash::BuildHasher;
 
-use hashbrown::HashTable;
-
+pub use projection::Projection;
 pub use seats::{Full, Seat, Seats};
 pub(crate) use set_name::validate_namespace;
 pub use set_name::{NameRef, SetName};
 
-use crate::sync::Mutex;
 use crate::sync::map::ShardMap;
-use crate::sync::swap::Swap;
 
-/// A publish copies one shard: at a million names that is a thousand entries, some 40 microseconds.
-/// Empty shards share one table, so a registry with ten names pays 16 KiB.
+/// SipHash with random keys: names come from tenants.
 #[cfg(not(any(weighbridge_loom, weighbridge_shuttle)))]
-const SHARDS: usize = 1024;
-/// Everything meets.
+type Hasher = std::hash::RandomState;
+/// The same in every execution.
 #[cfg(any(weighbridge_loom, weighbridge_shuttle))]
-const SHARDS: usize = 1;
-
-/// The hash is kept: copying a shard hashes nothing.
-#[derive(Clone)]
-struct Entry<R> {
-    hash: u64,
-    name: SetName,
-    record: R,
-}
-
-type Table<R> = HashTable<Entry<R>>;
-
-#[inline]
-fn find<'t, R>(table: &'t Table<R>, hash: u64, name: &NameRef<'_>) -> Option<&'t R> {
-    let entry = table.find(hash, |entry| entry.hash == hash && entry.name.is(name));
-    entry.map(|entry| &entry.record)
-}
-
-fn remove<R>(table: &mut Table<R>, hash: u64, name: &NameRef<'_>) {
-    let found = table.find_entry(hash, |entry| entry.hash == hash && entry.name.is(name));
-    if let Ok(found) = found {
-        found.remove();
-    }
-}
+type Hasher = std::hash::BuildHasherDefault<std::hash::DefaultHasher>;
 
 #[derive(Debug, Clone)]
-enum State<R> {
+enum State {
     Claimed,
-    Live(R),
+    Live(u64),
 }
 
 /// Why a name could not be claimed.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Taken<R> {
+pub enum Taken {
     /// Another publish of it is under way.
     Claimed,
     /// It means this.
-    Live(R),
+    Live(u64),
 }
 
-struct Shard<R> {
-    table: Swap<Table<R>>,
-    writer: Mutex<()>,
+/// See the module documentation. What a name means is a word, whatever that is to who asks.
+pub struct Index {
+    authority: ShardMap<SetName, State>,
+    hasher: Hasher,
+    projection: Projection,
 }
 
-/// See the module documentation.
-pub struct Index<R> {
-    authority: ShardMap<SetName, State<R>>,
-    /// SipHash with random keys: names come from tenants.
-    hasher: RandomState,
-    shards: Box<[Shard<R>]>,
+/// A name on its way into the projection.
+struct Entry {
+    hash: u64,
+    name: SetName,
+    record: u64,
 }
 
-impl<R: Clone> Default for Index<R> {
+impl Default for Index {
     fn default() -> Self {
         Self::new()
     }
 }
 
-impl<R: Clone> Index<R> {
+impl Index {
     /// No names.
     pub fn new() -> Self {
-        let empty = Arc::new(Table::new());
-        let shards = (0..SHARDS)
-            .map(|_| Shard {
-                table: Swap::new(Arc::clone(&empty)),
-                writer: Mutex::new(()),
-            })
-            .collect();
         Index {
             authority: ShardMap::new(),
-            hasher: RandomState::new(),
-            shards,
+            hasher: Hasher::default(),
+            projection: Projection::new(),
         }
     }
 
+    #[inline]
+    fn hash(&self, name: NameRef<'_>) -> u64 {
+        projection::fit(self.hasher.hash_one(name))
+    }
+
     /// Takes `name` for a publish. Nobody else gets it until the claim is settled or dropped.
-    pub fn claim(&self, name: &SetName) -> Result<Claim<'_, R>, Taken<R>> {
+    pub fn claim(&self, name: &SetName) -> Result<Claim<'_>, Taken> {
         match self.authority.insert_new(name.clone(), State::Claimed) {
             Ok(()) => Ok(Claim {
                 index: self,
@@ -123,32 +96,25 @@ impl<R: Clone> Index<R> {
         }
     }
 
-    /// What `name` means. Takes no lock. Allocates in a thread's very first call (arc-swap registers
-    /// it); the last reader of a table that was replaced meanwhile frees it.
+    /// What `name` means. Wait-free: no lock, no write, nothing allocated.
     #[inline]
-    pub fn lookup(&self, name: NameRef<'_>) -> Option<R> {
-        let hash = self.hasher.hash_one(name);
-        // E40: sees every projection that happens before this call.
-        self.shards[shard_of(hash)]
-            .table
-            .with(|table| find(table, hash, &name).cloned())
+    pub fn lookup(&self, name: NameRef<'_>) -> Option<u64> {
+        // E40, E85: sees every name that was settled before this call.
+        self.projection.find(self.hash(name), &name)
     }
 
     /// Frees a name whose record `matches`. Does nothing if it means something else, or is only
     /// claimed so far: who settles a claim looks afterwards whether the set is still there. Says
     /// whether it was this call that freed it.
-    pub fn unlink(&self, name: &SetName, matches: impl Fn(&R) -> bool) -> bool {
-        let hash = self.hasher.hash_one(name);
-        let shard = &self.shards[shard_of(hash)];
+    pub fn unlink(&self, name: &SetName, matches: impl Fn(u64) -> bool) -> bool {
+        let hash = self.hash(name.as_ref());
         // E41: one writer per shard: no update is lost, and nobody settles in between.
-        let writing = shard.writer.lock();
-        let mut table = shard.table.with(Table::clone);
+        let mut writing = self.projection.write(hash);
         let mut freed = false;
-        if find(&table, hash, &name.as_ref()).is_some_and(&matches) {
-            remove(&mut table, hash, &name.as_ref());
-            shard.table.store(Arc::new(table)); // E40
+        if writing.find(hash, &name.as_ref()).is_some_and(&matches) {
+            writing.remove(hash, &name.as_ref());
             freed = self.authority.remove_if(name, |state| match state {
-                State::Live(record) => matches(record),
+                State::Live(record) => matches(*record),
                 State::Claimed => false,
             });
         }
@@ -156,41 +122,36 @@ impl<R: Clone> Index<R> {
         freed
     }
 
-    /// Settles many claims and copies each shard once: for bulk registration.
-    pub fn settle_many<'i>(&'i self, claims: impl IntoIterator<Item = (Claim<'i, R>, R)>)
-    where
-        R: 'i,
-    {
-        let mut entries: Vec<Entry<R>> = claims
+    /// Settles many claims, those of a shard at once: for bulk registration.
+    pub fn settle_many<'i>(&'i self, claims: impl IntoIterator<Item = (Claim<'i>, u64)>) {
+        let mut entries: Vec<Entry> = claims
             .into_iter()
             .filter_map(|(claim, record)| {
                 debug_assert!(std::ptr::eq(claim.index, self), "a claim of another index");
                 claim.entry(record)
             })
             .collect();
-        entries.sort_by_key(|entry| shard_of(entry.hash));
-        for group in entries.chunk_by(|a, b| shard_of(a.hash) == shard_of(b.hash)) {
+        let shard = |entry: &Entry| projection::shard_of(entry.hash);
+        entries.sort_by_key(shard);
+        for group in entries.chunk_by(|a, b| shard(a) == shard(b)) {
             self.settle_shard(group);
         }
     }
 
     /// Makes names of one shard live: first for lookups, then for claims.
-    fn settle_shard(&self, entries: &[Entry<R>]) {
+    fn settle_shard(&self, entries: &[Entry]) {
         let Some(first) = entries.first() else {
             return;
         };
-        let shard = &self.shards[shard_of(first.hash)];
         // E41: one writer per shard: no update is lost.
-        let writing = shard.writer.lock();
-        let mut table = shard.table.with(Table::clone);
-        table.reserve(entries.len(), |entry| entry.hash);
+        let mut writing = self.projection.write(first.hash);
+        writing.reserve(entries.len());
         for entry in entries {
-            table.insert_unique(entry.hash, entry.clone(), |entry| entry.hash);
+            writing.insert(entry.hash, &entry.name.as_ref(), entry.record);
         }
-        shard.table.store(Arc::new(table)); // E40
         for entry in entries {
-            let live = State::Live(entry.record.clone());
-            self.authority.set(entry.name.clone(), live);
+            self.authority
+                .set(entry.name.clone(), State::Live(entry.record));
         }
         drop(writing);
     }
@@ -201,21 +162,16 @@ impl<R: Clone> Index<R> {
     }
 }
 
-/// The table inside takes the hash's low bits and its top seven.
-fn shard_of(hash: u64) -> usize {
-    (hash >> 32) as usize % SHARDS
-}
-
-/// A name that is being published. Dropping it without [`settle`](Self::settle) frees the name.
-pub struct Claim<'i, R: Clone> {
-    index: &'i Index<R>,
+/// A name that is being published. Dropping it without settling it frees the name.
+pub struct Claim<'i> {
+    index: &'i Index,
     name: Option<SetName>,
 }
 
-impl<R: Clone> Claim<'_, R> {
+impl Claim<'_> {
     /// The set is current: the name means `record` from here on.
     #[cfg(any(test, weighbridge_loom))]
-    pub fn settle(self, record: R) {
+    pub fn settle(self, record: u64) {
         let index = self.index;
         if let Some(entry) = self.entry(record) {
             index.settle_shard(&[entry]);
@@ -223,14 +179,14 @@ impl<R: Clone> Claim<'_, R> {
     }
 
     /// What goes into the projection. From here on the claim is not given up by a drop.
-    fn entry(mut self, record: R) -> Option<Entry<R>> {
+    fn entry(mut self, record: u64) -> Option<Entry> {
         let name = self.name.take()?;
-        let hash = self.index.hasher.hash_one(&name);
+        let hash = self.index.hash(name.as_ref());
         Some(Entry { hash, name, record })
     }
 }
 
-impl<R: Clone> Drop for Claim<'_, R> {
+impl Drop for Claim<'_> {
     fn drop(&mut self) {
         if let Some(name) = self.name.take() {
             self.index
@@ -246,7 +202,7 @@ mod tests {
 
     #[test]
     fn a_name_has_one_owner_at_a_time() {
-        let index = Index::<u32>::new();
+        let index = Index::new();
         let name = SetName::from("llama");
         let claim = index.claim(&name).ok().unwrap();
         assert_eq!(index.claim(&name).err(), Some(Taken::Claimed));
@@ -259,25 +215,25 @@ mod tests {
         index.claim(&name).ok().unwrap().settle(1);
         assert_eq!(index.claim(&name).err(), Some(Taken::Live(1)));
         assert_eq!(index.lookup(name.as_ref()), Some(1));
-        index.unlink(&name, |&record| record == 2);
+        index.unlink(&name, |record| record == 2);
         assert_eq!(
             index.lookup(name.as_ref()),
             Some(1),
             "another record's unlink does nothing"
         );
-        index.unlink(&name, |&record| record == 1);
+        index.unlink(&name, |record| record == 1);
         assert_eq!((index.lookup(name.as_ref()), index.len()), (None, 0));
     }
 
     #[test]
     fn namespaces_keep_tenants_apart() {
-        let index = Index::<u32>::new();
+        let index = Index::new();
         for (number, tenant) in ["", "a", "b"].into_iter().enumerate() {
             index
                 .claim(&SetName::from((tenant, "x")))
                 .ok()
                 .unwrap()
-                .settle(number as u32);
+                .settle(number as u64);
         }
         assert_eq!(index.lookup(NameRef::from("x")), Some(0));
         assert_eq!(index.lookup(NameRef::from(("a", "x"))), Some(1));
@@ -285,43 +241,10 @@ mod tests {
         assert_eq!(index.lookup(NameRef::from(("ax", ""))), None);
     }
 
-    /// Sixty-four bits of a hash are one name only until they are two.
-    #[test]
-    fn names_with_one_hash_are_two_names() {
-        const HASH: u64 = 42;
-        let mut table = Table::new();
-        let names = ["a", "b"].map(SetName::from);
-        for (number, name) in names.iter().enumerate() {
-            let entry = Entry {
-                hash: HASH,
-                name: name.clone(),
-                record: number,
-            };
-            table.insert_unique(HASH, entry, |entry| entry.hash);
-        }
-        let there = |table: &_| [0, 1].map(|at| find(table, HASH, &names[at].as_ref()).copied());
-        assert_eq!(there(&table), [Some(0), Some(1)]);
-        assert_eq!(find(&table, HASH, &NameRef::from("c")), None);
-        remove(&mut table, HASH, &NameRef::from("c"));
-        assert_eq!(there(&table), [Some(0), Some(1)]);
-        for gone in [1, 0] {
-            let mut table = table.clone();
-            remove(&mut table, HASH, &names[gone].as_ref());
-            let rest = [0, 1].map(|number| (number != gone).then_some(number));
-            assert_eq!(there(&table), rest);
-        }
-    }
-
-    #[test]
-    fn a_small_registry_pays_little() {
-        let shards = SHARDS * size_of::<Shard<Arc<u32>>>();
-        assert!(shards <= 16 << 10, "{shards}");
-    }
-
     #[test]
     fn bulk_settles_all_and_keeps_what_was_there() {
-        let index = Index::<u32>::new();
-        let name = |number: u32| SetName::from(("t", format!("set-{number}").as_str()));
+        let index = Index::new();
+        let name = |number: u64| SetName::from(("t", format!("set-{number}").as_str()));
         index.claim(&name(9_000)).ok().unwrap().settle(9_000);
         let claims: Vec<_> = (0..5_000)
             .map(|number| (index.claim(&name(number)).ok().unwrap(), number))
@@ -338,10 +261,12 @@ mod tests {
 
     #[test]
     fn racing_writers_lose_nothing_and_readers_see_whole_records() {
-        const NAMES: u32 = 300;
-        const ROUNDS: u32 = 20;
-        let index = Index::<(u32, u32)>::new();
-        let name = |number: u32| SetName::from(("t", format!("set-{number}").as_str()));
+        const NAMES: u64 = 300;
+        const ROUNDS: u64 = 20;
+        let index = Index::new();
+        let name = |number: u64| SetName::from(("t", format!("set-{number}").as_str()));
+        // Who, and in which round.
+        let record = |number: u64, round: u64| number << 32 | round;
         std::thread::scope(|scope| {
             for writer in 0..4 {
                 let (index, name) = (&index, &name);
@@ -349,9 +274,10 @@ mod tests {
                     for round in 1..=ROUNDS {
                         for number in (0..NAMES).filter(|number| number % 4 == writer) {
                             let name = name(number);
-                            index.claim(&name).ok().unwrap().settle((number, round));
+                            let claim = index.claim(&name).ok().unwrap();
+                            claim.settle(record(number, round));
                             if round != ROUNDS {
-                                index.unlink(&name, |record| record.1 == round);
+                                index.unlink(&name, |there| there == record(number, round));
                             }
                         }
                     }
@@ -361,16 +287,19 @@ mod tests {
                 let mut last = [0; NAMES as usize];
                 for pass in 0..60 * NAMES {
                     let number = pass % NAMES;
-                    if let Some((who, round)) = index.lookup(name(number).as_ref()) {
+                    if let Some(found) = index.lookup(name(number).as_ref()) {
+                        let (who, round) = (found >> 32, found & u64::from(u32::MAX));
                         assert_eq!(who, number);
-                        assert!(round >= last[number as usize], "an old record came back");
-                        last[number as usize] = round;
+                        let last = &mut last[number as usize];
+                        assert!(round >= *last, "an old record came back");
+                        *last = round;
                     }
                 }
             });
         });
         for number in 0..NAMES {
-            assert_eq!(index.lookup(name(number).as_ref()), Some((number, ROUNDS)));
+            let found = index.lookup(name(number).as_ref());
+            assert_eq!(found, Some(record(number, ROUNDS)));
         }
     }
 }

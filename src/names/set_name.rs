@@ -13,15 +13,14 @@ use serde::{Serialize, Serializer};
 use crate::error::Error;
 
 /// Longest namespace and longest name, in bytes.
-const CAP: usize = 512;
+pub(super) const CAP: usize = 512;
 
 /// A set's full name. Namespaces separate tenants: the same name in two of them means two sets.
 ///
 /// `"llama"` is in the default namespace, `("tenant-7", "llama")` in another. Cloning is cheap.
 #[derive(Clone, PartialEq, Eq)]
 pub struct SetName {
-    /// Namespace and name, one after the other in one block: a lookup compares one of these, and
-    /// every further block would be a cache miss.
+    /// Namespace and name, one after the other in one allocation.
     text: Arc<str>,
     /// Where the name begins.
     split: usize,
@@ -36,16 +35,6 @@ impl SetName {
     /// The name within it.
     pub fn name(&self) -> &str {
         &self.text[self.split..]
-    }
-
-    /// Is it this one? Two comparisons of lengths, and then one of text, or two.
-    #[inline]
-    pub(super) fn is(&self, other: &NameRef<'_>) -> bool {
-        let (namespace, name) = (other.namespace.as_bytes(), other.name.as_bytes());
-        self.split == namespace.len()
-            && self.text.len() == namespace.len() + name.len()
-            && self.text.as_bytes()[self.split..] == *name
-            && (namespace.is_empty() || self.text.as_bytes()[..self.split] == *namespace)
     }
 
     /// The borrowed form.
@@ -176,8 +165,8 @@ impl Serialize for SetName {
 /// A borrowed set name, for lookups that allocate nothing.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct NameRef<'n> {
-    namespace: &'n str,
-    name: &'n str,
+    pub(super) namespace: &'n str,
+    pub(super) name: &'n str,
 }
 
 impl<'n> From<&'n str> for NameRef<'n> {
@@ -206,12 +195,12 @@ impl<'n> From<&'n SetName> for NameRef<'n> {
 impl Hash for NameRef<'_> {
     #[inline]
     fn hash<H: Hasher>(&self, state: &mut H) {
+        state.write(self.name.as_bytes());
         if !self.namespace.is_empty() {
             state.write(self.namespace.as_bytes());
+            // Where one ends and the other begins: its bytes are such as no name has, so no two names are fed alike.
+            state.write_usize(self.namespace.len());
         }
-        state.write(self.name.as_bytes());
-        // Where one ends and the other begins, so that no two names are fed alike.
-        state.write_usize(self.namespace.len());
     }
 }
 

@@ -77,7 +77,6 @@ pub use wanting::AcquireOrLoad;
 
 use crate::core::{Bounds, Reclaimer};
 use crate::error::Error;
-use crate::handle::SetHandle;
 use crate::layout::Interner;
 use crate::ledger::Ledger;
 use crate::names::{Index, Seats};
@@ -129,7 +128,7 @@ pub struct WeightRegistry {
     id: u32,
     // Dropped before everything that generations refer to; see `Drop`.
     spine: Spine,
-    names: Index<SetHandle>,
+    names: Index,
     seats: Seats,
     layouts: Interner,
     shared: Arc<Shared>,

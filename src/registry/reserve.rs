@@ -18,7 +18,7 @@ impl WeightRegistry {
     /// Is it a legal name that nobody has, and is there a seat for it?
     pub(super) fn check_free(&self, name: &SetName, offered: &str) -> Result<(), Error> {
         name.validate()?;
-        let there = self.names.lookup(name.as_ref());
+        let there = self.lookup(name.as_ref());
         if let Some(error) = there.and_then(|handle| self.taken(name, handle, offered)) {
             return Err(error);
         }
@@ -32,7 +32,10 @@ impl WeightRegistry {
         name.validate()?;
         let claim = self.names.claim(&name).map_err(|taken| {
             let live = match taken {
-                Taken::Live(handle) => self.taken(&name, handle, &staged.identity().to_string()),
+                Taken::Live(packed) => {
+                    let handle = SetHandle::unpacked(self.id, packed);
+                    self.taken(&name, handle, &staged.identity().to_string())
+                }
                 Taken::Claimed => None,
             };
             live.unwrap_or(Error::NameBusy { name: name.clone() })
@@ -72,7 +75,7 @@ impl WeightRegistry {
                 if let Some(seat) = reserved.seat.take() {
                     seat.keep();
                 }
-                Some((reserved.claim.take()?, reserved.record.handle))
+                Some((reserved.claim.take()?, reserved.record.handle.packed()))
             })
             .collect();
         self.names.settle_many(claims);
@@ -101,7 +104,10 @@ impl WeightRegistry {
 
     fn unlink(&self, record: &SetRecord) {
         let name = &record.name;
-        if self.names.unlink(name, |&handle| handle == record.handle) {
+        if self
+            .names
+            .unlink(name, |packed| packed == record.handle.packed())
+        {
             self.seats.give_back(name.namespace());
         }
     }
@@ -125,7 +131,7 @@ pub(super) struct Reserved<'r> {
     pub(super) record: Arc<SetRecord>,
     key: Key,
     // Dropped first: a seat is free only when its name is.
-    claim: Option<Claim<'r, SetHandle>>,
+    claim: Option<Claim<'r>>,
     seat: Option<Seat<'r>>,
 }
 

@@ -81,7 +81,7 @@ pub fn swap_races() {
     let other = Arc::clone(&shared);
     let thread = spawn_named("contract", move || {
         for value in 1..=2 {
-            // E40: Relaxed: the swap orders it.
+            // E12: Relaxed: the swap orders it.
             other.1.store(value, Ordering::Relaxed);
             other.0.store(Arc::new(value));
         }
@@ -89,7 +89,7 @@ pub fn swap_races() {
     let mut last = 0;
     for _ in 0..2 {
         let seen = shared.0.with(|&value| value);
-        // E40: Relaxed: the swap orders it.
+        // E12: Relaxed: the swap orders it.
         let before = shared.1.load(Ordering::Relaxed);
         assert!(seen >= last, "a load went back");
         assert!(before >= seen, "seen without what came before it");

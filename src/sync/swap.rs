@@ -65,7 +65,7 @@ mod mock {
 
         /// A share of the current value.
         pub fn load_full(&self) -> Arc<T> {
-            // E12, E16, E40: the contract's acquire.
+            // E12, E16: the contract's acquire.
             let current = self.current.load(Ordering::Acquire);
             // SAFETY: every pointer in `current` came from an `Arc` in `kept`, which still holds it.
             unsafe {
@@ -81,7 +81,7 @@ mod mock {
                 Ok(mut kept) => kept.push(value),
                 Err(poisoned) => poisoned.into_inner().push(value),
             }
-            // E12, E16, E40: the contract's release; a swap, as in arc-swap.
+            // E12, E16: the contract's release; a swap, as in arc-swap.
             self.current.swap(next, Ordering::Release);
         }
     }
