@@ -1,4 +1,4 @@
-//! Names under load, on the real dashmap and arc-swap: writers fight for the same names, readers
+//! Names under load, on the real dashmap: writers fight for the same names, readers
 //! look them up. Bounded by iterations.
 
 mod support;
@@ -14,7 +14,9 @@ const ROUNDS: usize = 300;
 const LOOKUPS: usize = 20_000;
 
 fn name(number: usize) -> SetName {
-    SetName::from(("tenant", format!("set-{number}").as_str()))
+    // Of all lengths, so that blocks of all sizes change hands.
+    let name = format!("set-{number}-{}", "x".repeat(number * number * 7));
+    SetName::from(("tenant", name.as_str()))
 }
 
 #[test]

@@ -53,32 +53,64 @@ fn stalled() {
     stalled_before("stalled", 2);
 }
 
-/// A writer stands still before it shows its table: who looks a name up, of the same shard or not yet there, does
-/// not wait for it.
-#[test]
-fn name_stalled() {
-    model("name_stalled", &["stands still", "not there yet"], || {
+/// A writer of names stands still before one of its writes, with its shard's lock: lookups of the name that it is
+/// about to change, of another one and of none have their answers.
+fn name_stalled_before(
+    name: &'static str,
+    writes: usize,
+    before: impl Fn(&Index) + Send + Sync + 'static,
+    change: impl Fn(&Index) + Send + Sync + Clone + 'static,
+    after: Option<u64>,
+) {
+    model(name, &["stands still", "not there yet"], move || {
         let index = Arc::new(Index::new());
         index.claim(&SetName::from("a")).ok().unwrap().settle(1);
+        before(&index);
         let (gate, stands) = (Arc::new(Gate::default()), Moment::default());
         let writer = {
             let (index, gate) = (Arc::clone(&index), Arc::clone(&gate));
-            let stands = stands.clone();
+            let (stands, change) = (stands.clone(), change.clone());
             thread::spawn(move || {
-                let claim = index.claim(&SetName::from("b")).ok().unwrap();
-                before_write(0, move || {
+                before_write(writes, move || {
                     stands.happened();
                     gate.pass();
                 });
-                claim.settle(2);
-                assert_eq!(index.lookup("b".into()), Some(2));
+                change(&index);
+                assert_eq!(index.lookup("b".into()), after);
             })
         };
+        let b = index.lookup("b".into());
+        assert!(b.is_none() || after.is_none(), "found before it was shown");
         assert_eq!(index.lookup("a".into()), Some(1));
-        assert_eq!(index.lookup("b".into()), None, "found before it was shown");
+        assert_eq!(index.lookup("c".into()), None);
         stands.saw("stands still", "not there yet");
         gate.open();
         writer.join().unwrap();
-        assert_eq!(index.lookup("b".into()), Some(2));
+        assert_eq!(index.lookup("b".into()), after);
     });
+}
+
+/// All is in place, and not shown.
+#[test]
+fn name_stalled() {
+    let settle = |index: &Index| {
+        let claim = index.claim(&SetName::from("b")).ok().unwrap();
+        claim.settle(2);
+    };
+    // Record, lengths, text; block, hash, where the bucket goes on; the version.
+    name_stalled_before("name_stalled", 6, |_| (), settle, Some(2));
+}
+
+/// The name is buried, and its place still leads to it.
+#[test]
+fn name_stalled_gone() {
+    let settle = |index: &Index| {
+        let claim = index.claim(&SetName::from("b")).ok().unwrap();
+        claim.settle(2);
+    };
+    let unlink = |index: &Index| {
+        index.unlink(&SetName::from("b"), |record| record == 2);
+    };
+    // The version; the hash.
+    name_stalled_before("name_stalled_gone", 1, settle, unlink, None);
 }

@@ -4,7 +4,7 @@
 //! to. What does not: which name is in which block (`projection`).
 //!
 //! A block is words, all of them atomic: a version, the record, two lengths, and the text. It is never freed
-//! before the whole projection is, only used again, for a name that takes as many lines. So a reader needs no pin and no
+//! before the whole projection is, only used again, for a name whose block has as many lines. So a reader needs no pin and no
 //! count: it reads what is there, and its version tells whether that was one name's all the time
 //! (H.-J. Boehm, "Can seqlocks get along with programming language memory models?", 2012). Unlike in a seqlock a reader never waits
 //! for a writer: a block that changes meanwhile is one whose name went, which is an answer.
@@ -23,6 +23,9 @@ const RECORD: usize = 1;
 const LENGTHS: usize = 2;
 const TEXT: usize = 3;
 
+/// How many lengths of blocks there are: a name of two times 512 bytes takes 17 lines, and gets 32.
+const CLASSES: usize = 6;
+
 /// Lines of the first slab of a shard, and of the largest.
 #[cfg(not(any(weighbridge_loom, weighbridge_shuttle)))]
 const SLABS: (usize, usize) = (4, 1024);
@@ -35,6 +38,9 @@ struct Line {
     #[allow(dead_code, reason = "read by address")]
     words: [AtomicU64; WORDS],
 }
+
+// Words are addressed through all lines of a block.
+const _: () = assert!(size_of::<Line>() == WORDS * size_of::<AtomicU64>());
 
 impl Line {
     fn new() -> Self {
@@ -78,10 +84,11 @@ fn words(text: &str, from: usize, mut with: impl FnMut(usize, u64) -> bool) -> O
     with(at, last).then_some(at + 1)
 }
 
-/// How many lines a name takes.
+/// How many lines a name's block has: a power of two, so that the blocks of names that went are of use to names of
+/// other lengths.
 fn lines(name: &NameRef<'_>) -> usize {
     let text = name.namespace.len().div_ceil(8) + name.name.len().div_ceil(8);
-    (TEXT + text).div_ceil(WORDS)
+    (TEXT + text).div_ceil(WORDS).next_power_of_two()
 }
 
 /// One block, by address. Whoever has one got it from the projection that it is of.
@@ -123,9 +130,8 @@ impl Block {
             return None;
         }
         let is = |at, word| {
-            // SAFETY: the block had a name of these lengths at some time, so it has as many lines as that
-            // takes: it is used again for names that take as many only (`Blocks::take`, test
-            // `a_block_is_used_again_for_as_many_lines`).
+            // SAFETY: the block had a name of these lengths at some time, so it has the lines that it takes: it
+            // never has fewer (`Blocks::take`, test `a_block_is_used_again_for_as_many_lines`).
             let there = unsafe { self.word(at) };
             // E87: Relaxed, as above.
             there.load(Ordering::Relaxed) == word
@@ -160,6 +166,7 @@ impl Block {
         // E87: who reads a word of the new name reads the version of the burial, or a later one, afterwards.
         fence(Ordering::Release);
         word(RECORD).store(means, Ordering::Relaxed); // E87
+        debug_assert!(lengths(name).is_some(), "too long to be a name");
         // Who is too long to be looked up is not found.
         let lengths = lengths(name).unwrap_or(u64::MAX);
         word(LENGTHS).store(lengths, Ordering::Relaxed); // E87
@@ -184,9 +191,6 @@ impl Block {
     }
 }
 
-// SAFETY: an address of atomics. What may be done with it, and when, is the callers' (`read`, `write`).
-unsafe impl Send for Block {}
-
 /// The blocks of one shard: the slabs they are parts of, and those without a name. For who has the
 /// shard's lock.
 #[derive(Default)]
@@ -194,8 +198,8 @@ pub(super) struct Blocks {
     slabs: Vec<NonNull<[Line]>>,
     /// Where the last slab is unused, and how many lines that is.
     fresh: Option<(NonNull<Line>, usize)>,
-    /// Those without a name, by how many lines they have.
-    free: Vec<Vec<Block>>,
+    /// Those without a name, by how many lines they have, as a power of two.
+    free: [Vec<Block>; CLASSES],
 }
 
 // SAFETY: slabs are atomics, which any thread may free.
@@ -205,7 +209,7 @@ impl Blocks {
     /// A block with `name` in it, which means `means`. Not shown yet.
     pub(super) fn take(&mut self, name: &NameRef<'_>, means: u64) -> Block {
         let lines = lines(name);
-        let free = self.free.get_mut(lines).and_then(Vec::pop);
+        let free = self.free[lines.ilog2() as usize].pop();
         let block = free.unwrap_or_else(|| self.carve(lines));
         // SAFETY: one of ours, as long as that, and without a name; `&mut self`: the lock is the caller's.
         unsafe { block.write(name, means) };
@@ -227,10 +231,7 @@ impl Blocks {
     }
 
     fn put(&mut self, block: Block, lines: usize) {
-        if self.free.len() <= lines {
-            self.free.resize_with(lines + 1, Vec::new);
-        }
-        self.free[lines].push(block);
+        self.free[lines.ilog2() as usize].push(block);
     }
 
     /// A block that was never used.
@@ -239,7 +240,7 @@ impl Blocks {
             Some((from, left)) if left >= lines => (from, left),
             rest => {
                 if let Some((from, left)) = rest {
-                    self.put(Block(from.cast()), left);
+                    self.cut_up(from, left);
                 }
                 self.slab(lines)
             }
@@ -249,6 +250,17 @@ impl Blocks {
             self.fresh = Some((unsafe { from.add(lines) }, left - lines));
         }
         Block(from.cast())
+    }
+
+    /// What is left of a slab, as blocks.
+    fn cut_up(&mut self, mut from: NonNull<Line>, mut left: usize) {
+        while left > 0 {
+            let lines = 1 << left.ilog2();
+            self.put(Block(from.cast()), lines);
+            // SAFETY: `left` lines of one slab begin at `from`.
+            from = unsafe { from.add(lines) };
+            left -= lines;
+        }
     }
 
     fn slab(&mut self, lines: usize) -> (NonNull<Line>, usize) {
@@ -276,6 +288,32 @@ impl Drop for Blocks {
 mod tests {
     use super::*;
     use crate::names::SetName;
+
+    /// Tenants who change the lengths of all their names do not take memory for each length.
+    #[test]
+    fn names_of_all_lengths_one_after_the_other_share_their_blocks() {
+        let mut blocks = Blocks::default();
+        for len in 1..=CAP {
+            let names: Vec<SetName> = (0..100)
+                .map(|number| SetName::from(format!("{number:0len$}")))
+                .collect();
+            let taken: Vec<Block> = names
+                .iter()
+                .map(|name| take(&mut blocks, name, 0))
+                .collect();
+            for (block, name) in taken.into_iter().zip(&names) {
+                // SAFETY: one of these, and it has this name.
+                unsafe {
+                    block.bury();
+                    blocks.give_back(block, &name.as_ref());
+                }
+            }
+        }
+        let slabs = blocks.slabs.iter().map(|slab| slab.len());
+        // 1, 2, 4, 8 and 16 lines for a hundred each, and as much again.
+        let lines: usize = slabs.sum();
+        assert!(lines <= 2 * 3_100, "{lines}");
+    }
 
     #[test]
     fn words_are_the_text_and_zeros() {
@@ -354,7 +392,7 @@ mod tests {
             let name = name(len);
             taken.push((take(&mut blocks, &name, len as u64), name));
         }
-        // None overlaps another, and all are in a slab.
+        // None overlaps another.
         let mut all: Vec<(usize, usize)> = taken
             .iter()
             .map(|(block, name)| {
@@ -382,7 +420,10 @@ mod tests {
                 block.as_ptr().addr(),
                 lines(&name.as_ref()) * size_of::<Line>(),
             );
-            assert!(before.contains(&place), "{len} is where something else was");
+            // Where a block of as many lines was, or is now.
+            let (start, bytes) = place;
+            let whole = |&(at, len): &(usize, usize)| at <= start && start + bytes <= at + len;
+            assert!(before.iter().any(whole), "{len} is across others");
             taken.push((block, name));
         }
         assert_eq!(blocks.slabs.len(), slabs);

@@ -18,7 +18,7 @@ mod projection;
 mod seats;
 mod set_name;
 
-use std::hash::BuildHasher;
+use std::hash::{BuildHasher, Hasher as _};
 
 pub use projection::Projection;
 pub use seats::{Full, Seat, Seats};
@@ -81,7 +81,9 @@ impl Index {
 
     #[inline]
     fn hash(&self, name: NameRef<'_>) -> u64 {
-        projection::fit(self.hasher.hash_one(name))
+        let mut state = self.hasher.build_hasher();
+        name.feed(&mut state);
+        projection::fit(state.finish())
     }
 
     /// Takes `name` for a publish. Nobody else gets it until the claim is settled or dropped.

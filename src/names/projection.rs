@@ -5,12 +5,12 @@
 //!
 //! A bucket is a cache line: a few places, and where it goes on if that was too few once. A name is in one
 //! place of its bucket, or of those that this goes on in, and stays there as long as it is in that table: a
-//! reader that looks at all of them cannot miss it. A place without a name can be anybody's of that bucket, so nothing is left
-//! behind by what went.
+//! reader that looks at all of them cannot miss it. A place without a name can be anybody's of that bucket, so a table does
+//! not fill up with what went.
 //!
 //! Nothing that a reader may stand on is freed before the projection: a table that became too small is kept
-//! beside its successor, which is at least twice as long, so that all of them together are at most twice the
-//! last one; blocks are used again (`block`). One writer at a time per shard.
+//! beside its successor, which is at least twice as long; a bucket keeps what it went on in when it was most crowded;
+//! blocks are used again (`block`). One writer at a time per shard.
 
 use std::ptr::{self, NonNull};
 
@@ -92,8 +92,17 @@ impl Bucket {
     }
 }
 
-/// A power of two of buckets.
+/// A power of two of buckets. On a cache line that nobody writes.
+#[repr(align(64))]
 struct Table(Box<[Bucket]>);
+
+// A pointer to one is shared whatever it is.
+const _: fn() = || {
+    fn shared<T: Send + Sync>() {}
+    shared::<Table>();
+};
+#[cfg(not(any(weighbridge_loom, weighbridge_shuttle)))]
+const _: () = assert!(size_of::<Bucket>() == 64, "a bucket is a cache line");
 
 impl Table {
     fn new(len: usize) -> Self {
@@ -116,10 +125,11 @@ impl Table {
         let mut bucket = self.bucket(hash);
         loop {
             for place in &bucket.places {
-                // E85: Acquire: the block, and that the memory it is in was made.
-                if place.hash.load(Ordering::Acquire) == hash {
-                    // E85: Relaxed: stored before the hash.
-                    let block = Block::from_ptr(place.block.load(Ordering::Relaxed));
+                // E85: Relaxed: a hint where to look. Of a name that was settled before, this is its hash or a later one.
+                if place.hash.load(Ordering::Relaxed) == hash {
+                    // E85: Acquire: the memory that the block is in was made, also if it is a later one than the
+                    // hash's.
+                    let block = Block::from_ptr(place.block.load(Ordering::Acquire));
                     // SAFETY: a block of this projection, by the caller not dropped.
                     let means = block.and_then(|block| unsafe { block.read(name) });
                     if means.is_some() {
@@ -148,10 +158,10 @@ impl Table {
             Some(free) => free,
             None => &further.insert(Box::new(Bucket::new())).places[0],
         };
-        // E85: Relaxed: before the hash.
-        place.block.store(block.as_ptr(), Ordering::Relaxed);
-        // E85: Release: the place's block, and the memory it is in.
-        place.hash.store(hash, Ordering::Release);
+        // E85: Release: the memory that the block is in.
+        place.block.store(block.as_ptr(), Ordering::Release);
+        // E85: Relaxed: seen by whoever saw the block's version (E86), or came after this writer (E41).
+        place.hash.store(hash, Ordering::Relaxed);
         if let (Some(further), Some(last)) = (further, self.chain(hash).last()) {
             // E85: Release: the bucket and what is in it.
             last.more.store(Box::leak(further), Ordering::Release);
@@ -252,13 +262,14 @@ impl Projection {
         }
     }
 
-    /// What `name`, whose hash this is, means. Wait-free: no lock, no write, nothing allocated; a bucket or two.
+    /// What `name`, whose hash this is, means. Wait-free: no lock, no write, nothing allocated; its bucket, and what
+    /// that went on in when it was most crowded.
     #[inline]
     pub fn find(&self, hash: u64, name: &NameRef<'_>) -> Option<u64> {
         // E40: Acquire: the table's buckets.
         let table = NonNull::new(self.tables[shard_of(hash)].load(Ordering::Acquire))?;
         // SAFETY: tables are freed when the projection is dropped, which is borrowed here. Guarded by the models
-        // `name_grow` and `name_block`, and by `tests/names_stress.rs` under the sanitizers.
+        // `name_grow`, `name_place` and `name_kept`, and by `tests/names_stress.rs` under AddressSanitizer.
         unsafe { table.as_ref().find(hash, name) }
     }
 
@@ -302,6 +313,7 @@ impl Writing<'_> {
 
     /// From here on `name`, which means nothing so far, means `means`.
     pub fn insert(&mut self, hash: u64, name: &NameRef<'_>, means: u64) {
+        debug_assert_ne!(hash, EMPTY, "a hash that does not fit");
         self.reserve(1);
         let shard = &mut *self.shard;
         let block = shard.blocks.take(name, means);

@@ -195,6 +195,16 @@ impl<'n> From<&'n SetName> for NameRef<'n> {
 impl Hash for NameRef<'_> {
     #[inline]
     fn hash<H: Hasher>(&self, state: &mut H) {
+        self.feed(state);
+        // Whatever follows is not taken for a part of it.
+        state.write_usize(self.name.len());
+    }
+}
+
+impl NameRef<'_> {
+    /// To a hash that nothing else goes into.
+    #[inline]
+    pub(super) fn feed(&self, state: &mut impl Hasher) {
         state.write(self.name.as_bytes());
         if !self.namespace.is_empty() {
             state.write(self.namespace.as_bytes());
@@ -202,9 +212,7 @@ impl Hash for NameRef<'_> {
             state.write_usize(self.namespace.len());
         }
     }
-}
 
-impl NameRef<'_> {
     fn write(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if !self.namespace.is_empty() || self.name.contains('/') {
             for (index, part) in self.namespace.split('/').enumerate() {

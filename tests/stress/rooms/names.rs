@@ -53,7 +53,8 @@ pub fn stale_handles(size: Size) {
 pub fn fights_for_names(size: Size) {
     const NAMES: u64 = 4;
     let registry = registry();
-    let name = |number: u64| format!("set-{number}");
+    // Of all lengths, so that memory of all sizes changes hands.
+    let name = |number: u64| format!("set-{number}-{}", "x".repeat(17 * number as usize));
     let mut crew = Crew::new();
     for writer in 0..size.threads as u64 {
         let registry = Arc::clone(&registry);
