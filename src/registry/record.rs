@@ -181,8 +181,8 @@ impl Writing<'_> {
     }
 
     /// The generation went through: its new names are the set's.
-    pub(crate) fn keep_names(&self, ordinals: OrdinalTable) {
-        self.record.ordinals.store(Arc::new(ordinals)); // E16
+    pub(crate) fn keep_names(&self, ordinals: Arc<OrdinalTable>) {
+        self.record.ordinals.store(ordinals); // E16
     }
 }
 
