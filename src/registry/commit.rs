@@ -426,12 +426,16 @@ impl WeightRegistry {
         for (index, (superseded, kept)) in superseded.into_iter().zip(kept).enumerate() {
             let Writing { record, history } = &mut writings[index];
             let mut bin = Bin::new(queue);
-            if let Remains::Act {
-                act: Act::Retire, ..
-            } = &remains[index]
-            {
-                // Before the last generation is noted: that one is the newest.
-                history.clear(&mut bin);
+            // Before the last generation is noted: that one is the newest, and is told of in any case.
+            if let Remains::Act { act, .. } = &remains[index] {
+                match act {
+                    Act::Retire => {
+                        history.sweep();
+                        history.clear(&mut bin);
+                    }
+                    Act::Vacate => history.sweep(),
+                    Act::Become(_) | Act::Restore(_) | Act::Rebind(_) => {}
+                }
             }
             let retirement =
                 |parts| Retirement::new(Arc::clone(record), parts, Arc::clone(&self.shared));
@@ -462,7 +466,7 @@ impl WeightRegistry {
                     history.extend(kept, &mut bin);
                 }
             }
-            let whole = whole.then(|| retirement(history.going.clone()));
+            let whole = whole.then(|| retirement(history.going().to_vec()));
             previous.push(one.map(|one| whole.unwrap_or(one)));
             let_go.extend(bin.gone.into_iter().map(|one| (Arc::clone(record), one)));
         }
