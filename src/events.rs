@@ -66,10 +66,15 @@ impl<T: Clone> Ring<T> {
         }
     }
 
+    /// For how many events there is room. Of more, posted at once, only the last are read.
+    pub fn capacity(&self) -> usize {
+        self.slots.len()
+    }
+
     /// The next `count` places: the first of them. `None`: closed. Lock-free.
     ///
-    /// Whoever gets places must post into all of them: readers wait there until they are posted, or
-    /// until the ring has come round.
+    /// Whoever gets places must post into all of them, or into the last [`capacity`](Self::capacity) of
+    /// them: readers wait there until they are posted, or until the ring has come round.
     pub fn reserve(&self, count: u64) -> Option<u64> {
         // E25: Relaxed: only compared.
         let mut tail = self.tail.load(Ordering::Relaxed);

@@ -61,6 +61,7 @@ pub mod fence;
 pub mod flat;
 mod handle;
 mod holdup;
+mod home;
 pub mod identity;
 mod json;
 mod labels;

@@ -32,7 +32,7 @@ pub use flight::{Flight, Place};
 pub use holds::Holds;
 pub use keeper::{Bell, Keeper, Kept};
 pub use line::{Line, Turn};
-pub use node::{Hold, Node, StagedNode, Storage, discard};
+pub use node::{Hold, Node, StagedNode, Storage, clear_away, discard};
 pub use park::wait;
 pub use picture::Picture;
 pub use reclaim::Reclaimer;

@@ -88,6 +88,39 @@ pub fn discard<S: Storage>(queue: &Reclaimer, storage: S, vitals: Arc<Vitals>) {
     unsafe { queue.push(parcel.cast()) };
 }
 
+/// Storage that nobody waits for, on its way out.
+#[repr(C)]
+struct Rest<S> {
+    link: Link,
+    storage: S,
+}
+
+impl<S: Storage> Rest<S> {
+    const ERRAND: &'static Errand = &Errand {
+        arrive: |_| (),
+        finish: Self::finish,
+    };
+
+    unsafe fn finish(link: NonNull<Link>, step: &mut dyn FnMut()) {
+        // SAFETY: this errand is only put into links of rests (`clear_away`), which are made there as
+        // boxes; the queue owned it, and this is its last use.
+        let Rest { storage, .. } = *unsafe { Box::from_raw(link.cast::<Self>().as_ptr()) };
+        storage.dismantle(step);
+    }
+}
+
+/// Frees storage that nobody waits for, where all frees happen. It is work like any other: the queue's thread
+/// tidies up once more from here on.
+pub fn clear_away<S: Storage>(queue: &Reclaimer, storage: S) {
+    let rest = Rest {
+        link: Link::new(Rest::<S>::ERRAND),
+        storage,
+    };
+    let rest = NonNull::from(Box::leak(Box::new(rest)));
+    // SAFETY: the rest was just made and is given up; `queue` is borrowed for the call.
+    unsafe { queue.push(rest.cast()) };
+}
+
 /// One generation of one set, or a tombstone. Immutable once published, except the state word.
 #[repr(C)]
 pub struct Node<M, S> {

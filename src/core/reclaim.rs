@@ -96,18 +96,6 @@ impl Reclaimer {
         }
     }
 
-    /// Gives the queue work that is none, so that its thread tidies up once more from here on.
-    pub fn nudge(&self) {
-        const ERRAND: &Errand = &Errand {
-            arrive: |_| (),
-            // SAFETY: this errand is only put into the links made below.
-            finish: |link, _| drop(unsafe { Box::from_raw(link.as_ptr()) }),
-        };
-        let link = NonNull::from(Box::leak(Box::new(Link::new(ERRAND))));
-        // SAFETY: the link is its own object, and given up here; we hold the queue.
-        unsafe { self.push(link) };
-    }
-
     /// The reclaimer thread's life: returns when the queue is closed. Before it sleeps, and after
     /// there was work, it calls `tidy`, which says whether to look for work again.
     pub fn run(&self, mut tidy: impl FnMut() -> bool) {

@@ -3,8 +3,11 @@
 //! What lives here: tables that make every question cost its answer, never all weights. What does
 //! not: names and bytes, which the registry underneath has.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::sync::Arc;
+
+// Its hasher is the quicker one: handles are our own numbers.
+use hashbrown::HashMap;
 
 use super::address::{FlatHandle, FlatKind};
 use crate::error::Error;

@@ -18,7 +18,7 @@ use super::record::{Bin, Going, Kept, SetRecord, Writing};
 use super::retirement::Retirement;
 use super::staged::{PublishError, Staged};
 use super::step::{Act, Done, Step, Undone};
-use crate::core::{Expect, Refusal};
+use crate::core::{Expect, Refusal, Storage, clear_away};
 use crate::error::Error;
 use crate::handle::{Generation, SetHandle};
 use crate::identity::Identity;
@@ -51,11 +51,47 @@ enum Remains {
     },
 }
 
+impl Remains {
+    /// Names in it: it takes as long to drop.
+    fn names(&self) -> usize {
+        match self {
+            Remains::Staged { plan, .. } => plan.tensors().len() + plan.aliases().len(),
+            Remains::Act { .. } => 0,
+        }
+    }
+}
+
+/// What is left of the steps of a commit that went through: plans, and tables that their sets have others
+/// for. All of it is ours, and to drop it takes as long as there are tensors.
+struct Leftovers(Vec<Remains>);
+
+impl Leftovers {
+    /// So many names are dropped sooner than a thread is woken.
+    const FEW: usize = 16;
+
+    fn are_few(&self) -> bool {
+        let mut names = 0;
+        self.0.iter().all(|remains| {
+            names += remains.names();
+            names <= Self::FEW
+        })
+    }
+}
+
+impl Storage for Leftovers {
+    fn dismantle(self, step: &mut dyn FnMut()) {
+        for remains in self.0 {
+            drop(remains);
+            step();
+        }
+    }
+}
+
 /// A node and what comes with it.
 struct Made {
     node: StagedNode,
     remains: Remains,
-    names: Option<OrdinalTable>,
+    names: Option<Arc<OrdinalTable>>,
     /// Until the commit is over: see [`Footing::leases`].
     leases: Vec<Hold>,
 }
@@ -194,6 +230,13 @@ impl WeightRegistry {
                         writing.keep_names(names);
                     }
                 }
+                // Other writers of these sets need not wait for a wake-up.
+                drop(writings);
+                let leftovers = Leftovers(remains);
+                if done.previous.iter().any(Option::is_some) || !leftovers.are_few() {
+                    // We have let go of the epoch: from here on the reclaimer can move it past the commit.
+                    clear_away(self.spine.reclaimer(), leftovers);
+                }
                 Ok(done)
             }
             Err(refusal) => {
@@ -216,16 +259,22 @@ impl WeightRegistry {
     }
 
     /// A node of the set that is being written, and what is needed to take it back.
-    fn node(&self, writing: &Writing<'_>, act: Act, there: There, footing: Footing) -> Made {
+    fn node(
+        &self,
+        writing: &Writing<'_>,
+        act: Act,
+        there: Option<Box<There>>,
+        footing: Footing,
+    ) -> Made {
         let record = writing.record;
         let reclaimer = Arc::clone(self.spine.reclaimer());
-        let restored = there.restored;
-        let (mut facts, mut bytes, source) = match (act, there.facts) {
+        let restored = there.as_ref().and_then(|there| there.restored);
+        let (mut facts, mut bytes, source) = match (act, there) {
             (Act::Become(staged), _) => {
                 let Staged { plan, content, .. } = *staged;
                 (content.facts, Some(content.bytes), Ok(plan))
             }
-            (act, Some(facts)) => (facts, there.bytes, Err(act)),
+            (act, Some(there)) => (there.facts, there.bytes, Err(act)),
             (act, None) => {
                 return Made {
                     node: StagedNode::tombstone(record.handle.tag, reclaimer),
@@ -239,7 +288,7 @@ impl WeightRegistry {
         if let Some((layout, extents, table)) = writing.layout_for(&facts.layout, &facts.extents) {
             let layout = std::mem::replace(&mut facts.layout, self.layouts.intern(layout));
             own = Some((layout, std::mem::replace(&mut facts.extents, extents)));
-            names = Some(table);
+            names = Some(Arc::new(table));
         }
         if let (Some(bound), Some(aliases)) = (footing.aliases, facts.aliases.clone()) {
             let places = &mut facts.extents;
@@ -371,22 +420,22 @@ impl WeightRegistry {
             })?;
         drop(posting);
         let queue = self.spine.reclaimer();
-        if superseded.iter().any(Option::is_some) {
-            // We have let go of the epoch: from here on the reclaimer can move it past the commit.
-            queue.nudge();
-        }
         let mut previous = Vec::with_capacity(superseded.len());
         let mut gone = Vec::new();
         let mut let_go = Vec::new();
         for (index, (superseded, kept)) in superseded.into_iter().zip(kept).enumerate() {
             let Writing { record, history } = &mut writings[index];
             let mut bin = Bin::new(queue);
-            if let Remains::Act {
-                act: Act::Retire, ..
-            } = &remains[index]
-            {
-                // Before the last generation is noted: that one is the newest.
-                history.clear(&mut bin);
+            // Before the last generation is noted: that one is the newest, and is told of in any case.
+            if let Remains::Act { act, .. } = &remains[index] {
+                match act {
+                    Act::Retire => {
+                        history.sweep();
+                        history.clear(&mut bin);
+                    }
+                    Act::Vacate => history.sweep(),
+                    Act::Become(_) | Act::Restore(_) | Act::Rebind(_) => {}
+                }
             }
             let retirement =
                 |parts| Retirement::new(Arc::clone(record), parts, Arc::clone(&self.shared));
@@ -417,7 +466,7 @@ impl WeightRegistry {
                     history.extend(kept, &mut bin);
                 }
             }
-            let whole = whole.then(|| retirement(history.going.clone()));
+            let whole = whole.then(|| retirement(history.going().to_vec()));
             previous.push(one.map(|one| whole.unwrap_or(one)));
             let_go.extend(bin.gone.into_iter().map(|one| (Arc::clone(record), one)));
         }

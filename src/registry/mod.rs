@@ -48,6 +48,7 @@ mod step;
 mod stream;
 mod subscription;
 mod swap;
+mod swept;
 mod transaction;
 mod wanting;
 
@@ -85,6 +86,7 @@ use crate::sync::Mutex;
 use crate::sync::thread::{self, JoinHandle};
 use generation::Spine;
 use shared::Shared;
+use swept::Swept;
 
 /// A lock-free, concurrent registry of model weights.
 ///
@@ -133,7 +135,7 @@ pub struct WeightRegistry {
     layouts: Interner,
     shared: Arc<Shared>,
     pictures: catalog::Pictures,
-    going: Mutex<Vec<Retirement>>,
+    going: Mutex<Swept<Retirement>>,
     fading: fading::Fading,
     /// Who is admitted to memory.
     room: room::Room,
@@ -312,7 +314,7 @@ impl Builder {
             protect: self.protect,
             shared,
             pictures: catalog::first_picture(),
-            going: Mutex::new(Vec::new()),
+            going: Mutex::new(Swept::new()),
             fading: fading::Fading::default(),
             keep: self.keep,
             alive: Arc::new(()),

@@ -33,7 +33,11 @@ pub(super) struct Places<'r> {
 }
 
 /// What each change of a commit made current, and what was before.
-pub(super) struct Changed(Vec<(Option<CatalogEntry>, Option<Former>)>);
+pub(super) struct Changed {
+    /// Those before are not told of: the stream would have come round before anybody read that.
+    first: usize,
+    told: Vec<(Option<CatalogEntry>, Option<Former>)>,
+}
 
 impl<'r> Posting<'r> {
     pub(super) fn new(shared: &'r Shared, changes: &[Change]) -> Self {
@@ -43,6 +47,7 @@ impl<'r> Posting<'r> {
             let resident = !change.is_absent();
             Some(CatalogEntry::of(change.meta()?, Generation(0), resident))
         };
+        let first = changes.len().saturating_sub(ring.capacity());
         Posting {
             ring,
             places: Places {
@@ -50,7 +55,13 @@ impl<'r> Posting<'r> {
                 count: changes.len() as u64,
                 taken: None,
             },
-            changes: Changed(changes.iter().map(|change| (entry(change), None)).collect()),
+            changes: Changed {
+                first,
+                told: changes[first..]
+                    .iter()
+                    .map(|change| (entry(change), None))
+                    .collect(),
+            },
         }
     }
 }
@@ -82,7 +93,9 @@ impl Changed {
             let former = gone.clone();
             shared.reclaimed(former);
         }));
-        self.0[index].1 = Some(former);
+        if let Some(told) = index.checked_sub(self.first) {
+            self.told[told].1 = Some(former);
+        }
     }
 }
 
@@ -91,7 +104,8 @@ impl Drop for Posting<'_> {
         let Some((commit, first)) = self.places.taken else {
             return;
         };
-        let changes = std::mem::take(&mut self.changes.0);
+        let changes = std::mem::take(&mut self.changes.told);
+        let first = first + self.changes.first as u64;
         let last = first + changes.len() as u64 - 1;
         let events = (first..)
             .zip(changes)

@@ -14,22 +14,21 @@ use crate::error::Error;
 use crate::handle::{Generation, SetHandle};
 
 /// What a step's generation is made of, where that is there already.
-#[derive(Default)]
 pub(super) struct There {
-    pub(super) facts: Option<Facts>,
+    pub(super) facts: Facts,
     pub(super) bytes: Option<Bytes>,
     /// Which of the kept ones it is.
     pub(super) restored: Option<Generation>,
 }
 
 impl WeightRegistry {
-    /// What is there already of the generations that `steps` make. Their sets are being written by us,
-    /// so it does not change any more.
+    /// What is there already of the generations that `steps` make; `None`: nothing, which costs a commit of
+    /// many new sets next to nothing. Their sets are being written by us, so it does not change any more.
     pub(super) fn there(
         &self,
         steps: &[Step],
         writings: &[Writing<'_>],
-    ) -> Result<Vec<There>, (usize, Error)> {
+    ) -> Result<Vec<Option<Box<There>>>, (usize, Error)> {
         let each = steps.iter().zip(writings).enumerate();
         each.map(|(index, (step, writing))| {
             self.there_of(step, writing).map_err(|error| (index, error))
@@ -37,14 +36,9 @@ impl WeightRegistry {
         .collect()
     }
 
-    fn there_of(&self, step: &Step, writing: &Writing<'_>) -> Result<There, Error> {
-        let of = |content: Content, restored| There {
-            facts: Some(content.facts),
-            bytes: Some(content.bytes),
-            restored,
-        };
-        match &step.act {
-            Act::Become(_) | Act::Retire => Ok(There::default()),
+    fn there_of(&self, step: &Step, writing: &Writing<'_>) -> Result<Option<Box<There>>, Error> {
+        let there = match &step.act {
+            Act::Become(_) | Act::Retire => return Ok(None),
             Act::Restore(wanted) => {
                 let kept = writing.history.find(*wanted);
                 let Some((kept, content)) = kept.and_then(|kept| Some((kept, kept.content()?)))
@@ -57,14 +51,19 @@ impl WeightRegistry {
                         kept: writing.history.kept.iter().map(Kept::generation).collect(),
                     });
                 };
-                Ok(of(content.clone(), Some(kept.generation())))
+                let Content { facts, bytes } = content.clone();
+                There {
+                    facts,
+                    bytes: Some(bytes),
+                    restored: Some(kept.generation()),
+                }
             }
             Act::Rebind(base) => {
                 let mut there = self.current(step.record.handle)?;
-                if let (Some(facts), Some(_)) = (&mut there.facts, base) {
-                    facts.base = *base;
+                if base.is_some() {
+                    there.facts.base = *base;
                 }
-                Ok(there)
+                there
             }
             Act::Vacate => {
                 let there = self.current(step.record.handle)?;
@@ -73,18 +72,18 @@ impl WeightRegistry {
                     let handle = step.record.handle;
                     return Err(Error::NotResident { handle });
                 }
-                let facts = there.facts.map(|facts| Facts {
-                    // Its place is for the next generation: these bytes do not come back by a load.
-                    again: None,
-                    ..facts
-                });
-                Ok(There {
-                    facts,
+                There {
+                    facts: Facts {
+                        // Its place is for the next generation: these bytes do not come back by a load.
+                        again: None,
+                        ..there.facts
+                    },
                     bytes: None,
                     restored: None,
-                })
+                }
             }
-        }
+        };
+        Ok(Some(Box::new(there)))
     }
 
     /// What the current generation of a set is made of: no bytes, if its place is empty. For a writer of
@@ -98,15 +97,16 @@ impl WeightRegistry {
             let facts = node.meta().map(|meta| meta.facts.clone());
             facts.filter(|_| node.is_absent())
         };
-        if empty.is_some() {
+        if let Some(facts) = empty {
             return Ok(There {
-                facts: empty,
-                ..There::default()
+                facts,
+                bytes: None,
+                restored: None,
             });
         }
         let hold = self.hold(set)?;
         Ok(There {
-            facts: Some(hold.meta().facts.clone()),
+            facts: hold.meta().facts.clone(),
             bytes: Some(hold.storage().clone()),
             restored: None,
         })
@@ -116,18 +116,22 @@ impl WeightRegistry {
     pub(super) fn footings(
         &self,
         steps: &[Step],
-        there: &[There],
+        there: &[Option<Box<There>>],
     ) -> Result<Vec<Footing>, (usize, Error)> {
         let facts = |index: usize| match &steps[index].act {
             Act::Become(staged) => Some(&staged.content.facts),
-            _ => there[index].facts.as_ref(),
+            _ => there[index].as_ref().map(|there| &there.facts),
         };
         let bytes = |index: usize| match &steps[index].act {
             Act::Become(staged) => Some(&staged.content.bytes),
-            _ => there[index].bytes.as_ref(),
+            _ => there[index].as_ref().and_then(|there| there.bytes.as_ref()),
         };
+        let stands = |facts: &Facts| facts.base.is_some() || facts.aliases.is_some();
+        let asked = (0..steps.len()).any(|index| facts(index).is_some_and(stands));
         let along: HashMap<SetHandle, Along<'_>> = match steps {
             [_] => HashMap::new(),
+            // Many sets that stand on nothing: nobody looks.
+            _ if !asked => HashMap::new(),
             _ => (0..steps.len())
                 .map(|index| {
                     let along = Along {

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use super::content::{Body, Bytes, Content, Facts};
 use super::loading::Loads;
 use super::room::Pins;
+use super::swept::Swept;
 use crate::core::{Reclaimer, Vitals, discard};
 use crate::handle::{Generation, SetHandle};
 use crate::layout::{Extents, Layout, OrdinalTable};
@@ -73,7 +74,7 @@ impl Mark {
 /// The generations that are no longer current.
 pub(crate) struct History {
     /// Those that may still be held.
-    pub(crate) going: Vec<Going>,
+    going: Swept<Going>,
     /// Those that can become current again, oldest first.
     pub(crate) kept: VecDeque<Kept>,
     /// How many of them at most.
@@ -88,6 +89,12 @@ pub(crate) struct Going {
     pub(crate) generation: Generation,
     pub(crate) bytes: u64,
     pub(crate) vitals: Arc<Vitals>,
+}
+
+impl Going {
+    fn is_gone(&self) -> bool {
+        self.vitals.is_reclaimed()
+    }
 }
 
 /// A generation that can become current again. Its charge says "kept" while it is here.
@@ -128,7 +135,7 @@ impl SetRecord {
             handle,
             ordinals: Swap::new(Arc::new(OrdinalTable::new(first))),
             history: Mutex::new(History {
-                going: Vec::new(),
+                going: Swept::new(),
                 kept: VecDeque::new(),
                 keep,
                 vacated: None,
@@ -181,16 +188,25 @@ impl Writing<'_> {
     }
 
     /// The generation went through: its new names are the set's.
-    pub(crate) fn keep_names(&self, ordinals: OrdinalTable) {
-        self.record.ordinals.store(Arc::new(ordinals)); // E16
+    pub(crate) fn keep_names(&self, ordinals: Arc<OrdinalTable>) {
+        self.record.ordinals.store(ordinals); // E16
     }
 }
 
 impl History {
     /// A generation was superseded.
     pub(crate) fn note(&mut self, superseded: Going) {
-        self.going.retain(|one| !one.vitals.is_reclaimed());
-        self.going.push(superseded);
+        self.going.add(superseded, Going::is_gone);
+    }
+
+    /// Forgets those that nobody holds any more.
+    pub(crate) fn sweep(&mut self) {
+        self.going.sweep(Going::is_gone);
+    }
+
+    /// Those that may still be held, and some that were until the last [sweep](Self::sweep), oldest first.
+    pub(crate) fn going(&self) -> &[Going] {
+        self.going.all()
     }
 
     /// Keeps a superseded generation, and lets go of those that are too many.

@@ -12,6 +12,7 @@ use crate::error::Error;
 use crate::events::Ring;
 use crate::handle::Generation;
 use crate::holdup::{FenceHolder, Holder};
+use crate::home::Home;
 use crate::labels::{LabelId, Labelled, Labels};
 use crate::ledger::Ledger;
 use crate::pool::Pool;
@@ -40,7 +41,7 @@ pub(crate) struct Shared {
     pub(crate) observer_panics: AtomicU64,
     pub(crate) streaming: Streaming,
     started: Instant,
-    process: u32,
+    home: Home,
 }
 
 /// What all streams did.
@@ -97,26 +98,21 @@ impl Shared {
             observer_panics: AtomicU64::new(0),
             streaming: Streaming::new(),
             started: Instant::now(),
-            process: std::process::id(),
+            home: Home::here(),
         }
     }
 
     /// Where it was made.
     pub(crate) fn process(&self) -> u32 {
-        self.process
+        self.home.process()
     }
 
     /// A child process has the parent's memory but not its reclaimer.
     pub(crate) fn check_process(&self) -> Result<(), Error> {
-        let now = std::process::id();
-        if now == self.process {
-            Ok(())
-        } else {
-            Err(Error::Forked {
-                made_in: self.process,
-                now,
-            })
-        }
+        self.home.check().map_err(|now| Error::Forked {
+            made_in: self.home.process(),
+            now,
+        })
     }
 
     /// Enters a lease of one generation in the slab. `None`: the slab is full (counted).

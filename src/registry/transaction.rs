@@ -3,9 +3,11 @@
 //! What lives here: [`Transaction`], its builder side and its answer. What does not: the commit
 //! (`commit`), which is the same for one set.
 
-use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
+
+// Its hasher is the quicker one: handles are our own numbers.
+use hashbrown::HashMap;
 
 use super::WeightRegistry;
 use super::accounts::Terms;

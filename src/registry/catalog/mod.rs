@@ -284,8 +284,8 @@ impl WeightRegistry {
     /// current again. Memory that a drained swap takes over is freed by its caller, and not among them.
     pub fn retired(&self) -> Vec<Retirement> {
         let mut going = self.going.lock();
-        going.retain(|retirement| !retirement.is_reclaimed());
-        going.clone()
+        going.sweep(Retirement::is_reclaimed);
+        going.all().to_vec()
     }
 
     /// What one commit superseded, and kept generations that sets let go of: listed at one instant.
@@ -297,22 +297,30 @@ impl WeightRegistry {
             self.fading.add(Arc::clone(vitals));
         }
         let mut going = self.going.lock();
-        going.retain(|retirement| !retirement.is_reclaimed());
-        going.extend(gone);
+        if !let_go.is_empty() {
+            going.sweep(Retirement::is_reclaimed);
+        }
+        for one in gone {
+            going.add(one, Retirement::is_reclaimed);
+        }
         if let_go.is_empty() {
             return;
         }
-        let places = going.iter().enumerate();
+        let places = going.all().iter().enumerate();
         let listed: HashMap<(SetHandle, Generation), usize> = places
             .map(|(at, one)| ((one.set(), one.generation()), at))
             .collect();
+        let mut others = Vec::new();
         for (record, one) in let_go {
             // Is its node still on its way, too? Then it is gone when both are.
-            if let Some(&at) = listed.get(&(record.handle, one.generation)) {
-                going[at].add(one);
-            } else {
-                going.push(Retirement::new(record, vec![one], Arc::clone(&self.shared)));
+            let listed = listed.get(&(record.handle, one.generation));
+            match listed.and_then(|&at| going.get_mut(at)) {
+                Some(listed) => listed.add(one),
+                None => others.push(Retirement::new(record, vec![one], Arc::clone(&self.shared))),
             }
+        }
+        for one in others {
+            going.add(one, Retirement::is_reclaimed);
         }
     }
 }

@@ -1,0 +1,79 @@
+//! A list of what goes by itself.
+//!
+//! What lives here: [`Swept`], which forgets what is gone, at a cost that does not grow with how much is still
+//! going. What does not: when something is gone (`record`, `retirement`).
+
+/// See the module documentation.
+pub(super) struct Swept<T> {
+    all: Vec<T>,
+    /// Looked through when it is so long: twice what was left then. So each is looked at about twice.
+    sweep_at: usize,
+}
+
+impl<T> Swept<T> {
+    /// Those few are kept without a look.
+    const FEW: usize = 16;
+
+    pub(super) fn new() -> Self {
+        Swept {
+            all: Vec::new(),
+            sweep_at: Self::FEW,
+        }
+    }
+
+    /// Adds one. Perhaps those go that are `gone`.
+    pub(super) fn add(&mut self, one: T, gone: impl Fn(&T) -> bool) {
+        if self.all.len() >= self.sweep_at {
+            self.sweep(gone);
+        }
+        self.all.push(one);
+    }
+
+    /// Forgets those that are `gone`.
+    pub(super) fn sweep(&mut self, gone: impl Fn(&T) -> bool) {
+        self.all.retain(|one| !gone(one));
+        self.sweep_at = 2 * self.all.len() + Self::FEW;
+    }
+
+    /// Those that are there; some may be gone that were not looked at since.
+    pub(super) fn all(&self) -> &[T] {
+        &self.all
+    }
+
+    /// One of these.
+    pub(super) fn get_mut(&mut self, at: usize) -> Option<&mut T> {
+        self.all.get_mut(at)
+    }
+}
+
+#[cfg(all(test, not(weighbridge_loom)))]
+mod tests {
+    use std::cell::Cell;
+
+    use super::*;
+
+    #[test]
+    fn each_is_looked_at_a_few_times_however_many_stay() {
+        let looks = Cell::new(0u32);
+        let mut swept = Swept::new();
+        for number in 0..10_000u32 {
+            swept.add(number, |_| {
+                looks.set(looks.get() + 1);
+                false
+            });
+        }
+        assert_eq!(swept.all().len(), 10_000);
+        assert!(looks.get() <= 20_000, "{}", looks.get());
+    }
+
+    #[test]
+    fn what_is_gone_does_not_pile_up() {
+        let mut swept = Swept::new();
+        for number in 0..10_000u32 {
+            swept.add(number, |_| true);
+            assert!(swept.all().len() <= Swept::<u32>::FEW);
+        }
+        swept.sweep(|number| *number != 9_999);
+        assert_eq!(swept.all(), [9_999]);
+    }
+}
