@@ -19,9 +19,19 @@ const LAYERS: usize = 4;
 const TIMES: [u64; 2] = [20_000, 220_000];
 
 /// What is counted, what one of it may take at most (0: whatever it takes), and what it is.
-const WORKS: [(&str, u64, &str); 7] = [
+const WORKS: [(&str, u64, &str); 9] = [
     ("acquire", 250, "acquire one set, and drop the lease"),
+    (
+        "array",
+        0,
+        "an element of a plain array of slices, for comparison",
+    ),
     ("weight", 140, "a tensor of a lease, by its handle"),
+    (
+        "second weight",
+        140,
+        "the same of the second set of a lease",
+    ),
     (
         "layers leased",
         0,
@@ -109,6 +119,15 @@ fn sum(bytes: &[u8]) -> u64 {
     })
 }
 
+/// Reads a tensor so many times, as an engine does: it wants the bytes.
+#[inline(never)]
+fn weights(lease: &Lease, weight: WeightHandle, times: u64) -> Result<(), Error> {
+    for _ in 0..times {
+        black_box(lease.weight(black_box(weight))?.bytes());
+    }
+    Ok(())
+}
+
 /// Does it so many times.
 fn work(name: &str, times: u64) -> Result<(), Error> {
     let window = if name == "part in window" {
@@ -130,10 +149,21 @@ fn work(name: &str, times: u64) -> Result<(), Error> {
             black_box(registry.acquire(set)?);
             Ok(())
         }),
-        "weight" => repeat(&mut || {
-            black_box(lease.weight(black_box(layers[0][0]))?);
+        "array" => {
+            let all = layers[0]
+                .iter()
+                .map(|&weight| Ok(lease.weight(weight)?.bytes()));
+            let all: Vec<&[u8]> = all.collect::<Result<_, Error>>()?;
+            for _ in 0..times {
+                black_box(all[black_box(0)]);
+            }
             Ok(())
-        }),
+        }
+        "weight" => weights(&lease, layers[0][0], times),
+        "second weight" => {
+            let two = registry.acquire([streamed[0][0].set(), set])?;
+            weights(&two, layers[0][0], times)
+        }
         "layers leased" => repeat(&mut || {
             for weight in layers.iter().flatten() {
                 black_box(sum(lease.weight(*weight)?.bytes()));
@@ -152,7 +182,7 @@ fn work(name: &str, times: u64) -> Result<(), Error> {
         "part weight" => {
             let part = stream.part(3, SOON)?;
             repeat(&mut || {
-                black_box(part.weight(black_box(streamed[3][0]))?);
+                black_box(part.weight(black_box(streamed[3][0]))?.bytes());
                 Ok(())
             })
         }

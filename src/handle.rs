@@ -37,8 +37,12 @@ impl SetHandle {
     }
 
     /// The handle of tensor `ordinal` of this set.
+    #[inline]
     pub(crate) fn weight(self, ordinal: u32) -> WeightHandle {
-        WeightHandle { set: self, ordinal }
+        WeightHandle {
+            home: u64::from(self.registry) << 32 | u64::from(self.slot),
+            within: u64::from(self.tag) << 32 | u64::from(ordinal),
+        }
     }
 }
 
@@ -68,25 +72,41 @@ impl Serialize for SetHandle {
 /// lacks the tensor, reading it is an error.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct WeightHandle {
-    pub(crate) set: SetHandle,
-    pub(crate) ordinal: u32,
+    /// Registry and slot.
+    home: u64,
+    /// Tag and ordinal: the handles of one set's tensors are a range, so that one comparison says of a
+    /// difference whether it is an ordinal of this set.
+    within: u64,
 }
 
 impl WeightHandle {
     /// The set this tensor belongs to.
+    #[inline]
     pub fn set(self) -> SetHandle {
-        self.set
+        SetHandle {
+            registry: (self.home >> 32) as u32,
+            slot: self.home as u32,
+            tag: (self.within >> 32) as u32,
+        }
     }
 
     /// The tensor's ordinal in its set: dense, append-only, never reused.
+    #[inline]
     pub fn ordinal(self) -> u32 {
-        self.ordinal
+        self.within as u32
+    }
+
+    /// What must be added to `first`, the handle of a set's first tensor, to be this: an ordinal, if it is
+    /// of the same set. Otherwise more than any, or nothing.
+    #[inline(always)]
+    pub(crate) fn beyond(self, first: WeightHandle) -> Option<u64> {
+        (self.home == first.home).then(|| self.within.wrapping_sub(first.within))
     }
 }
 
 impl fmt::Debug for WeightHandle {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "weight {} of {:?}", self.ordinal, self.set)
+        write!(f, "weight {} of {:?}", self.ordinal(), self.set())
     }
 }
 
@@ -161,5 +181,32 @@ mod tests {
     fn handles_are_as_small_as_promised() {
         assert_eq!(size_of::<SetHandle>(), 12);
         assert_eq!(size_of::<WeightHandle>(), 16);
+    }
+
+    #[test]
+    fn handles_of_tensors_are_what_they_are_made_of_and_sort_like_it() {
+        let set = |registry, slot, tag| SetHandle {
+            registry,
+            slot,
+            tag,
+        };
+        let (mut all, ends) = (Vec::new(), [0, 1, u32::MAX]);
+        for registry in ends {
+            for slot in ends {
+                for tag in ends {
+                    all.extend(ends.map(|ordinal| (set(registry, slot, tag), ordinal)));
+                }
+            }
+        }
+        let handles = || all.iter().map(|&(set, ordinal)| set.weight(ordinal));
+        assert!(handles().is_sorted());
+        for (&(set, ordinal), handle) in all.iter().zip(handles()) {
+            assert_eq!((handle.set(), handle.ordinal()), (set, ordinal));
+            for &(other, _) in &all {
+                let beyond = handle.beyond(other.weight(0));
+                let ordinal_of = beyond.filter(|&beyond| beyond <= u64::from(u32::MAX));
+                assert_eq!(ordinal_of, (other == set).then_some(ordinal.into()));
+            }
+        }
     }
 }

@@ -137,7 +137,7 @@ impl Memory {
     ///
     /// # Errors
     /// [`Error::InvalidMemory`] if [`as_host`](Owner::as_host) is not what
-    /// [`byte_len`](Owner::byte_len) says, or for more than 2^56 bytes. The owner ends here then.
+    /// [`byte_len`](Owner::byte_len) says, or for 2^55 bytes and more. The owner ends here then.
     pub fn of<O: Owner>(owner: O) -> Result<Self, Error> {
         let held = Held::new(Box::new(owner));
         let refuse = |reason| Error::InvalidMemory {

@@ -449,7 +449,7 @@ fn an_owner_that_contradicts_itself_is_refused_and_ends() {
             "has 11 bytes, and gives the host 10",
         ),
         (|owner| owner.len = 9, "has 9 bytes, and gives the host 10"),
-        (|owner| owner.len = 1 << 56, "less than 2^56"),
+        (|owner| owner.len = 1 << 55, "less than 2^55"),
         (|owner| owner.address = u64::MAX, "the end of all addresses"),
     ];
     for (count, (lie, reason)) in (1..).zip(lies) {

@@ -13,5 +13,5 @@ mod rig;
 mod stage;
 
 pub use harness::{Moment, model, old_or_new, saw};
-pub use rig::{Load, Meta, Rig, Send2, Tally, value};
+pub use rig::{Load, Meta, Rig, Send2, Tally, bytes, value};
 pub use stage::{Act, Gate, act, play};

@@ -100,6 +100,8 @@ impl Storage for Load {
 pub struct Meta {
     magic: u64,
     value: UnsafeCell<u64>,
+    /// What only leases look at: what its bytes are by now.
+    noted: UnsafeCell<u64>,
     gone: Arc<AtomicUsize>,
     tally: Arc<Tally>,
 }
@@ -115,6 +117,13 @@ impl Meta {
         assert_eq!(self.magic, MAGIC, "a node was read after it was freed");
         // SAFETY: nobody writes before the drop.
         self.value.with(|at| unsafe { *at })
+    }
+
+    /// The bytes are back.
+    fn note(&self, load: &Load) {
+        let now = load.get();
+        // SAFETY: nobody has a lease, or the checker says so.
+        self.noted.with_mut(|at| unsafe { *at = now });
     }
 }
 
@@ -179,6 +188,7 @@ impl Rig {
         let meta = Meta {
             magic: MAGIC,
             value: UnsafeCell::new(value),
+            noted: UnsafeCell::new(value),
             gone: Arc::clone(&gone),
             tally: Arc::clone(&self.tally),
         };
@@ -299,7 +309,7 @@ impl Rig {
         load.read_again(value);
         let view = self.spine.view(member);
         // SAFETY: as in `evict`.
-        unsafe { view.restore(key, birth, load) }
+        unsafe { view.restore(key, birth, load, Meta::note) }
     }
 
     /// Leases `keys` and reads both sides of each.
@@ -350,7 +360,16 @@ impl Rig {
 
 /// What a lease reads: metadata and bytes, which must agree.
 pub fn value(hold: &Hold<Meta, Load>) -> u64 {
-    let bytes = hold.storage().get();
+    let bytes = bytes(hold);
     assert_eq!(hold.meta().value(), bytes, "bytes of another generation");
+    bytes
+}
+
+/// The same of bytes that may be others than the generation began with.
+pub fn bytes(hold: &Hold<Meta, Load>) -> u64 {
+    let bytes = hold.storage().get();
+    // SAFETY: we have a lease; the checker reports it if that does not help.
+    let noted = hold.meta().noted.with(|at| unsafe { *at });
+    assert_eq!(noted, bytes, "noted of other bytes");
     bytes
 }

@@ -3,7 +3,7 @@
 
 use weighbridge::__loom::sync::epoch::Participant;
 use weighbridge::__loom::{Key, Miss, Stays, Storage};
-use weighbridge_loom_tests::{Rig, act, model, play, saw, value};
+use weighbridge_loom_tests::{Rig, act, bytes, model, play, saw, value};
 
 /// The number of the only commit on `key`.
 fn birth(rig: &Rig, me: &Participant, key: Key) -> u64 {
@@ -104,7 +104,7 @@ fn restore_acq() {
                 let reader = move || {
                     act(move |rig: &Rig, me: &Participant| match rig.hold(me, key) {
                         // The metadata says 0: these are other bytes so that the model sees them.
-                        Ok(hold) => saw(hold.storage().get().to_string()),
+                        Ok(hold) => saw(bytes(&hold).to_string()),
                         Err(miss) => {
                             assert_eq!(miss, Miss::NotResident { index: 0 });
                             saw("not yet");
@@ -119,7 +119,7 @@ fn restore_acq() {
                 ]
             },
             |rig, me, keys| {
-                assert_eq!(rig.hold(me, keys[0]).unwrap().storage().get(), 7);
+                assert_eq!(bytes(&rig.hold(me, keys[0]).unwrap()), 7);
                 assert_eq!(rig.freed(), 0);
             },
         );
@@ -146,7 +146,7 @@ fn restore_held() {
                         let Ok(hold) = hold else {
                             unreachable!("it is absent and current")
                         };
-                        assert_eq!(hold.storage().get(), 7);
+                        assert_eq!(bytes(&hold), 7);
                     }),
                     act(move |rig, me| {
                         let _writing = rig.writing.lock();
@@ -182,9 +182,9 @@ fn evict_restore() {
                             match rig.hold(me, key) {
                                 Ok(hold) => {
                                     let twin = hold.clone();
-                                    let seen = hold.storage().get();
+                                    let seen = bytes(&hold);
                                     drop(hold);
-                                    assert_eq!(twin.storage().get(), seen);
+                                    assert_eq!(bytes(&twin), seen);
                                     saw(seen.to_string());
                                 }
                                 Err(miss) => {

@@ -56,19 +56,31 @@ impl<'s, M: Send + Sync + 'static, S: Storage> View<'s, M, S> {
     /// V2: gives the generation of this number its bytes back, if it is current and absent; or returns
     /// them. From here on it can be leased, and the caller has the first lease.
     ///
+    /// `note` may change what the metadata says of the bytes, where only leases look: there is none, and
+    /// whoever takes the next one sees it (E70), as whoever had one before has looked (E71).
+    ///
     /// # Safety
     /// As [`evict`](Self::evict).
-    pub unsafe fn restore(&self, key: Key, birth: u64, storage: S) -> Result<Hold<M, S>, S> {
+    pub unsafe fn restore(
+        &self,
+        key: Key,
+        birth: u64,
+        storage: S,
+        note: impl FnOnce(&M, &S),
+    ) -> Result<Hold<M, S>, S> {
         let node = self.resolve(key);
         let node = node.filter(|node| node.birth() == birth && node.is_absent());
         let Some(node) = node else {
             return Err(storage);
         };
+        if let Some(meta) = node.meta() {
+            note(meta, &storage);
+        }
         // SAFETY: absent, current and not killed: the caller excludes commits and other restores.
         let before = unsafe { node.swap_storage(Some(storage)) };
         debug_assert!(before.is_none(), "what is absent has no bytes");
         node.vitals().state().restore();
-        // SAFETY: the one lease that `restore` has made goes into the hold.
+        // SAFETY: the one lease that `restore` has made goes into the hold; `resolve` found no tombstone.
         Ok(unsafe { Hold::adopt(NonNull::from(node)) })
     }
 }

@@ -7,6 +7,7 @@
 //! here to the caller every such move waits for the stores before it.
 
 use std::convert::Infallible;
+use std::mem::ManuallyDrop;
 use std::ops::Deref;
 use std::slice;
 
@@ -17,9 +18,26 @@ pub enum Holds<M: Send + Sync + 'static, S: Storage> {
     /// Of one set.
     One(Hold<M, S>),
     /// Of two.
-    Two([Hold<M, S>; 2]),
+    Two(Apart<[Hold<M, S>; 2]>),
     /// Of more, or of none.
-    Many(Vec<Hold<M, S>>),
+    Many(Apart<Vec<Hold<M, S>>>),
+}
+
+/// What ends out of line, so that the end of one lease alone saves no registers for it.
+pub struct Apart<T>(ManuallyDrop<T>);
+
+impl<T> Apart<T> {
+    fn new(value: T) -> Self {
+        Apart(ManuallyDrop::new(value))
+    }
+}
+
+impl<T> Drop for Apart<T> {
+    #[inline(never)]
+    fn drop(&mut self) {
+        // SAFETY: once, and nothing looks at it afterwards. Guarded by `evict_two`.
+        unsafe { ManuallyDrop::drop(&mut self.0) }
+    }
 }
 
 impl<M: Send + Sync + 'static, S: Storage> Holds<M, S> {
@@ -33,7 +51,7 @@ impl<M: Send + Sync + 'static, S: Storage> Holds<M, S> {
             1 => Ok(Holds::One(one(0)?)),
             2 => {
                 let first = one(0)?;
-                Ok(Holds::Two([first, one(1)?]))
+                Ok(Holds::Two(Apart::new([first, one(1)?])))
             }
             _ => Self::collect_many(count, one),
         }
@@ -49,7 +67,7 @@ impl<M: Send + Sync + 'static, S: Storage> Holds<M, S> {
         for index in 0..count {
             many.push(one(index)?);
         }
-        Ok(Holds::Many(many))
+        Ok(Holds::Many(Apart::new(many)))
     }
 }
 
@@ -68,8 +86,8 @@ impl<M: Send + Sync + 'static, S: Storage> Deref for Holds<M, S> {
     fn deref(&self) -> &[Hold<M, S>] {
         match self {
             Holds::One(one) => slice::from_ref(one),
-            Holds::Two(two) => two,
-            Holds::Many(many) => many,
+            Holds::Two(two) => &*two.0,
+            Holds::Many(many) => &many.0,
         }
     }
 }

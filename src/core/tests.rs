@@ -353,7 +353,7 @@ fn bytes_go_and_come_back_only_while_nobody_has_a_lease() {
     // SAFETY: this thread is the only one here.
     let evict = |birth, idle| unsafe { view.evict(key, birth, idle, |_| true) };
     // SAFETY: as above.
-    let restore = |birth, load| unsafe { view.restore(key, birth, load) };
+    let restore = |birth, load| unsafe { view.restore(key, birth, load, |_, _| ()) };
 
     let hold = rig.acquire(&[key]).unwrap();
     assert_eq!(evict(birth, false).err(), Some(Stays::Leased));

@@ -176,6 +176,12 @@ impl<'s, M: Send + Sync + 'static, S: Storage> View<'s, M, S> {
         }
     }
 
+    /// [`acquire_here`](Self::acquire_here) of one key.
+    #[inline(always)]
+    pub fn acquire_one_here(&self, key: Key) -> Result<Hold<M, S>, Miss> {
+        self.hold(key, 0)
+    }
+
     /// S3: the attempt met a dead generation and its leases are given back. On to the newest number;
     /// if there is none, key `index` is not resident.
     #[cold]
@@ -214,7 +220,7 @@ impl<'s, M: Send + Sync + 'static, S: Storage> View<'s, M, S> {
                 // An answer: it was evicted, or has never had bytes, while it was current.
                 Closed::Absent => Miss::NotResident { index },
             })?;
-        // SAFETY: the count that was just taken goes into the hold.
+        // SAFETY: the count that was just taken goes into the hold; `find` found no tombstone.
         Ok(unsafe { Hold::adopt(node) })
     }
 }

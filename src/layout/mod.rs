@@ -1,11 +1,12 @@
 //! Layouts: the immutable table of a set's tensors, shared by all sets that have the same.
 //!
 //! What lives here: tensor entries (`info`) by ordinal, the name table, an adapter's pairs and
-//! replacements. What does not: sharing (`intern`), offsets (`Extents`, one per generation, is here only as a type),
-//! bytes (`arena`), what the shapes mean for adapters (`modules`).
+//! replacements. What does not: sharing (`intern`), where tensors are (`places`), bytes (`arena`), what
+//! the shapes mean for adapters (`modules`).
 
 pub(crate) mod info;
 mod intern;
+mod places;
 
 use std::collections::HashMap;
 use std::hash::{Hash, Hasher};
@@ -14,8 +15,9 @@ use std::sync::{Arc, OnceLock};
 
 pub use info::TensorInfo;
 pub use intern::Interner;
+pub use places::{Extents, Place};
+pub(crate) use places::{LENDERS, OFFSET_BITS, PART_BYTES, PARTS, Row};
 
-use crate::arena::ALIGNMENT;
 use crate::modules::Module;
 use crate::modules::table::{Known, ModuleTable};
 
@@ -89,92 +91,6 @@ impl AdapterInfo {
     }
 }
 
-/// Where one generation's tensors are, by ordinal: in its own arena, in one of its parts, or, for an alias, in
-/// the arena of another set.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Extents(Box<[u64]>);
-
-/// A tensor's place.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Place {
-    /// `None`: the generation's own arena. Otherwise which of those that are lent to it.
-    pub(crate) lender: Option<u8>,
-    /// Where it starts there.
-    pub(crate) offset: u64,
-}
-
-const NOWHERE: u64 = u64::MAX;
-/// The lender is above these bits, counted from one: 64 PiB in each arena.
-pub(crate) const OFFSET_BITS: u32 = 56;
-/// Most other sets that one set's aliases can be in.
-pub(crate) const LENDERS: usize = 254;
-/// The bits above of what is in a part. (`NOWHERE` has these, too, and more than any part below them.)
-const IN_PART: u64 = 255 << OFFSET_BITS;
-/// Below them the part is above these bits, and the offset in it, by `ALIGNMENT`, is in them.
-const PART_BITS: u32 = 36;
-/// Most parts of one set.
-pub(crate) const PARTS: usize = (1 << (OFFSET_BITS - PART_BITS)) - 1;
-/// A part has fewer bytes.
-pub(crate) const PART_BYTES: u64 = (ALIGNMENT as u64) << PART_BITS;
-
-impl Extents {
-    pub(crate) fn none(len: usize) -> Self {
-        Extents(vec![NOWHERE; len].into())
-    }
-
-    pub(crate) fn set(&mut self, ordinal: u32, offset: u64) {
-        self.0[ordinal as usize] = offset;
-    }
-
-    /// An alias, in the arena of lender `lender`.
-    pub(crate) fn lend(&mut self, ordinal: u32, lender: u8, offset: u64) {
-        self.0[ordinal as usize] = (u64::from(lender) + 1) << OFFSET_BITS | offset;
-    }
-
-    /// In a part of its own set, from `offset` in it on, which is a multiple of `ALIGNMENT`.
-    pub(crate) fn part(&mut self, ordinal: u32, part: u32, offset: u64) {
-        let offset = offset / ALIGNMENT as u64;
-        self.0[ordinal as usize] = IN_PART | u64::from(part) << PART_BITS | offset;
-    }
-
-    /// The part that a tensor is in, and its offset there; `None`: it is in none.
-    #[inline]
-    pub fn in_part(&self, ordinal: u32) -> Option<(u32, u64)> {
-        let packed = *self.0.get(ordinal as usize)?;
-        if packed == NOWHERE || packed & IN_PART != IN_PART {
-            return None;
-        }
-        let part = (packed & !IN_PART) >> PART_BITS;
-        let offset = packed & ((1 << PART_BITS) - 1);
-        Some((part as u32, offset * ALIGNMENT as u64))
-    }
-
-    /// The place of a tensor, if this generation has it. Of one that is in a part, it is a place where nothing can be
-    /// read: beyond all lenders.
-    #[inline]
-    pub fn place(&self, ordinal: u32) -> Option<Place> {
-        let packed = *self.0.get(ordinal as usize)?;
-        if packed == NOWHERE {
-            return None;
-        }
-        Some(Place {
-            lender: ((packed >> OFFSET_BITS) as u8).checked_sub(1),
-            offset: packed & ((1 << OFFSET_BITS) - 1),
-        })
-    }
-
-    /// The same places by other ordinals: `moved[old]` is the new one.
-    fn moved(&self, moved: &[Option<u32>], len: usize) -> Self {
-        let mut extents = Extents::none(len);
-        for (&packed, new) in self.0.iter().zip(moved) {
-            if let Some(new) = *new {
-                extents.0[new as usize] = packed;
-            }
-        }
-        extents
-    }
-}
-
 /// Name to ordinal for one set, over all its generations: append-only, so an ordinal never means
 /// another tensor.
 #[derive(Debug, Clone)]
@@ -237,6 +153,8 @@ pub struct Layout {
     sharded: bool,
     /// Made when an adapter is first bound to it.
     table: OnceLock<ModuleTable>,
+    /// Where the first generation that had this layout has its tensors.
+    places: OnceLock<Extents>,
 }
 
 impl PartialEq for Layout {
@@ -282,6 +200,7 @@ impl Layout {
             modules: modules.into(),
             known,
             table: OnceLock::new(),
+            places: OnceLock::new(),
         }
     }
 
@@ -326,6 +245,16 @@ impl Layout {
         let modules = self.modules.iter().map(pair).collect();
         let layout = Layout::new(tensors, modules, Arc::clone(&self.known));
         (layout, extents.moved(&moved, end))
+    }
+
+    /// `places` of tensors of this layout: the very ones of its first generation, if they are the same.
+    pub(crate) fn share(&self, places: Extents) -> Extents {
+        let first = self.places.get_or_init(|| places.clone());
+        if *first == places {
+            first.clone()
+        } else {
+            places
+        }
     }
 
     /// How many tensors.

@@ -407,15 +407,12 @@ impl Plan {
         Layout::new(tensors, modules, Arc::clone(&self.known))
     }
 
-    /// The places of this plan's tensors, by the ordinals of [`layout`](Self::layout); `len` of them.
-    pub(crate) fn extents(&self, len: usize) -> Extents {
-        let mut extents = Extents::none(len);
-        for (ordinal, tensor) in (0..).zip(&self.tensors) {
-            match tensor.part {
-                None => extents.set(ordinal, tensor.offset),
-                Some(part) => extents.part(ordinal, part, tensor.offset),
-            }
-        }
-        extents
+    /// The places of this plan's tensors, by the ordinals of `layout`, which is [`layout`](Self::layout), or
+    /// that and more.
+    pub(crate) fn extents(&self, layout: &Layout) -> Extents {
+        Extents::of(layout, |ordinal| {
+            let tensor = self.tensors.get(ordinal as usize)?;
+            Some((tensor.part, tensor.offset))
+        })
     }
 }

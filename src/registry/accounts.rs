@@ -96,7 +96,7 @@ impl<'t> Terms<'t> {
         let Some(confines) = &self.confines else {
             return Ok(());
         };
-        let aliases = plan.aliases().iter().map(|alias| alias.target().set);
+        let aliases = plan.aliases().iter().map(|alias| alias.target().set());
         base.into_iter()
             .chain(aliases)
             .try_for_each(|set| confines.readable(set))

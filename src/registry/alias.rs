@@ -104,8 +104,9 @@ impl Targets {
     /// Enters the places by the ordinals of `layout`.
     pub(super) fn place(&self, bound: &Bound, layout: &Layout, extents: &mut Extents) {
         for (target, &(lender, offset)) in self.0.iter().zip(&bound.places) {
-            if let Some(ordinal) = layout.ordinal(&target.name) {
-                extents.lend(ordinal, lender, offset);
+            let here = layout.ordinal(&target.name);
+            if let Some((ordinal, info)) = here.and_then(|at| Some((at, layout.tensor(at)?))) {
+                extents.lend(ordinal, lender, offset, info.byte_len());
             }
         }
     }

@@ -11,6 +11,7 @@ use super::accounts::{assign, unassign};
 use super::bind::Footing;
 use super::content::{Bytes, Content};
 use super::dependants::blocked_by;
+use super::face::Face;
 use super::generation::{Change, Hold, Meta, StagedNode, charged, generation};
 use super::posting::Posting;
 use super::prepare::There;
@@ -287,6 +288,7 @@ impl WeightRegistry {
         let (mut own, mut names, mut identity) = (None, None, None);
         if let Some((layout, extents, table)) = writing.layout_for(&facts.layout, &facts.extents) {
             let layout = std::mem::replace(&mut facts.layout, self.layouts.intern(layout));
+            let extents = facts.layout.share(extents);
             own = Some((layout, std::mem::replace(&mut facts.extents, extents)));
             names = Some(Arc::new(table));
         }
@@ -300,7 +302,9 @@ impl WeightRegistry {
             }
         }
         let charged_again = facts.charged_again();
+        let face = Face::new(record.handle, &facts, bytes.as_ref());
         let meta = Meta {
+            face,
             handle: record.handle,
             kind: facts.kind(),
             record: Arc::clone(record),

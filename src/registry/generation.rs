@@ -7,13 +7,17 @@
 use std::sync::Arc;
 
 use super::content::{Bytes, Facts};
+use super::face::Face;
 use super::record::SetRecord;
 use super::shared::Shared;
+use crate::core::Key;
 use crate::handle::{Generation, SetHandle, SetKind};
 use crate::modules::Fit;
 
 /// The metadata of a generation (`M` of the core).
 pub(crate) struct Meta {
+    /// What only leases look at.
+    pub(super) face: Face,
     pub(crate) handle: SetHandle,
     pub(crate) kind: SetKind,
     pub(crate) record: Arc<SetRecord>,
@@ -42,6 +46,26 @@ pub(crate) type Spine = crate::core::Spine<Meta, Bytes>;
 pub(crate) type View<'s> = crate::core::View<'s, Meta, Bytes>;
 pub(crate) type Change = crate::core::Change<Meta, Bytes>;
 pub(crate) type StagedNode = crate::core::StagedNode<Meta, Bytes>;
+
+/// [`View::restore`](crate::core::View::restore): bytes come back, and their generation's face shows them.
+///
+/// # Safety
+/// As `View::restore`.
+pub(super) unsafe fn restore(
+    view: &View<'_>,
+    key: Key,
+    generation: Generation,
+    bytes: Bytes,
+) -> Result<Hold, Bytes> {
+    let show = |meta: &Meta, bytes: &Bytes| {
+        // SAFETY: it is absent: nobody has a lease, whoever had one has looked (E71), and whoever gets one
+        // looks after this (E70). The caller keeps others from restoring it. Guarded by the models
+        // `restore_acq` and `evict_restore`.
+        unsafe { meta.face.look_at(bytes) }
+    };
+    // SAFETY: the caller's.
+    unsafe { view.restore(key, generation.0, bytes, show) }
+}
 
 /// What the ledger is charged for a node at this moment.
 pub(crate) fn charged(node: &Node) -> u64 {

@@ -23,7 +23,7 @@ crate::sync::thread_local! {
 }
 
 /// Opens a view through the calling thread's participant of this registry. Not to be refreshed.
-#[inline]
+#[inline(always)]
 pub(super) fn view<'s>(registry: u32, alive: &Arc<()>, spine: &'s Spine) -> View<'s> {
     match known(registry, alive, spine) {
         Some(view) => view,

@@ -4,9 +4,11 @@
 //! (`adapter`), taking a lease (`read`), the count itself (`core`).
 
 use std::fmt;
+use std::ptr::NonNull;
 
 use super::content::Facts;
 use super::entries::Entries;
+use super::face::Face;
 use super::generation::{Hold, Holds, Meta, generation};
 use crate::Dtype;
 use crate::error::Error;
@@ -51,15 +53,43 @@ use crate::tensor::WeightKind;
 /// # Ok::<(), weighbridge::Error>(())
 /// ```
 pub struct Lease {
+    /// The face of the first hold's generation: a read looks no further.
+    first: First,
     pub(super) holds: Holds,
     number: u64,
     pub(super) labels: Entries,
+}
+
+/// Where the face of a lease's first hold is, as long as the holds are there; of none, if there is none.
+struct First(NonNull<Face>);
+
+// SAFETY: it is used as a `&Face`, which is Sync.
+unsafe impl Send for First {}
+// SAFETY: as above.
+unsafe impl Sync for First {}
+
+impl First {
+    #[inline]
+    fn of(holds: &Holds) -> Self {
+        First(NonNull::from(match holds {
+            Holds::One(hold) => &hold.meta().face,
+            Holds::Two(_) | Holds::Many(_) => Self::of_many(holds),
+        }))
+    }
+
+    #[inline(never)]
+    fn of_many(holds: &Holds) -> &Face {
+        holds
+            .first()
+            .map_or_else(|| Face::of_none(), |hold| &hold.meta().face)
+    }
 }
 
 impl Lease {
     #[inline]
     pub(super) fn new(holds: Holds, number: u64) -> Self {
         Lease {
+            first: First::of(&holds),
             holds,
             number,
             labels: Entries::NONE,
@@ -131,10 +161,18 @@ impl Lease {
     /// [`place`](Self::place). Progress: wait-free, errors included (those allocate their texts).
     #[inline]
     pub fn weight(&self, weight: WeightHandle) -> Result<Weight<'_>, Error> {
-        LeasedSet {
-            hold: self.hold(weight.set)?,
+        // SAFETY: it is the face of a hold that we have until we are dropped, which keeps node and bytes
+        // (E4, E6), or it is static.
+        match unsafe { self.first.0.as_ref().weight(weight) } {
+            Some(found) => Ok(found),
+            None => self.weight_elsewhere(weight),
         }
-        .weight(weight.ordinal)
+    }
+
+    /// One that the first set's face does not show.
+    #[inline(never)]
+    fn weight_elsewhere(&self, weight: WeightHandle) -> Result<Weight<'_>, Error> {
+        self.set(weight.set())?.weight(weight.ordinal())
     }
 
     /// One of the leased sets.
@@ -180,8 +218,10 @@ impl Clone for Lease {
             .zip(self.labels.iter())
             .map(|(hold, label)| label.and_then(|label| hold.meta().shared.label_again(label)))
             .collect();
+        let holds = self.holds.clone();
         Lease {
-            holds: self.holds.clone(),
+            first: First::of(&holds),
+            holds,
             number: self.number,
             labels,
         }
@@ -261,28 +301,38 @@ impl<'l> LeasedSet<'l> {
 
     #[inline]
     pub(super) fn weight(&self, ordinal: u32) -> Result<Weight<'l>, Error> {
+        // SAFETY: the hold keeps node and bytes (E4, E6).
+        match unsafe { self.meta().face.at(ordinal.into()) } {
+            Some(found) => Ok(found),
+            None => self.weight_by_layout(ordinal),
+        }
+    }
+
+    /// One that the face does not show. Of other sets for example: it is no error to come here.
+    #[inline(never)]
+    fn weight_by_layout(&self, ordinal: u32) -> Result<Weight<'l>, Error> {
         let meta = self.meta();
-        let Some(info) = meta.facts.layout.tensor(ordinal) else {
+        let layout = &*meta.facts.layout;
+        let Some(info) = layout.tensor(ordinal) else {
             return Err(self.no_such_tensor(meta.record.tensor_name(ordinal)));
         };
-        let (Some(dtype), Some(place)) = (info.dtype(), meta.facts.extents.place(ordinal)) else {
+        let (Some(_), Some(place)) = (info.dtype(), meta.facts.extents.place(ordinal)) else {
             return Err(self.unreadable(info));
         };
         match self.hold.storage().get(place, info.byte_len() as usize) {
-            Some(bytes) => Ok(Weight { info, dtype, bytes }),
-            None => self.beyond_the_host(info, dtype),
+            Some(bytes) => Ok(Weight::new(layout, ordinal, bytes)),
+            None => self.beyond_the_host(ordinal, info),
         }
     }
 
     /// What the host has of a tensor that it cannot read: nothing of nothing, wherever that is.
     #[cold]
-    fn beyond_the_host(&self, info: &'l TensorInfo, dtype: Dtype) -> Result<Weight<'l>, Error> {
+    fn beyond_the_host(&self, ordinal: u32, info: &TensorInfo) -> Result<Weight<'l>, Error> {
         if let Some(in_part) = self.in_part(info) {
             return Err(in_part);
         }
         if info.byte_len() == 0 {
-            let bytes = &[];
-            return Ok(Weight { info, dtype, bytes });
+            return Ok(Weight::new(self.layout(), ordinal, &[]));
         }
         Err(Error::NotHostReadable {
             set: self.name().clone(),
@@ -359,30 +409,41 @@ impl fmt::Debug for LeasedSet<'_> {
 /// One tensor, readable while its lease lives.
 #[derive(Clone, Copy)]
 pub struct Weight<'l> {
-    info: &'l TensorInfo,
-    dtype: Dtype,
+    layout: &'l Layout,
+    /// Of a tensor that the layout has, and whose dtype is known.
+    ordinal: u32,
     bytes: &'l [u8],
 }
 
 impl<'l> Weight<'l> {
-    #[inline]
-    pub(super) fn new(info: &'l TensorInfo, dtype: Dtype, bytes: &'l [u8]) -> Self {
-        Weight { info, dtype, bytes }
+    /// Of a tensor that the layout has, and whose dtype is known. What else there is to say of it is
+    /// looked up when somebody asks.
+    #[inline(always)]
+    pub(super) fn new(layout: &'l Layout, ordinal: u32, bytes: &'l [u8]) -> Self {
+        Weight {
+            layout,
+            ordinal,
+            bytes,
+        }
     }
 
     /// The tensor's name.
     pub fn name(&self) -> &'l str {
-        self.info.name()
+        self.info().name()
     }
 
     /// Its dtype, named as in safetensors.
     pub fn dtype(&self) -> Dtype {
-        self.dtype
+        match self.info().dtype() {
+            Some(dtype) => dtype,
+            // Only rows of known dtype are read (`Row::of`), and the long way asks.
+            None => unreachable!("a tensor of unknown dtype was read"),
+        }
     }
 
     /// Its shape; empty for a scalar.
     pub fn shape(&self) -> &'l [usize] {
-        self.info.shape()
+        self.info().shape()
     }
 
     /// Its bytes: row-major, little-endian, starting at a multiple of 64. Memory that the set's source
@@ -394,12 +455,16 @@ impl<'l> Weight<'l> {
 
     /// What part it plays in its set.
     pub fn kind(&self) -> WeightKind {
-        self.info.kind()
+        self.info().kind()
     }
 
     /// The table entry.
     pub fn info(&self) -> &'l TensorInfo {
-        self.info
+        match self.layout.tensor(self.ordinal) {
+            Some(info) => info,
+            // A row that is somewhere is of a tensor of its layout (`Extents::of`), and the long way asks.
+            None => unreachable!("a tensor that the layout lacks was read"),
+        }
     }
 }
 
@@ -407,7 +472,7 @@ impl fmt::Debug for Weight<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Weight")
             .field("name", &self.name())
-            .field("dtype", &self.dtype)
+            .field("dtype", &self.dtype())
             .field("shape", &self.shape())
             .finish_non_exhaustive()
     }
@@ -416,11 +481,11 @@ impl fmt::Debug for Weight<'_> {
 /// Lets `safetensors::serialize` write tensors straight out of a lease.
 impl safetensors::View for Weight<'_> {
     fn dtype(&self) -> Dtype {
-        self.dtype
+        Weight::dtype(self)
     }
 
     fn shape(&self) -> &[usize] {
-        self.info.shape()
+        Weight::shape(self)
     }
 
     fn data(&self) -> std::borrow::Cow<'_, [u8]> {

@@ -11,7 +11,7 @@ use super::WeightRegistry;
 use super::catalog::CatalogEntry;
 use super::content::{Body, Bytes, Facts};
 use super::event::EventKind;
-use super::generation::{Hold, Holds, Node};
+use super::generation::{Hold, Holds, Node, restore};
 use super::lease::Lease;
 use super::record::SetRecord;
 use super::staged::Vouched;
@@ -345,7 +345,7 @@ impl WeightRegistry {
             let view = self.view();
             // SAFETY: `_writing` keeps everybody else from committing on, evicting and restoring this set,
             // and the view was opened after it was taken.
-            let restored = unsafe { view.restore(key, generation.0, bytes) };
+            let restored = unsafe { restore(&view, key, generation, bytes) };
             if let Ok(hold) = &restored {
                 record.mark.lock().loaded(); // E77
                 self.pictures.moved();

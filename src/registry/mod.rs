@@ -16,6 +16,7 @@ mod content;
 mod dependants;
 mod entries;
 mod event;
+mod face;
 mod fading;
 mod fenced;
 mod filling;

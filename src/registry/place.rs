@@ -31,7 +31,7 @@ impl Lease {
     /// allocate their texts).
     #[inline]
     pub fn place(&self, weight: WeightHandle) -> Result<WeightPlace<'_>, Error> {
-        self.set(weight.set)?.place_of(weight.ordinal)
+        self.set(weight.set())?.place_of(weight.ordinal())
     }
 }
 

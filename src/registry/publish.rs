@@ -204,7 +204,7 @@ impl WeightRegistry {
                 .aliases
                 .map(|bound| bound.aliased)
                 .unwrap_or_default(),
-            extents: plan.extents(layout.ordinals().end as usize),
+            extents: layout.share(plan.extents(&layout)),
             layout,
             plan,
             targets,

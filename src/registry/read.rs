@@ -21,6 +21,12 @@ impl AsRef<[SetHandle]> for SetHandle {
     }
 }
 
+/// Is there no code that runs when it is dropped?
+#[inline(always)]
+fn has_no_end<T>(_: &T) -> bool {
+    !std::mem::needs_drop::<T>()
+}
+
 /// The core's name for a set whose registry was checked.
 #[inline]
 fn unchecked(set: SetHandle) -> Key {
@@ -57,7 +63,8 @@ impl WeightRegistry {
         }
     }
 
-    #[inline]
+    /// Out of line: it is many instructions, and not all who want a view are in a hurry.
+    #[inline(never)]
     pub(super) fn view(&self) -> View<'_> {
         here::view(self.id, &self.alive, &self.spine)
     }
@@ -93,15 +100,20 @@ impl WeightRegistry {
     /// ```
     #[inline]
     pub fn acquire(&self, sets: impl AsRef<[SetHandle]>) -> Result<Lease, Error> {
-        let lease = {
+        let answer = {
             // The caller's code, before anything is pinned: it may publish what it then names.
-            let sets = sets.as_ref();
-            self.lease_from(&mut self.view(), sets)?
+            let list = sets.as_ref();
+            let mut view = here::view(self.id, &self.alive, &self.spine);
+            if has_no_end(&sets) {
+                // Made where it is returned.
+                return self.lease_from(&mut view, list);
+            }
+            self.lease_from(&mut view, list)
         };
         // A destructor of the caller's: if it panics, the lease ends. One that is being returned would
         // be lost.
         drop(sets);
-        Ok(lease)
+        answer
     }
 
     /// [`acquire`](Self::acquire) with a name that a wait for these generations can report. Costs
@@ -123,13 +135,29 @@ impl WeightRegistry {
         sets: &[SetHandle],
     ) -> Result<Lease, Error> {
         self.check(sets)?;
+        if let [one] = sets {
+            // Nearly always at the first attempt, and then neither hold nor view leave the registers.
+            return match view.acquire_one_here(unchecked(*one)) {
+                Ok(hold) => Ok(Lease::new(Holds::One(hold), view.number())),
+                Err(Miss::Superseded { .. }) => self.lease_later(*one),
+                Err(miss) => self.refuse(miss, sets),
+            };
+        }
         let holds = view
             .acquire_each(sets.len(), |index| unchecked(sets[index]))
             .map_err(|miss| self.explain(miss, sets))?;
-        if sets.len() > 1 {
-            check_pairs(view, &holds)?;
-        }
+        check_pairs(view, &holds)?;
         Ok(Lease::new(holds, view.number()))
+    }
+
+    /// A commit came first: on, by a newer view.
+    #[cold]
+    fn lease_later(&self, set: SetHandle) -> Result<Lease, Error> {
+        let mut view = self.view();
+        match view.acquire_one(unchecked(set)) {
+            Ok(hold) => Ok(Lease::new(Holds::One(hold), view.number())),
+            Err(miss) => self.refuse(miss, &[set]),
+        }
     }
 
     /// Would these be leased together if they were there? Asked before anything is loaded for it.
@@ -140,6 +168,12 @@ impl WeightRegistry {
             .filter_map(|&set| view.resolve(self.key(set).ok()?)?.meta())
             .collect();
         check_each(&view, || metas.iter().copied())
+    }
+
+    /// Makes the whole answer, so that nothing of it is in the way of the other one.
+    #[cold]
+    fn refuse(&self, miss: Miss, sets: &[SetHandle]) -> Result<Lease, Error> {
+        Err(self.explain(miss, sets))
     }
 
     #[cold]
@@ -302,13 +336,16 @@ impl Reader<'_> {
     /// As [`WeightRegistry::acquire`].
     #[inline]
     pub fn acquire(&self, sets: impl AsRef<[SetHandle]>) -> Result<Lease, Error> {
-        let lease = {
-            let sets = sets.as_ref();
+        let answer = {
+            let list = sets.as_ref();
             let mut view = self.registry.spine.view(&self.participant);
-            self.registry.lease_from(&mut view, sets)?
+            if has_no_end(&sets) {
+                return self.registry.lease_from(&mut view, list);
+            }
+            self.registry.lease_from(&mut view, list)
         };
         drop(sets); // As in `WeightRegistry::acquire`.
-        Ok(lease)
+        answer
     }
 
     /// As [`WeightRegistry::acquire_as`].

@@ -267,14 +267,16 @@ impl WeightRegistry {
         for alias in plan.aliases() {
             let handle = alias.target();
             let view = self.view();
-            let stale = Error::StaleHandle { handle: handle.set };
-            let node = view.resolve(self.key(handle.set)?).ok_or(stale)?;
+            let stale = Error::StaleHandle {
+                handle: handle.set(),
+            };
+            let node = view.resolve(self.key(handle.set())?).ok_or(stale)?;
             let Some(meta) = node.meta() else { continue };
-            let Some(info) = meta.facts.layout.tensor(handle.ordinal) else {
+            let Some(info) = meta.facts.layout.tensor(handle.ordinal()) else {
                 return Err(Error::NoSuchTensor {
                     set: meta.record.name.clone(),
                     generation: super::generation::generation(node),
-                    tensor: meta.record.tensor_name(handle.ordinal),
+                    tensor: meta.record.tensor_name(handle.ordinal()),
                 });
             };
             entries.push(entry(&alias.name, info));
@@ -288,7 +290,7 @@ impl WeightRegistry {
                 },
                 None => Target {
                     name: Arc::clone(&alias.name),
-                    set: handle.set,
+                    set: handle.set(),
                     tensor: Arc::clone(&info.name),
                 },
             });

@@ -31,15 +31,15 @@ mod real {
         }
     }
 
-    /// A place for a value that is taken away and brought back while nobody reads it.
-    pub struct Berth<T>(UnsafeCell<Option<T>>);
+    /// A place for a value that is changed while nobody reads it.
+    pub struct Berth<T>(UnsafeCell<T>);
 
     // A panic cannot come between: a swap moves a value and runs nothing.
     impl<T: RefUnwindSafe> RefUnwindSafe for Berth<T> {}
 
     impl<T> Berth<T> {
-        /// With or without a value.
-        pub fn new(value: Option<T>) -> Self {
+        /// With a first value.
+        pub fn new(value: T) -> Self {
             Berth(UnsafeCell::new(value))
         }
 
@@ -48,22 +48,22 @@ mod real {
         /// # Safety
         /// Nobody changes it while the reference lives.
         #[inline]
-        pub unsafe fn get(&self) -> Option<&T> {
+        pub unsafe fn get(&self) -> &T {
             // SAFETY: the caller's.
-            unsafe { (*self.0.get()).as_ref() }
+            unsafe { &*self.0.get() }
         }
 
         /// Puts `value` there, and returns what was there before.
         ///
         /// # Safety
         /// Nobody looks at it meanwhile.
-        pub unsafe fn swap(&self, value: Option<T>) -> Option<T> {
+        pub unsafe fn swap(&self, value: T) -> T {
             // SAFETY: the caller's.
             unsafe { std::mem::replace(&mut *self.0.get(), value) }
         }
 
         /// Takes what is there, with the place.
-        pub fn into_inner(self) -> Option<T> {
+        pub fn into_inner(self) -> T {
             self.0.into_inner()
         }
     }
@@ -96,12 +96,12 @@ mod checked {
         }
     }
 
-    /// A place for a value that is taken away and brought back while nobody reads it.
-    pub struct Berth<T>(UnsafeCell<Option<T>>);
+    /// A place for a value that is changed while nobody reads it.
+    pub struct Berth<T>(UnsafeCell<T>);
 
     impl<T> Berth<T> {
-        /// With or without a value.
-        pub fn new(value: Option<T>) -> Self {
+        /// With a first value.
+        pub fn new(value: T) -> Self {
             Berth(UnsafeCell::new(value))
         }
 
@@ -109,23 +109,23 @@ mod checked {
         ///
         /// # Safety
         /// Nobody changes it while the reference lives.
-        pub unsafe fn get(&self) -> Option<&T> {
+        pub unsafe fn get(&self) -> &T {
             // SAFETY: the caller's; loom reports a look that is not ordered with a change.
-            self.0.with(|at| unsafe { (*at).as_ref() })
+            self.0.with(|at| unsafe { &*at })
         }
 
         /// Puts `value` there, and returns what was there before.
         ///
         /// # Safety
         /// Nobody looks at it meanwhile.
-        pub unsafe fn swap(&self, value: Option<T>) -> Option<T> {
+        pub unsafe fn swap(&self, value: T) -> T {
             // SAFETY: the caller's; loom reports a change that is not ordered with a look.
             self.0
                 .with_mut(|at| unsafe { std::mem::replace(&mut *at, value) })
         }
 
         /// Takes what is there, with the place.
-        pub fn into_inner(self) -> Option<T> {
+        pub fn into_inner(self) -> T {
             self.0.into_inner()
         }
     }

@@ -11,7 +11,7 @@ use super::super::WeightRegistry;
 use super::super::catalog::CatalogEntry;
 use super::super::content::{Body, Bytes};
 use super::super::event::EventKind;
-use super::super::generation::generation;
+use super::super::generation::{generation, restore};
 #[cfg(all(test, not(weighbridge_loom)))]
 use super::super::meanwhile::Meanwhile;
 use super::super::record::{SetRecord, Writing};
@@ -151,7 +151,7 @@ impl WeightRegistry {
             #[cfg(all(test, not(weighbridge_loom)))]
             MEANWHILE.with(Meanwhile::happens);
             // SAFETY: as above.
-            let back = unsafe { view.restore(key, generation.0, Bytes { own, lent }) };
+            let back = unsafe { restore(&view, key, generation, Bytes { own, lent }) };
             debug_assert!(back.is_ok(), "nobody else may write the set");
             Stays::Shared
         });
@@ -240,7 +240,7 @@ impl WeightRegistry {
             }
             let view = self.view();
             // SAFETY: as in `part_with`.
-            match unsafe { view.restore(key(&record), generation.0, bytes) } {
+            match unsafe { restore(&view, key(&record), generation, bytes) } {
                 Ok(_hold) => {
                     self.pictures.moved();
                     if told {

@@ -156,13 +156,13 @@ impl Stream {
     /// # Errors
     /// [`Error::NotInLease`], [`Error::NoSuchTensor`].
     pub fn part_of(&self, weight: WeightHandle) -> Result<Option<usize>, Error> {
-        let set = self.lease().set(weight.set)?;
+        let set = self.lease().set(weight.set())?;
         let facts = &set.meta().facts;
-        if facts.layout.tensor(weight.ordinal).is_none() {
-            let tensor = set.meta().record.tensor_name(weight.ordinal);
+        if facts.layout.tensor(weight.ordinal()).is_none() {
+            let tensor = set.meta().record.tensor_name(weight.ordinal());
             return Err(set.no_such_tensor(tensor));
         }
-        let part = facts.extents.in_part(weight.ordinal);
+        let part = facts.extents.in_part(weight.ordinal());
         Ok(part.map(|(part, _)| part as usize))
     }
 
@@ -293,11 +293,10 @@ impl Stream {
     /// [`Error::UnreadableTensor`].
     #[inline]
     pub fn weight(&self, weight: WeightHandle) -> Result<Weight<'_>, Error> {
-        let set = self.lease().set(weight.set)?;
         match &self.entered {
             // SAFETY: it is held until `leave`, which needs the stream that the answer borrows from.
-            Some(held) => unsafe { self.ward.weight(set, weight.ordinal, held) },
-            None => set.weight(weight.ordinal),
+            Some(held) => unsafe { self.ward.weight(weight, held) },
+            None => self.lease().weight(weight),
         }
     }
 

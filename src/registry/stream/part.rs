@@ -9,7 +9,7 @@ use super::Stream;
 use super::reader::Held;
 use crate::error::Error;
 use crate::handle::WeightHandle;
-use crate::registry::lease::{LeasedSet, Weight};
+use crate::registry::lease::Weight;
 
 /// A part of a streamed set, in memory for as long as this lives.
 ///
@@ -51,8 +51,8 @@ impl<'s> Part<'s> {
     /// [`Error::UnreadableTensor`].
     #[inline]
     pub fn weight(&self, weight: WeightHandle) -> Result<Weight<'_>, Error> {
-        let set = self.stream.ward.lease().set(weight.set)?;
-        self.weight_of(set, weight.ordinal)
+        // SAFETY: this part is held until `self` is dropped, and the answer borrows from `self`.
+        unsafe { self.stream.ward.weight(weight, &self.held) }
     }
 
     /// A tensor by name. Prefer [`weight`](Self::weight) with a handle that was resolved once.
@@ -62,7 +62,7 @@ impl<'s> Part<'s> {
     pub fn get(&self, tensor: &str) -> Result<Weight<'_>, Error> {
         let set = self.stream.ward.leased();
         match set.layout().ordinal(tensor) {
-            Some(ordinal) => self.weight_of(set, ordinal),
+            Some(ordinal) => self.weight(set.handle().weight(ordinal)),
             None => Err(set.no_such_tensor(tensor.to_owned())),
         }
     }
@@ -78,13 +78,7 @@ impl<'s> Part<'s> {
         };
         let tensors = set.layout().tensors();
         let tensors = tensors.filter(move |(ordinal, _)| mine(*ordinal));
-        tensors.map(move |(ordinal, _)| self.weight_of(set, ordinal))
-    }
-
-    #[inline(always)]
-    fn weight_of<'p>(&'p self, set: LeasedSet<'p>, ordinal: u32) -> Result<Weight<'p>, Error> {
-        // SAFETY: this part is held until `self` is dropped, and the answer borrows from `self`.
-        unsafe { self.stream.ward.weight(set, ordinal, &self.held) }
+        tensors.map(move |(ordinal, _)| self.weight(set.handle().weight(ordinal)))
     }
 }
 

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::super::WeightRegistry;
-use super::super::content::{Body, Facts, PartWindow, Parts};
+use super::super::content::{Body, PartWindow, Parts};
 use super::super::generation::Meta;
 use super::super::lease::{Lease, LeasedSet, Weight};
 use super::super::loaders::Loaders;
@@ -17,6 +17,7 @@ use super::super::staged::Vouched;
 use crate::core::window::{Call, Job};
 use crate::core::{Keeper, Kept, panics};
 use crate::error::Error;
+use crate::handle::WeightHandle;
 use crate::names::SetName;
 use crate::plan::PlannedParts;
 use crate::reading::fill_part;
@@ -168,30 +169,26 @@ impl Ward {
         unsafe { std::slice::from_raw_parts(base.as_ptr().add(at as usize), len) }
     }
 
-    /// A tensor of `set`, which is this one: of the part that is held, and where that is, or of what stays.
+    /// A tensor: of the part that is held, and where that is, or of what stays.
     ///
     /// # Safety
     /// The caller has it for as long as it has the answer.
     #[inline]
-    pub(super) unsafe fn weight<'w>(
-        &'w self,
-        set: LeasedSet<'w>,
-        ordinal: u32,
+    pub(super) unsafe fn weight(
+        &self,
+        weight: WeightHandle,
         held: &Held,
-    ) -> Result<Weight<'w>, Error> {
-        let Facts {
-            extents, layout, ..
-        } = &set.meta().facts;
-        if let Some((part, offset)) = extents.in_part(ordinal)
+    ) -> Result<Weight<'_>, Error> {
+        if let Some((row, layout)) = self.meta().face.row(weight)
+            && let Some((part, offset)) = row.in_part()
             && part == held.part
-            && let Some(info) = layout.tensor(ordinal)
-            && let Some(dtype) = info.dtype()
+            && !row.is_unknown()
         {
             // SAFETY: the caller's; the tensor lies in its part (`Plan::parted`).
-            let bytes = unsafe { self.held(held.at + offset, info.byte_len() as usize) };
-            return Ok(Weight::new(info, dtype, bytes));
+            let bytes = unsafe { self.held(held.at + offset, row.len() as usize) };
+            return Ok(Weight::new(layout, weight.ordinal(), bytes));
         }
-        set.weight(ordinal)
+        self.lease.weight(weight)
     }
 
     /// Somebody who had a part has used it.
