@@ -18,7 +18,7 @@ const GRID: RGBColor = RGBColor(0xdd, 0xdd, 0xdd);
 /// About what a letter takes of its size: the library does not read fonts.
 const LETTER: f64 = 0.56;
 const TEXT: i32 = 14;
-const ROW: i32 = 26;
+const ROW: i32 = 36;
 
 /// A line through points.
 pub struct Line {
@@ -227,8 +227,12 @@ impl<'p> Canvas<'p> {
             let y = top + ROW * at as i32 + ROW / 2;
             canvas.path(vec![(left, y), (left + wide, y)], GRID, 1);
             canvas.text(title, (left - 10, y), TEXT, HPos::Right);
-            for dot in dots {
-                canvas.dot((x(dot.at), y), 6, dot.colour, dot.hollow);
+            // One below the other, or they would hide each other.
+            let apart = 24 / dots.len().max(5) as i32;
+            let first = y - apart * (dots.len() as i32 - 1) / 2;
+            for (dot, at) in dots.iter().zip(0..) {
+                let at = (x(dot.at), first + apart * at);
+                canvas.dot(at, 5, dot.colour, dot.hollow);
             }
         }
         canvas.legend(legend, &names);

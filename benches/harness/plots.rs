@@ -133,7 +133,10 @@ fn lookups(all: &All, path: &Path) {
                 && !row.extra
         };
         Panel {
-            title: format!("{threads} thread(s), uniform, no writer"),
+            title: match threads {
+                1 => "1 thread, uniform, no writer".to_owned(),
+                _ => format!("{threads} threads, uniform, no writer"),
+            },
             x: "names",
             lines: lines(all, picked, |row| row.size),
         }
@@ -146,23 +149,17 @@ fn threads(all: &All, path: &Path) {
         let picked = |row: &Row| row.name == name && row.counts() && !row.peer.ends_with(" held");
         Panel {
             title: title.to_owned(),
-            x: "threads, on two cores or as many as there are",
+            x: "threads",
             lines: lines(all, picked, |row| row.threads),
         }
     };
     let panels = [
-        panel(
-            "get by handle, all threads the same",
-            "get by handle, one key",
-        ),
-        panel(
-            "acquire and drop, all threads the same",
-            "acquire and drop, one set",
-        ),
+        panel("get by handle", "get by handle, one key"),
+        panel("acquire and drop", "acquire and drop, one set"),
     ];
     Canvas::lines(
         path,
-        "One entry by several threads, ns of a thread's time",
+        "All threads use the same entry, ns of a thread's time",
         &panels,
     );
 }

@@ -10,8 +10,8 @@
 //! core: at 32 threads on two cores some sixteen times what it would be. Rounds are as much longer then, so that
 //! each thread has its turns, and the ratio of two routes stays one.
 
-use std::sync::Barrier;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Barrier, OnceLock};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -121,8 +121,35 @@ pub struct Turn<'c> {
 }
 
 struct Gate {
+    /// All threads have warmed up.
     ready: Barrier,
+    /// It has begun, and said when.
+    begun: Barrier,
+    begin: OnceLock<Instant>,
+    /// There are more threads than cores.
+    crowded: bool,
     over: AtomicBool,
+}
+
+impl Gate {
+    /// Waits for all others. The answer is when it began: for whoever got a core at once that is now. Where
+    /// not all can, the time before counts as well, or who waited longest would look fastest.
+    fn pass(&self) -> Instant {
+        self.ready.wait();
+        self.begun.wait();
+        let now = Instant::now();
+        self.begin
+            .get()
+            .filter(|_| self.crowded)
+            .map_or(now, |begin| *begin)
+    }
+
+    /// Lets all others go.
+    fn open(&self) {
+        self.ready.wait();
+        self.begin.get_or_init(Instant::now);
+        self.begun.wait();
+    }
 }
 
 impl<'c> Turn<'c> {
@@ -133,8 +160,7 @@ impl<'c> Turn<'c> {
         for _ in 0..if self.batch == BATCH { WARM } else { 1 } {
             batch(self.next());
         }
-        self.gate.ready.wait();
-        let started = Instant::now();
+        let started = self.gate.pass();
         let mut operations = 0;
         loop {
             let indices = self.next();
@@ -208,8 +234,12 @@ fn measure(route: &mut Route<'_>, terms: Terms<'_>, round: usize) -> (f64, Optio
     let write = route.write.as_ref().filter(|_| terms.writer);
     assert!(write.is_some() || !terms.writer, "it cannot write");
     let (trace, threads) = (&terms.trace.0, terms.threads);
+    let all = threads + 1 + usize::from(terms.writer);
     let gate = Gate {
-        ready: Barrier::new(threads + 1 + usize::from(terms.writer)),
+        ready: Barrier::new(all),
+        begun: Barrier::new(all),
+        begin: OnceLock::new(),
+        crowded: threads > cores(),
         over: AtomicBool::new(false),
     };
     let (batch, written) = (route.batch, route.written);
@@ -234,7 +264,7 @@ fn measure(route: &mut Route<'_>, terms: Terms<'_>, round: usize) -> (f64, Optio
             })
             .collect();
         let writer = write.map(|write| scope.spawn(|| keep_writing(write, written, &gate)));
-        gate.ready.wait();
+        gate.open();
         thread::sleep(time);
         gate.over.store(true, Ordering::Relaxed);
         let nanos: Vec<f64> = readers.into_iter().map(|it| it.join().unwrap()).collect();
@@ -252,8 +282,7 @@ fn measure(route: &mut Route<'_>, terms: Terms<'_>, round: usize) -> (f64, Optio
 /// Writes whenever it is due. Who is late does not catch up: what came meanwhile is not done.
 fn keep_writing(write: &(dyn Fn(u64) + Sync), begin: u64, gate: &Gate) -> (u64, f64) {
     let mut count = begin;
-    gate.ready.wait();
-    let started = Instant::now();
+    let started = gate.pass();
     let mut due = started;
     while !gate.over.load(Ordering::Relaxed) {
         let now = Instant::now();
