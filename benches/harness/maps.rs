@@ -219,9 +219,15 @@ impl<K: Key, V: Value, S: Hashes> Shared<K, V> for Scc<K, V, S> {
         K: Borrow<Q>,
     {
         let guard = scc::Guard::new();
-        keys.map(|key| self.0.peek(key, &guard).expect("there"))
-            .into_iter()
-            .for_each(see);
+        // While an entry is replaced, a reader may meet neither the old nor the new one: it looks again.
+        let peek = |key| {
+            loop {
+                if let Some(value) = self.0.peek(key, &guard) {
+                    return value;
+                }
+            }
+        };
+        keys.map(peek).into_iter().for_each(see);
     }
 
     fn put(&self, key: K, value: V) {

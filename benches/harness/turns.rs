@@ -6,9 +6,12 @@
 //! One measurement is one route in one round. Its threads are started for it, warm up, meet at a barrier,
 //! and then do one batch of operations after the other until a flag is up, which they look at between
 //! batches. What an operation takes is the time of a thread on the wall over its operations; of several
-//! threads the median counts. With more threads than cores that includes the time for which a thread has no
-//! core: at 32 threads on two cores some sixteen times what it would be. Rounds are as much longer then, so that
-//! each thread has its turns, and the ratio of two routes stays one.
+//! threads the median counts.
+//!
+//! With more threads than cores the time includes that for which a thread has no core: at 32 threads on two
+//! cores some sixteen times what it would be. Then it is the time of all threads over the operations of all:
+//! the median would say who got how many turns from the scheduler, of which there are a few in a round. Rounds
+//! are as much longer as threads wait for a core.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Barrier, OnceLock};
@@ -118,6 +121,7 @@ pub struct Turn<'c> {
     batch: usize,
     gate: &'c Gate,
     nanos: f64,
+    operations: f64,
 }
 
 struct Gate {
@@ -170,7 +174,8 @@ impl<'c> Turn<'c> {
                 break;
             }
         }
-        self.nanos = started.elapsed().as_nanos() as f64 / operations as f64;
+        self.nanos = started.elapsed().as_nanos() as f64;
+        self.operations = operations as f64;
     }
 
     fn next(&mut self) -> &'c [u32] {
@@ -244,7 +249,7 @@ fn measure(route: &mut Route<'_>, terms: Terms<'_>, round: usize) -> (f64, Optio
     };
     let (batch, written) = (route.batch, route.written);
     let time = terms.time * threads.div_ceil(cores()) as u32;
-    let (mut nanos, writes) = thread::scope(|scope| {
+    let (each, writes) = thread::scope(|scope| {
         let readers: Vec<_> = (0..threads)
             .map(|thread| {
                 // Each thread begins elsewhere, and in each round elsewhere, all routes alike.
@@ -257,9 +262,10 @@ fn measure(route: &mut Route<'_>, terms: Terms<'_>, round: usize) -> (f64, Optio
                         batch,
                         gate,
                         nanos: 0.0,
+                        operations: 0.0,
                     };
                     work(&mut turn);
-                    turn.nanos
+                    (turn.nanos, turn.operations)
                 })
             })
             .collect();
@@ -267,16 +273,30 @@ fn measure(route: &mut Route<'_>, terms: Terms<'_>, round: usize) -> (f64, Optio
         gate.open();
         thread::sleep(time);
         gate.over.store(true, Ordering::Relaxed);
-        let nanos: Vec<f64> = readers.into_iter().map(|it| it.join().unwrap()).collect();
-        (nanos, writer.map(|it| it.join().unwrap()))
+        let each: Vec<(f64, f64)> = readers.into_iter().map(|it| it.join().unwrap()).collect();
+        (each, writer.map(|it| it.join().unwrap()))
     });
     if let Some((count, _)) = writes {
         route.written = count;
     }
-    nanos.sort_by(f64::total_cmp);
+    (
+        per_operation(&each, gate.crowded),
+        writes.map(|(_, rate)| rate),
+    )
+}
+
+/// What an operation took, of what each thread took for how many.
+fn per_operation(each: &[(f64, f64)], crowded: bool) -> f64 {
+    if crowded {
+        let (nanos, operations) = each
+            .iter()
+            .fold((0.0, 0.0), |sum, it| (sum.0 + it.0, sum.1 + it.1));
+        return nanos / operations;
+    }
+    let mut all: Vec<f64> = each.iter().map(|it| it.0 / it.1).collect();
+    all.sort_by(f64::total_cmp);
     // Of an even number the mean of the two in the middle.
-    let middle = (nanos[(threads - 1) / 2] + nanos[threads / 2]) / 2.0;
-    (middle, writes.map(|(_, rate)| rate))
+    (all[(all.len() - 1) / 2] + all[all.len() / 2]) / 2.0
 }
 
 /// Writes whenever it is due. Who is late does not catch up: what came meanwhile is not done.
