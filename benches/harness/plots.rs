@@ -27,7 +27,8 @@ fn colour(peer: &str) -> RGBColor {
         "ArcSwap<HashMap>" => RGBColor(0x17, 0xa2, 0xb8),
         "ArcSwap<Entry>" => RGBColor(0x0b, 0x4f, 0x5c),
         SEED if peer.ends_with("RwLock") => RGBColor(0xb8, 0x86, 0x0b),
-        SEED => RGBColor(0x8c, 0x56, 0x4b),
+        SEED if peer.ends_with("Mutex") => RGBColor(0x8c, 0x56, 0x4b),
+        SEED => RGBColor(0xd6, 0x9c, 0x6b),
         _ => RGBColor(0xb0, 0xb0, 0xb0),
     }
 }
