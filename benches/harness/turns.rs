@@ -239,16 +239,17 @@ fn measure(route: &mut Route<'_>, terms: Terms<'_>, round: usize) -> (f64, Optio
     let write = route.write.as_ref().filter(|_| terms.writer);
     assert!(write.is_some() || !terms.writer, "it cannot write");
     let (trace, threads) = (&terms.trace.0, terms.threads);
-    let all = threads + 1 + usize::from(terms.writer);
+    let running = threads + usize::from(terms.writer);
+    let all = running + 1;
     let gate = Gate {
         ready: Barrier::new(all),
         begun: Barrier::new(all),
         begin: OnceLock::new(),
-        crowded: threads > cores(),
+        crowded: running > cores(),
         over: AtomicBool::new(false),
     };
     let (batch, written) = (route.batch, route.written);
-    let time = terms.time * threads.div_ceil(cores()) as u32;
+    let time = terms.time * running.div_ceil(cores()) as u32;
     let (each, writes) = thread::scope(|scope| {
         let readers: Vec<_> = (0..threads)
             .map(|thread| {
