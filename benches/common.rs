@@ -3,6 +3,8 @@
 //! The peers get the same work as the registry: from a key to something that keeps the bytes alive,
 //! or, inside a guard, to the entry itself. All maps use one hasher.
 
+pub mod harness;
+
 use std::collections::HashMap;
 use std::hash::BuildHasher;
 use std::sync::{Arc, RwLock};
