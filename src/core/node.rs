@@ -379,8 +379,8 @@ impl<M: Send + Sync + 'static, S: Storage> Hold<M, S> {
         let meta = self.node().meta();
         debug_assert!(meta.is_some(), "a tombstone was leased");
         // SAFETY: `adopt`'s callers have looked (`View::find`, of which all come, passes over
-        // tombstones), and a node's metadata stays what it is. Guarded by `a_tombstone_is_never_held`
-        // in `core::tests`.
+        // tombstones), and a node's metadata stays what it is. Guarded by `a_tombstone_is_never_held` in
+        // `core::tests`.
         unsafe { meta.unwrap_unchecked() }
     }
 

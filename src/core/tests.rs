@@ -229,6 +229,24 @@ fn a_base_outlives_what_stands_on_it() {
 }
 
 #[test]
+fn a_tombstone_is_never_held() {
+    let rig = Rig::new();
+    let key = rig.publish(1);
+    rig.commit(&mut [rig.bury(key)]).unwrap();
+    let me = rig.spine.register();
+    let mut view = rig.spine.view(&me);
+    let absent = Some(Miss::Absent { index: 0 });
+    assert_eq!(view.acquire_one(key).err(), absent);
+    assert_eq!(view.acquire_one_here(key).err(), absent);
+    assert_eq!(view.acquire(&[key]).err(), absent);
+    let birth = view.number();
+    let load = Load(Arc::clone(&rig.freed));
+    // SAFETY: nobody else writes.
+    let restored = unsafe { view.restore(key, birth, load, |_, _| unreachable!()) };
+    assert!(restored.is_err());
+}
+
+#[test]
 fn a_reused_slot_has_another_tag() {
     let rig = Rig::new();
     let first = rig.publish(1);

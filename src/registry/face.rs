@@ -1,4 +1,4 @@
-//! What reading a tensor looks at, in one cache line of its generation's node.
+//! What reading a tensor looks at: seven words in its generation's node.
 //!
 //! What lives here: [`Face`]: whose tensors they are, their rows, and what of their memory the host can
 //! read. What does not: what is said where that has no answer (`lease`), the rows (`layout::places`),
@@ -18,8 +18,9 @@ use crate::handle::{SetHandle, WeightHandle};
 use crate::layout::{Layout, OFFSET_BITS, Row};
 use crate::sync::cell::Berth;
 
-/// See the module documentation.
-#[repr(C, align(64))]
+/// See the module documentation. Not aligned to a cache line: it begins where an acquire has just looked
+/// (`Meta`), and 64 is what arenas are told by (`tests/faults/heap.rs`).
+#[repr(C)]
 pub(crate) struct Face {
     /// The handle of the set's first tensor.
     first: WeightHandle,
@@ -191,8 +192,12 @@ mod tests {
     }
 
     #[test]
-    fn it_is_one_cache_line() {
-        assert_eq!((size_of::<Face>(), align_of::<Face>()), (64, 64));
+    fn it_is_seven_words_right_behind_what_an_acquire_looks_at() {
+        assert_eq!(size_of::<Face>(), 56);
+        assert_eq!(
+            std::mem::offset_of!(super::super::generation::Meta, face),
+            0
+        );
     }
 
     #[test]
@@ -212,12 +217,7 @@ mod tests {
     fn a_row_that_ends_beyond_the_memory_is_never_read() {
         let memory = [0; 8];
         let huge = (1 << OFFSET_BITS) - 1;
-        for beyond in [
-            (0, 9),
-            (7, 2),
-            (1, isize::MAX as usize),
-            (1, usize::MAX / 2),
-        ] {
+        for beyond in [(0, 9), (7, 2), (1, 1 << 40), (0, 1 << 50)] {
             let face = face(&[(0, 1), beyond], &memory);
             assert!(read(&face, 1).is_none(), "{beyond:?}");
             // Nor does anything else of that memory go this way.

@@ -14,12 +14,14 @@ use crate::core::Key;
 use crate::handle::{Generation, SetHandle, SetKind};
 use crate::modules::Fit;
 
-/// The metadata of a generation (`M` of the core).
+/// The metadata of a generation (`M` of the core). What an acquire and a read look at comes first: an acquire
+/// sees by the kind that there is metadata.
+#[repr(C)]
 pub(crate) struct Meta {
     /// What only leases look at.
     pub(super) face: Face,
-    pub(crate) handle: SetHandle,
     pub(crate) kind: SetKind,
+    pub(crate) handle: SetHandle,
     pub(crate) record: Arc<SetRecord>,
     pub(crate) facts: Facts,
     /// How an adapter fits its base, as of the generation it was bound to.

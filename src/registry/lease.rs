@@ -169,10 +169,17 @@ impl Lease {
         }
     }
 
-    /// One that the first set's face does not show.
+    /// One that the first set's face does not show: of the others (an adapter's, beside its base), or
+    /// what has to be looked for.
     #[inline(never)]
     fn weight_elsewhere(&self, weight: WeightHandle) -> Result<Weight<'_>, Error> {
-        self.set(weight.set())?.weight(weight.ordinal())
+        for hold in self.holds.iter().skip(1) {
+            // SAFETY: we have the hold until we are dropped, and it keeps node and bytes (E4, E6).
+            if let Some(found) = unsafe { hold.meta().face.weight(weight) } {
+                return Ok(found);
+            }
+        }
+        self.set(weight.set())?.weight_by_layout(weight.ordinal())
     }
 
     /// One of the leased sets.
