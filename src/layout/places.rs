@@ -60,14 +60,14 @@ impl Row {
     const NOWHERE: Row = Row::new(NOWHERE, 0);
 
     const fn new(packed: u64, len: u64) -> Self {
-        Row((len as u128) << 64 | packed as u128)
+        Row(((len as u128) << 64) | packed as u128)
     }
 
     /// Of the tensor `info`, in part `part` of its set, if it is in one.
     fn of(info: &TensorInfo, part: Option<u32>, offset: u64) -> Self {
         let packed = match part {
             None => offset,
-            Some(part) => IN_PART | u64::from(part) << PART_BITS | offset / ALIGNMENT as u64,
+            Some(part) => IN_PART | (u64::from(part) << PART_BITS) | (offset / ALIGNMENT as u64),
         };
         let unknown = if info.dtype().is_none() { UNKNOWN } else { 0 };
         Row::new(packed | unknown, info.byte_len())
