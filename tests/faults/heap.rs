@@ -1,8 +1,8 @@
 //! An allocator that counts the memory of arenas, and refuses it when it is told to.
 //!
-//! Arenas are what the library allocates with an alignment of 64; nothing else in this process does. All
+//! Arenas are what the library allocates zeroed, with an alignment of 64; nothing else in this process is both. All
 //! other memory is never refused: a collection that cannot grow ends the process by Rust's rules, whoever
-//! owns it.
+//! owns it. What has that alignment says in a head of its own which of the two it is.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
@@ -54,11 +54,36 @@ fn granted() -> bool {
     }
 }
 
-// SAFETY: the system's allocator and a counter beside it; a null pointer is a legal answer.
+/// With the head.
+fn headed(layout: Layout) -> Layout {
+    let size = layout.size() + ALIGNMENT;
+    Layout::from_size_align(size, ALIGNMENT).expect("less than there is")
+}
+
+/// What is behind a head that says so.
+///
+/// # Safety
+/// `head` is null, or [`headed`] memory.
+unsafe fn behind(head: *mut u8, is_arena: bool) -> *mut u8 {
+    if head.is_null() {
+        return head;
+    }
+    // SAFETY: the caller's; a head is as long as the alignment.
+    unsafe {
+        head.write(is_arena.into());
+        head.add(ALIGNMENT)
+    }
+}
+
+// SAFETY: the system's allocator, a counter and heads beside it; a null pointer is a legal answer.
 unsafe impl GlobalAlloc for Heap {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        // SAFETY: the caller's.
-        unsafe { System.alloc(layout) }
+        if layout.align() != ALIGNMENT {
+            // SAFETY: the caller's.
+            return unsafe { System.alloc(layout) };
+        }
+        // SAFETY: not empty, because of the head.
+        unsafe { behind(System.alloc(headed(layout)), false) }
     }
 
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
@@ -70,16 +95,23 @@ unsafe impl GlobalAlloc for Heap {
             return ptr::null_mut();
         }
         LIVE.fetch_add(layout.size(), Ordering::Relaxed);
-        // SAFETY: the caller's.
-        unsafe { System.alloc_zeroed(layout) }
+        // SAFETY: as in `alloc`.
+        unsafe { behind(System.alloc_zeroed(headed(layout)), true) }
     }
 
     unsafe fn dealloc(&self, place: *mut u8, layout: Layout) {
-        if layout.align() == ALIGNMENT {
-            LIVE.fetch_sub(layout.size(), Ordering::Relaxed);
+        if layout.align() != ALIGNMENT {
+            // SAFETY: the caller's.
+            return unsafe { System.dealloc(place, layout) };
         }
-        // SAFETY: the caller's.
-        unsafe { System.dealloc(place, layout) }
+        // SAFETY: all of this alignment has a head (`alloc`, `alloc_zeroed`).
+        unsafe {
+            let head = place.sub(ALIGNMENT);
+            if head.read() != 0 {
+                LIVE.fetch_sub(layout.size(), Ordering::Relaxed);
+            }
+            System.dealloc(head, headed(layout));
+        }
     }
 }
 
