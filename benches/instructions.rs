@@ -27,11 +27,7 @@ const WORKS: [(&str, u64, &str); 9] = [
         "an element of a plain array of slices, for comparison",
     ),
     ("weight", 24, "a tensor of a lease, by its handle"),
-    (
-        "second weight",
-        140,
-        "the same of the second set of a lease",
-    ),
+    ("second weight", 76, "the same of the second set of a lease"),
     (
         "layers leased",
         0,
@@ -52,7 +48,7 @@ const WORKS: [(&str, u64, &str); 9] = [
         1_900,
         "a part that is there in a window that has not room for all, and giving it back",
     ),
-    ("part weight", 122, "a tensor of a part, by its handle"),
+    ("part weight", 80, "a tensor of a part, by its handle"),
 ];
 
 struct Bench {

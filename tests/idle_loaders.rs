@@ -34,15 +34,17 @@ fn an_idle_loader_keeps_no_garbage() {
     let source = Evictable::opened_by(|| Ok(bytes(64, 1))).unwrap();
     let loaded = registry.publish("loaded", source).unwrap();
     let replaced = registry.publish("replaced", bytes(64, 0)).unwrap();
-    let (mut least, mut most) = (usize::MAX, 0);
-    for number in 0..ROUNDS {
-        round(&registry, loaded, replaced);
-        if number >= ROUNDS / 10 {
-            least = least.min(live());
-            most = most.max(live());
-        }
-    }
-    println!("{least} to {most} bytes");
-    // What this thread and the reclaimer's have at a time is some nodes, too.
-    assert!(most - least < 40 * NODE, "{least} to {most}");
+    let mut all: Vec<usize> = (0..ROUNDS)
+        .map(|_| {
+            round(&registry, loaded, replaced);
+            live()
+        })
+        .skip(ROUNDS / 10)
+        .collect();
+    all.sort_unstable();
+    let (least, usual, most) = (all[0], all[all.len() / 2], all[all.len() - 1]);
+    println!("{least} to {most} bytes, usually {usual}");
+    // What this thread and the reclaimer's have at a time is some nodes, too; and while a thread that reads has no core,
+    // garbage waits for it.
+    assert!(usual - least < 10 * NODE, "{least}, usually {usual}");
 }

@@ -90,10 +90,13 @@ impl Row {
         self.own() == NOWHERE
     }
 
-    /// Has it a dtype that is not known?
-    #[inline]
-    pub(crate) fn is_unknown(self) -> bool {
-        self.own() & UNKNOWN != 0
+    /// Its offset in part `part`, if it is there and has a dtype that is known: one comparison of all
+    /// that is above the offset. (`NOWHERE` has the bit of a dtype that is not known.)
+    #[inline(always)]
+    pub(crate) fn in_this_part(self, part: u32) -> Option<u64> {
+        let there = (IN_PART >> PART_BITS) | u64::from(part);
+        let offset = self.own() & ((1 << PART_BITS) - 1);
+        (self.own() >> PART_BITS == there).then_some(offset * ALIGNMENT as u64)
     }
 
     /// The part that it is in, and its offset there; `None`: it is in none.
@@ -234,7 +237,18 @@ mod tests {
         let [own, part] = [0, 1].map(|at| extents.rows()[at]);
         assert_eq!((own.own(), own.len(), own.in_part()), (far, 3, None));
         assert_eq!((part.in_part(), part.len()), (Some((last, deep)), 5));
-        assert!(part.own() >= 1 << OFFSET_BITS && !part.is_unknown());
+        assert!(part.own() >= 1 << OFFSET_BITS);
+        assert_eq!(part.in_this_part(last), Some(deep));
+        let others = [0, last - 1, last + 1, u32::MAX];
+        assert!(
+            others
+                .iter()
+                .all(|&other| part.in_this_part(other).is_none())
+        );
+        for elsewhere in [own, Row::NOWHERE, Row(part.0 | u128::from(UNKNOWN))] {
+            let any = [0, 1, last, PARTS as u32].map(|any| elsewhere.in_this_part(any));
+            assert_eq!(any, [None; 4]);
+        }
         let nowhere = Extents::of(&known, |_| None);
         assert_eq!((nowhere.place(0), nowhere.in_part(0)), (None, None));
         assert_eq!(nowhere.place(2), None);

@@ -161,12 +161,19 @@ impl Lease {
     /// [`place`](Self::place). Progress: wait-free, errors included (those allocate their texts).
     #[inline]
     pub fn weight(&self, weight: WeightHandle) -> Result<Weight<'_>, Error> {
-        // SAFETY: it is the face of a hold that we have until we are dropped, which keeps node and bytes
-        // (E4, E6), or it is static.
-        match unsafe { self.first.0.as_ref().weight(weight) } {
+        // SAFETY: our hold keeps the bytes until we are dropped (E4), and the answer borrows from us.
+        match unsafe { self.face().weight(weight) } {
             Some(found) => Ok(found),
             None => self.weight_elsewhere(weight),
         }
+    }
+
+    /// The face of its first set.
+    #[inline(always)]
+    pub(super) fn face(&self) -> &Face {
+        // SAFETY: it is the face of a hold that we have until we are dropped, which keeps the node (E6), or
+        // it is static.
+        unsafe { self.first.0.as_ref() }
     }
 
     /// One that the first set's face does not show: of the others (an adapter's, beside its base), or

@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use super::super::WeightRegistry;
 use super::super::content::{Body, PartWindow, Parts};
-use super::super::generation::Meta;
+use super::super::generation::{Holds, Meta};
 use super::super::lease::{Lease, LeasedSet, Weight};
 use super::super::loaders::Loaders;
 use super::super::loading::Inside;
@@ -106,8 +106,12 @@ impl Ward {
         self.leased().meta()
     }
 
+    #[inline]
     fn body(&self) -> &Body {
-        &self.leased().hold.storage().own
+        let Holds::One(hold) = &self.lease.holds else {
+            unreachable!("made with one set")
+        };
+        &hold.storage().own
     }
 
     fn known(&self) -> &Parts {
@@ -173,16 +177,14 @@ impl Ward {
     ///
     /// # Safety
     /// The caller has it for as long as it has the answer.
-    #[inline]
+    #[inline(always)]
     pub(super) unsafe fn weight(
         &self,
         weight: WeightHandle,
         held: &Held,
     ) -> Result<Weight<'_>, Error> {
-        if let Some((row, layout)) = self.meta().face.row(weight)
-            && let Some((part, offset)) = row.in_part()
-            && part == held.part
-            && !row.is_unknown()
+        if let Some((row, layout)) = self.lease.face().row(weight)
+            && let Some(offset) = row.in_this_part(held.part)
         {
             // SAFETY: the caller's; the tensor lies in its part (`Plan::parted`).
             let bytes = unsafe { self.held(held.at + offset, row.len() as usize) };
