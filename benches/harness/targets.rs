@@ -27,6 +27,7 @@ const FLAT: f64 = 0.67;
 
 /// No lookup is to be slower than a peer's by more than a tenth.
 const LOOKUP: f64 = 0.91;
+const NOISE: &str = "not told from chance by its rounds: they overlap with the peer's, on a machine that others use";
 const ONE_BY_ONE: &str = "a set of one tensor is a set: a name of its own with an owner, a slot, a node, a record, memory of its own \
      with a charge in the ledger, an identity, an event; some twenty allocations, where the map has three. Tensors \
      that belong together belong in one set";
@@ -153,6 +154,9 @@ pub(super) fn judge(row: &mut Row) {
     if row.group == "lookup" && row.counts() {
         row.target = Some(format!("a ratio of {LOOKUP} or more"));
         row.met = Some(row.ratio >= LOOKUP);
+        // What is told from chance has no excuse yet.
+        let noise = row.met == Some(false) && row.sign_p > 0.05;
+        row.why = noise.then(|| NOISE.to_owned());
         return;
     }
     let Some(target) = TARGETS.iter().find(|target| {
