@@ -33,30 +33,30 @@ impl Home {
     /// It is the one of this number.
     #[inline]
     pub(crate) fn check(&self) -> Result<(), u32> {
-        if self.page.as_ref().is_some_and(Page::is_kept) {
-            return Ok(());
-        }
-        let now = std::process::id();
-        if now == self.process {
-            Ok(())
-        } else {
-            Err(now)
+        match &self.page {
+            Some(page) if page.is_kept() => Ok(()),
+            // Nobody empties it but a fork. (In a process namespace of its own a child may have its parent's number.)
+            Some(_) => Err(std::process::id()),
+            None => match std::process::id() {
+                now if now == self.process => Ok(()),
+                now => Err(now),
+            },
         }
     }
 }
 
-/// A page that says so as long as it is not a child's.
-#[cfg(target_os = "linux")]
+/// A page that says so as long as it is not a child's. (Miri knows no such pages.)
+#[cfg(all(target_os = "linux", not(miri)))]
 struct Page(std::ptr::NonNull<u8>);
 
 // SAFETY: nobody writes to it once it is made, and it is unmapped by whoever has it alone.
-#[cfg(target_os = "linux")]
+#[cfg(all(target_os = "linux", not(miri)))]
 unsafe impl Send for Page {}
 // SAFETY: as above.
-#[cfg(target_os = "linux")]
+#[cfg(all(target_os = "linux", not(miri)))]
 unsafe impl Sync for Page {}
 
-#[cfg(target_os = "linux")]
+#[cfg(all(target_os = "linux", not(miri)))]
 impl Page {
     /// The kernel rounds up to its own page size.
     const LEN: usize = 1;
@@ -82,7 +82,7 @@ impl Page {
     }
 }
 
-#[cfg(target_os = "linux")]
+#[cfg(all(target_os = "linux", not(miri)))]
 impl Drop for Page {
     fn drop(&mut self) {
         // SAFETY: a mapping of ours, and nobody uses it any more. If the system is at its limit of mappings, one
@@ -91,10 +91,10 @@ impl Drop for Page {
     }
 }
 
-#[cfg(not(target_os = "linux"))]
+#[cfg(any(not(target_os = "linux"), miri))]
 struct Page;
 
-#[cfg(not(target_os = "linux"))]
+#[cfg(any(not(target_os = "linux"), miri))]
 impl Page {
     fn new() -> Option<Self> {
         None
@@ -121,7 +121,7 @@ mod tests {
         assert_eq!(elsewhere.check(), Err(std::process::id()));
     }
 
-    #[cfg(target_os = "linux")]
+    #[cfg(all(target_os = "linux", not(miri)))]
     #[test]
     fn there_is_a_page() {
         assert!(Home::here().page.is_some_and(|page| page.is_kept()));

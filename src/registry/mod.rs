@@ -315,7 +315,7 @@ impl Builder {
             protect: self.protect,
             shared,
             pictures: catalog::first_picture(),
-            going: Mutex::new(Swept::new()),
+            going: Mutex::new(Swept::new(16)),
             fading: fading::Fading::default(),
             keep: self.keep,
             alive: Arc::new(()),

@@ -135,7 +135,8 @@ impl SetRecord {
             handle,
             ordinals: Swap::new(Arc::new(OrdinalTable::new(first))),
             history: Mutex::new(History {
-                going: Swept::new(),
+                // There is one for each set: the last one only.
+                going: Swept::new(1),
                 kept: VecDeque::new(),
                 keep,
                 vacated: None,

@@ -6,18 +6,18 @@
 /// See the module documentation.
 pub(super) struct Swept<T> {
     all: Vec<T>,
-    /// Looked through when it is so long: twice what was left then. So each is looked at about twice.
+    /// Looked through when it is so long: twice what was left then, and a few. So each is looked at about twice.
     sweep_at: usize,
+    few: usize,
 }
 
 impl<T> Swept<T> {
-    /// Those few are kept without a look.
-    const FEW: usize = 16;
-
-    pub(super) fn new() -> Self {
+    /// Of which so `few` are kept without a look.
+    pub(super) fn new(few: usize) -> Self {
         Swept {
             all: Vec::new(),
-            sweep_at: Self::FEW,
+            sweep_at: few,
+            few,
         }
     }
 
@@ -32,7 +32,7 @@ impl<T> Swept<T> {
     /// Forgets those that are `gone`.
     pub(super) fn sweep(&mut self, gone: impl Fn(&T) -> bool) {
         self.all.retain(|one| !gone(one));
-        self.sweep_at = 2 * self.all.len() + Self::FEW;
+        self.sweep_at = 2 * self.all.len() + self.few;
     }
 
     /// Those that are there; some may be gone that were not looked at since.
@@ -55,7 +55,7 @@ mod tests {
     #[test]
     fn each_is_looked_at_a_few_times_however_many_stay() {
         let looks = Cell::new(0u32);
-        let mut swept = Swept::new();
+        let mut swept = Swept::new(16);
         for number in 0..10_000u32 {
             swept.add(number, |_| {
                 looks.set(looks.get() + 1);
@@ -68,10 +68,10 @@ mod tests {
 
     #[test]
     fn what_is_gone_does_not_pile_up() {
-        let mut swept = Swept::new();
+        let mut swept = Swept::new(1);
         for number in 0..10_000u32 {
             swept.add(number, |_| true);
-            assert!(swept.all().len() <= Swept::<u32>::FEW);
+            assert_eq!(swept.all(), [number], "more than the last");
         }
         swept.sweep(|number| *number != 9_999);
         assert_eq!(swept.all(), [9_999]);
