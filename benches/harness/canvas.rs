@@ -213,7 +213,7 @@ impl<'p> Canvas<'p> {
         let x = |value: f64| left + (share(value, &across) * f64::from(wide)) as i32;
         for value in steps(&across) {
             canvas.path(vec![(x(value), top), (x(value), top + tall)], GRID, 1);
-            let label = format!("{}x", short(value));
+            let label = format!("{value}x");
             canvas.text(&label, (x(value), top + tall + 14), TEXT - 2, HPos::Center);
         }
         canvas.path(vec![(x(1.0), top - 6), (x(1.0), top + tall + 6)], INK, 2);

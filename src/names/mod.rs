@@ -5,7 +5,7 @@
 //! does not: what a record says (`registry`).
 //!
 //! The authority decides who owns a name; it is only touched by writers. Lookups read the
-//! projection, without a lock, a fence or a write (`docs/design/names.md` has the figures).
+//! projection, without a lock, a pin or a write (`docs/design/names.md` has the figures).
 //!
 //! The projection always changes first, the authority after it, both under the shard's writer lock
 //! (E41). So who is told that a name is live finds it by lookup, and who gets a name that was freed

@@ -144,7 +144,7 @@ impl Table {
 
     /// All buckets that `hash` can be in. For the writer.
     fn chain(&self, hash: u64) -> impl Iterator<Item = &Bucket> {
-        // SAFETY: writers have the projection borrowed.
+        // SAFETY: the table is borrowed, and its projection with it.
         std::iter::successors(Some(self.bucket(hash)), |bucket| unsafe { bucket.more() })
     }
 
@@ -224,7 +224,7 @@ unsafe impl Send for Shard {}
 
 impl Shard {
     fn last(&self) -> Option<&Table> {
-        // SAFETY: made by `grow`, and freed by `drop` only.
+        // SAFETY: leaked by `reserve`, and freed by `drop` only.
         self.tables.last().map(|table| unsafe { table.as_ref() })
     }
 }
@@ -232,7 +232,7 @@ impl Shard {
 impl Drop for Shard {
     fn drop(&mut self) {
         for table in &self.tables {
-            // SAFETY: leaked by `grow`, and freed nowhere else; the projection is being dropped, so nobody reads.
+            // SAFETY: leaked by `reserve`, and freed nowhere else; the projection is being dropped, so nobody reads.
             drop(unsafe { Box::from_raw(table.as_ptr()) });
         }
     }
