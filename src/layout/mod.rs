@@ -20,6 +20,7 @@ pub(crate) use places::{LENDERS, OFFSET_BITS, PART_BYTES, PARTS, Row};
 
 use crate::modules::Module;
 use crate::modules::table::{Known, ModuleTable};
+use crate::sync;
 
 /// A LoRA module of a layout: which tensors are its A and B.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -142,7 +143,7 @@ impl OrdinalTable {
 }
 
 /// See the module documentation.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct Layout {
     tensors: Box<[Option<TensorInfo>]>,
     modules: Box<[ModulePair]>,
@@ -154,7 +155,23 @@ pub struct Layout {
     /// Made when an adapter is first bound to it.
     table: OnceLock<ModuleTable>,
     /// Where the first generation that had this layout has its tensors.
-    places: OnceLock<Extents>,
+    places: sync::OnceLock<Extents>,
+}
+
+/// A copy that nobody shares places with yet.
+impl Clone for Layout {
+    fn clone(&self) -> Self {
+        Layout {
+            tensors: self.tensors.clone(),
+            modules: self.modules.clone(),
+            known: Arc::clone(&self.known),
+            by_name: self.by_name.clone(),
+            replacements: self.replacements.clone(),
+            sharded: self.sharded,
+            table: self.table.clone(),
+            places: sync::OnceLock::new(),
+        }
+    }
 }
 
 impl PartialEq for Layout {
@@ -200,7 +217,7 @@ impl Layout {
             modules: modules.into(),
             known,
             table: OnceLock::new(),
-            places: OnceLock::new(),
+            places: sync::OnceLock::new(),
         }
     }
 
@@ -249,11 +266,14 @@ impl Layout {
 
     /// `places` of tensors of this layout: the very ones of its first generation, if they are the same.
     pub(crate) fn share(&self, places: Extents) -> Extents {
-        let first = self.places.get_or_init(|| places.clone());
-        if *first == places {
-            first.clone()
-        } else {
-            places
+        match self.places.get() {
+            Some(first) if *first == places => first.clone(),
+            Some(_) => places,
+            None => {
+                // Somebody else may be first: then these are this generation's own.
+                let _ = self.places.set(places.clone());
+                places
+            }
         }
     }
 
