@@ -6,8 +6,8 @@ mod support;
 use std::cell::Cell;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Barrier, Weak};
-use std::thread;
+use std::sync::{Arc, Barrier, Mutex, Weak, mpsc};
+use std::{fmt, io, thread};
 
 use support::{SOON, bytes, ends, registry};
 use weighbridge::source::{Evictable, InMemory, Reload, Source};
@@ -271,6 +271,91 @@ fn what_is_read_again_may_call_the_registry() {
         registry.retire(set).unwrap().reclaimed(SOON).unwrap();
         registry.retire(other).unwrap().reclaimed(SOON).unwrap();
         assert_eq!(registry.ledger().total(), 0);
+    });
+}
+
+/// A foreign error that asks the registry when it ends.
+#[derive(Debug)]
+struct Asks {
+    registry: Weak<WeightRegistry>,
+    by: mpsc::Sender<thread::ThreadId>,
+}
+
+impl fmt::Display for Asks {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the store does not answer")
+    }
+}
+
+impl std::error::Error for Asks {}
+
+impl Drop for Asks {
+    fn drop(&mut self) {
+        if let Some(registry) = self.registry.upgrade() {
+            registry.retired();
+        }
+        let _ = self.by.send(thread::current().id());
+    }
+}
+
+/// Cannot be read again, for such a reason.
+struct Gone(Mutex<Option<Asks>>);
+
+impl Reload for Gone {
+    fn reopen(&self, _: &mut dyn FnMut(&dyn Source) -> Result<(), Error>) -> Result<(), Error> {
+        let asks = self.0.lock().unwrap().take().expect("asked once");
+        Err(Error::Io {
+            path: "store".into(),
+            op: "read",
+            source: io::Error::other(asks),
+        })
+    }
+}
+
+struct CannotComeBack(InMemory, Arc<Gone>);
+
+impl Source for CannotComeBack {
+    fn plan(&self) -> &Plan {
+        self.0.plan()
+    }
+
+    fn read_into(&self, arena: &mut [u8]) -> Result<(), Error> {
+        self.0.read_into(arena)
+    }
+
+    fn reload(&self) -> Option<Arc<dyn Reload>> {
+        Some(Arc::clone(&self.1) as Arc<dyn Reload>)
+    }
+}
+
+/// A set's record has the cause of its last failed load, and ends with whoever has it last. That is often
+/// the list of what goes: what is forgotten there must not end under its lock.
+#[test]
+fn the_end_of_a_foreign_error_may_ask_what_goes() {
+    ends("forgotten", || {
+        let registry = Arc::new(registry());
+        let (by, ended) = mpsc::channel();
+        let here = thread::current().id();
+        loop {
+            let asks = Asks {
+                registry: Arc::downgrade(&registry),
+                by: by.clone(),
+            };
+            let gone = Arc::new(Gone(Mutex::new(Some(asks))));
+            let set = registry.publish("s", CannotComeBack(bytes(64, 7), gone));
+            let set = set.unwrap();
+            registry.evict(set).unwrap();
+            let refused = registry.load(set).unwrap_err();
+            assert!(refused.to_string().contains("does not answer"), "{refused}");
+            drop(refused);
+            registry.retire(set).unwrap().reclaimed(SOON).unwrap();
+            // Give the reclaimer time to end the generation's own share, so that the list's is the last.
+            (0..100).for_each(|_| thread::yield_now());
+            registry.retired();
+            if ended.recv_timeout(SOON).unwrap() == here {
+                return; // It ended within our own call, and that came back.
+            }
+        }
     });
 }
 

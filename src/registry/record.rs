@@ -197,12 +197,13 @@ impl Writing<'_> {
 impl History {
     /// A generation was superseded.
     pub(crate) fn note(&mut self, superseded: Going) {
-        self.going.add(superseded, Going::is_gone);
+        // They are counts and numbers: nothing foreign is dropped under our lock.
+        drop(self.going.add(superseded, Going::is_gone));
     }
 
     /// Forgets those that nobody holds any more.
     pub(crate) fn sweep(&mut self) {
-        self.going.sweep(Going::is_gone);
+        drop(self.going.sweep(Going::is_gone)); // As above.
     }
 
     /// Those that may still be held, and some that were until the last [sweep](Self::sweep), oldest first.

@@ -1,7 +1,8 @@
 //! A list of what goes by itself.
 //!
 //! What lives here: [`Swept`], which forgets what is gone, at a cost that does not grow with how much is still
-//! going. What does not: when something is gone (`record`, `retirement`).
+//! going. What does not: when something is gone (`record`, `retirement`), and its end: what was forgotten is the
+//! caller's, to be dropped where no lock is held.
 
 /// See the module documentation.
 pub(super) struct Swept<T> {
@@ -21,18 +22,23 @@ impl<T> Swept<T> {
         }
     }
 
-    /// Adds one. Perhaps those go that are `gone`.
-    pub(super) fn add(&mut self, one: T, gone: impl Fn(&T) -> bool) {
+    /// Adds one. Perhaps those go that are `gone`: these.
+    #[must_use]
+    pub(super) fn add(&mut self, one: T, gone: impl Fn(&T) -> bool) -> Vec<T> {
+        let mut forgotten = Vec::new();
         if self.all.len() >= self.sweep_at {
-            self.sweep(gone);
+            forgotten = self.sweep(gone);
         }
         self.all.push(one);
+        forgotten
     }
 
-    /// Forgets those that are `gone`.
-    pub(super) fn sweep(&mut self, gone: impl Fn(&T) -> bool) {
-        self.all.retain(|one| !gone(one));
+    /// Forgets those that are `gone`: these.
+    #[must_use]
+    pub(super) fn sweep(&mut self, gone: impl Fn(&T) -> bool) -> Vec<T> {
+        let forgotten = self.all.extract_if(.., |one| gone(one)).collect();
         self.sweep_at = 2 * self.all.len() + self.few;
+        forgotten
     }
 
     /// Those that are there; some may be gone that were not looked at since.
@@ -57,10 +63,11 @@ mod tests {
         let looks = Cell::new(0u32);
         let mut swept = Swept::new(16);
         for number in 0..10_000u32 {
-            swept.add(number, |_| {
+            let forgotten = swept.add(number, |_| {
                 looks.set(looks.get() + 1);
                 false
             });
+            assert!(forgotten.is_empty());
         }
         assert_eq!(swept.all().len(), 10_000);
         assert!(looks.get() <= 20_000, "{}", looks.get());
@@ -70,10 +77,11 @@ mod tests {
     fn what_is_gone_does_not_pile_up() {
         let mut swept = Swept::new(1);
         for number in 0..10_000u32 {
-            swept.add(number, |_| true);
+            let forgotten = swept.add(number, |_| true);
             assert_eq!(swept.all(), [number], "more than the last");
+            assert_eq!(forgotten.first().copied(), number.checked_sub(1));
         }
-        swept.sweep(|number| *number != 9_999);
+        assert!(swept.sweep(|number| *number != 9_999).is_empty());
         assert_eq!(swept.all(), [9_999]);
     }
 }

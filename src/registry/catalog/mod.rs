@@ -283,8 +283,10 @@ impl WeightRegistry {
     /// may have ended long ago. So is, for a moment, the old number of a generation that a rollback made
     /// current again. Memory that a drained swap takes over is freed by its caller, and not among them.
     pub fn retired(&self) -> Vec<Retirement> {
+        // Dropped after the lock: the last of a set can be a foreign error's end, which may ask us this.
+        let _forgotten;
         let mut going = self.going.lock();
-        going.sweep(Retirement::is_reclaimed);
+        _forgotten = going.sweep(Retirement::is_reclaimed);
         going.all().to_vec()
     }
 
@@ -296,12 +298,14 @@ impl WeightRegistry {
         for vitals in gone.iter().filter_map(Retirement::vitals) {
             self.fading.add(Arc::clone(vitals));
         }
+        // Dropped after the lock, as in `retired`.
+        let mut forgotten = Vec::new();
         let mut going = self.going.lock();
         if !let_go.is_empty() {
-            going.sweep(Retirement::is_reclaimed);
+            forgotten = going.sweep(Retirement::is_reclaimed);
         }
         for one in gone {
-            going.add(one, Retirement::is_reclaimed);
+            forgotten.extend(going.add(one, Retirement::is_reclaimed));
         }
         if let_go.is_empty() {
             return;
@@ -320,7 +324,7 @@ impl WeightRegistry {
             }
         }
         for one in others {
-            going.add(one, Retirement::is_reclaimed);
+            forgotten.extend(going.add(one, Retirement::is_reclaimed));
         }
     }
 }
