@@ -1,0 +1,25 @@
+#![doc = include_str!("../README.md")]
+#![forbid(unsafe_code)]
+
+mod admission;
+mod batch;
+mod bell;
+mod desk;
+mod fetch;
+mod limits;
+mod loads;
+mod order;
+mod place;
+mod queue;
+mod refused;
+mod round;
+mod scheduler;
+mod stats;
+mod wants;
+
+pub use limits::{LimitError, Limits};
+pub use place::Place;
+pub use refused::{Refused, Why};
+pub use round::{Failed, Round, Ticket, Turn};
+pub use scheduler::Scheduler;
+pub use stats::Stats;
