@@ -93,6 +93,14 @@ impl RegistryBackend {
         })
     }
 
+    /// Bytes of the tensors that were made so far: candle's own copies, each once. Something to
+    /// [reserve](weighbridge::WeightRegistry::reserve_in), if one budget is to cover all.
+    pub fn copied_bytes(&self) -> u64 {
+        let made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
+        let bytes = |tensor: &Tensor| tensor.elem_count() * tensor.dtype().size_in_bytes();
+        made.values().map(bytes).sum::<usize>() as u64
+    }
+
     fn find(&self, name: &str) -> Result<Weight<'_>, Error> {
         let set = self.lease.set(self.set)?;
         if set.layout().ordinal(name).is_none() {

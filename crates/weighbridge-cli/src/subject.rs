@@ -46,9 +46,8 @@ impl Subject {
     /// transformers; so is one that has an adapter's weights and no checkpoint's, so that the message is
     /// about what is missing of it.
     pub(crate) fn open(path: &Path) -> Result<Self, Failure> {
-        let has = |name| path.join(name).symlink_metadata().is_ok();
-        let weights = has(ADAPTER) || has(ADAPTER_PICKLE);
-        if has(ADAPTER_CONFIG) || (weights && !has(SINGLE) && !has(INDEX)) {
+        let weights = has(path, ADAPTER) || has(path, ADAPTER_PICKLE);
+        if has(path, ADAPTER_CONFIG) || (weights && !is_checkpoint_too(path)) {
             Ok(Subject::Adapter(PeftAdapter::open(path)?))
         } else {
             Ok(Subject::Checkpoint(Checkpoint::open(path)?))
@@ -97,7 +96,7 @@ impl Subject {
                 let name = path.file_name().unwrap_or(path.as_os_str());
                 return Ok(vec![weight_file(path.to_owned(), &name.to_string_lossy())?]);
             }
-            Subject::Checkpoint(_) if path.join(INDEX).symlink_metadata().is_ok() => {
+            Subject::Checkpoint(_) if has(path, INDEX) => {
                 shards(&path.join(INDEX))?.into_iter().collect()
             }
             Subject::Checkpoint(_) => vec![SINGLE.to_owned()],
@@ -181,4 +180,14 @@ pub(crate) fn made_for(path: &Path) -> Option<String> {
 /// Is `path` the weights of an adapter, taken without their configuration?
 pub(crate) fn is_lone_adapter_file(path: &Path) -> bool {
     path.file_name().is_some_and(|name| name == ADAPTER)
+}
+
+/// Has the directory of an adapter the weights of a checkpoint, too?
+pub(crate) fn is_checkpoint_too(path: &Path) -> bool {
+    has(path, SINGLE) || has(path, INDEX)
+}
+
+/// Something of this name, whatever it is.
+fn has(directory: &Path, name: &str) -> bool {
+    directory.join(name).symlink_metadata().is_ok()
 }

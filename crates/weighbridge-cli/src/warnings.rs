@@ -7,7 +7,7 @@ use std::path::Path;
 use weighbridge::Plan;
 
 use crate::escape::clean;
-use crate::subject::is_lone_adapter_file;
+use crate::subject::{is_checkpoint_too, is_lone_adapter_file};
 use crate::table::count;
 
 /// Of what was opened at `path`, and of its modules that its base tells nothing of, if it has one.
@@ -20,6 +20,12 @@ pub(crate) fn of(path: &Path, plan: &Plan, unchecked: Option<&[String]>) -> Vec<
         warnings.push(
             "by its name this file is an adapter's, and without its adapter_config.json it is read as \
              a plain set of tensors: give the directory"
+                .to_owned(),
+        );
+    }
+    if plan.adapter().is_some() && is_checkpoint_too(path) {
+        warnings.push(
+            "there is a checkpoint in this directory, too, which is not looked at: give its file"
                 .to_owned(),
         );
     }

@@ -309,3 +309,15 @@ fn the_weights_of_an_adapter_alone_are_no_adapter() {
             .contains("warning: by its name this file is an adapter's")
     );
 }
+
+#[test]
+fn a_directory_that_is_both_is_an_adapter_and_says_so() {
+    let both = copy_of("adapters/shout");
+    let weights = fixture("tiny-llama/model.safetensors");
+    fs::copy(weights, both.path().join("model.safetensors")).unwrap();
+    let said = run(["inspect", both.path().to_str().unwrap()]);
+    assert_eq!(said.code, 0, "{said:?}");
+    assert!(said.stdout.contains("kind        adapter"), "{said:?}");
+    let warning = "warning: there is a checkpoint in this directory, too";
+    assert!(said.stdout.contains(warning), "{said:?}");
+}

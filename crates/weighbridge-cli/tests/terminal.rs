@@ -25,7 +25,7 @@ const LEAVE: &str = "\u{1b}[?25h\u{1b}[?1049l";
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A program on a terminal of 100 columns and 24 rows.
-struct Session {
+struct Terminal {
     child: Child,
     pieces: Receiver<Vec<u8>>,
     seen: String,
@@ -37,8 +37,8 @@ enum On {
     Stderr,
 }
 
-impl Session {
-    fn start(mut command: Command, on: On) -> Session {
+impl Terminal {
+    fn start(mut command: Command, on: On) -> Terminal {
         let master = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
         grantpt(&master).unwrap();
         unlockpt(&master).unwrap();
@@ -75,7 +75,7 @@ impl Session {
                 }
             }
         });
-        Session {
+        Terminal {
             child,
             pieces,
             seen: String::new(),
@@ -123,7 +123,7 @@ fn on_terminal(args: &[&str], no_color: bool) -> (String, ExitStatus) {
     if no_color {
         command.env("NO_COLOR", "1");
     }
-    Session::start(command, On::Both).end()
+    Terminal::start(command, On::Both).end()
 }
 
 #[test]
@@ -156,7 +156,7 @@ fn progress_is_drawn_on_stderr_and_not_for_programs() {
     let verify = |more: &[&str]| {
         let mut command = program();
         command.args(["verify", "fixtures/tiny-llama"]).args(more);
-        let (drawn, status) = Session::start(command, On::Stderr).end();
+        let (drawn, status) = Terminal::start(command, On::Stderr).end();
         assert!(status.success(), "{drawn:?}");
         drawn
     };
@@ -179,7 +179,7 @@ fn moody() -> (Server, Arc<Mutex<bool>>) {
     (server, well)
 }
 
-fn top(server: &Server) -> Session {
+fn top(server: &Server) -> Terminal {
     let mut command = program();
     command.args([
         "top",
@@ -189,18 +189,18 @@ fn top(server: &Server) -> Session {
         "--timeout",
         "30s",
     ]);
-    Session::start(command, On::Both)
+    Terminal::start(command, On::Both)
 }
 
 #[test]
 fn a_live_table_survives_its_server_and_gives_the_terminal_back() {
     let (server, well) = moody();
-    let mut session = top(&server);
-    session.expect(ENTER);
-    session.expect("request-42 for 0.50 s");
+    let mut terminal = top(&server);
+    terminal.expect(ENTER);
+    terminal.expect("request-42 for 0.50 s");
     *well.lock().unwrap() = false;
-    session.expect("no answer");
-    let told = session.expect("Ctrl-C ends");
+    terminal.expect("no answer");
+    let told = terminal.expect("Ctrl-C ends");
     assert!(
         told.contains(" since ") && told.contains("it answers 503"),
         "{told:?}"
@@ -211,9 +211,9 @@ fn a_live_table_survives_its_server_and_gives_the_terminal_back() {
     );
     *well.lock().unwrap() = true;
     // A page without trouble begins with the model.
-    session.expect("\u{1b}[H\u{1b}[K\u{1b}[1mtiny-llama");
-    session.signal(Signal::INT);
-    let (rest, status) = session.end();
+    terminal.expect("\u{1b}[H\u{1b}[K\u{1b}[1mtiny-llama");
+    terminal.signal(Signal::INT);
+    let (rest, status) = terminal.end();
     assert_eq!(status.code(), Some(0), "{rest:?}");
     assert!(rest.ends_with(LEAVE), "{rest:?}");
 }
@@ -223,10 +223,10 @@ fn a_live_table_survives_its_server_and_gives_the_terminal_back() {
 fn the_terminal_comes_back_while_a_server_is_silent() {
     for signal in [Signal::INT, Signal::TERM, Signal::HUP] {
         let server = Server::new(|_| Reply::Silence);
-        let mut session = top(&server);
-        session.expect("asking ");
-        session.signal(signal);
-        let (rest, status) = session.end();
+        let mut terminal = top(&server);
+        terminal.expect("asking ");
+        terminal.signal(signal);
+        let (rest, status) = terminal.end();
         assert_eq!(status.code(), Some(0), "{signal:?}: {rest:?}");
         assert!(rest.ends_with(LEAVE), "{signal:?}: {rest:?}");
     }
@@ -247,10 +247,10 @@ fn a_page_is_never_larger_than_its_terminal() {
         sets.join(",")
     );
     let server = Server::new(move |_| json(&body));
-    let mut session = top(&server);
-    session.expect("set-0-");
-    session.expect("\u{1b}[H");
-    let frame = session.expect("Ctrl-C ends");
+    let mut terminal = top(&server);
+    terminal.expect("set-0-");
+    terminal.expect("\u{1b}[H");
+    let frame = terminal.expect("Ctrl-C ends");
     let lines: Vec<&str> = frame.split("\r\n").collect();
     assert!(lines.len() <= 24, "{}", lines.len());
     for line in lines {
@@ -258,8 +258,8 @@ fn a_page_is_never_larger_than_its_terminal() {
         assert!(width <= 100, "{width}: {line:?}");
     }
     assert!(frame.contains("more, with fewer leases"), "{frame:?}");
-    session.signal(Signal::INT);
-    session.end();
+    terminal.signal(Signal::INT);
+    terminal.end();
 }
 
 #[test]
@@ -267,7 +267,7 @@ fn with_once_there_is_no_other_screen() {
     let server = Server::new(|_| json(server::DOCUMENT));
     let mut command = program();
     command.args(["top", server.url(), "--once"]);
-    let (page, status) = Session::start(command, On::Both).end();
+    let (page, status) = Terminal::start(command, On::Both).end();
     assert!(status.success() && page.contains("request-42"), "{page:?}");
     assert!(!page.contains(ENTER), "{page:?}");
 }

@@ -79,13 +79,10 @@ fn page(server: &Server, seen: &Seen, paint: Paint, interval: Duration) -> Vec<S
     let (rows, columns) = (usize::from(rows), usize::from(columns));
     let mut lines = Vec::new();
     if let Some(trouble) = &seen.trouble {
-        let lasted = seconds(trouble.since.elapsed().as_secs_f64());
-        lines.push(format!(
-            "{} since {} UTC ({lasted}): {}",
-            paint.bad("no answer"),
-            trouble.clock,
-            trouble.message
-        ));
+        let lasted = trouble.since.elapsed().as_secs();
+        let since = format!("since {} UTC ({lasted} s)", trouble.clock);
+        lines.push(format!("{} {since}", paint.bad("no answer")));
+        lines.push(trouble.message.clone());
         if seen.last.is_some() {
             lines.push("What it said last:".to_owned());
         }

@@ -149,13 +149,13 @@ fn of_ledger(ledger: &Ledger, size: Size) -> Vec<String> {
     let whole = ledger.limit.unwrap_or(total);
     let width = size.columns.saturating_sub(14).clamp(10, 60);
     lines.push(field("", &format!("[{}]", bar(ledger, whole, width))));
-    let mut states = if states.is_empty() {
+    let states = if states.is_empty() {
         "nothing".to_owned()
     } else {
         states.join(", ")
     };
-    states.push_str(&format!("; {} at most so far", human(ledger.peak)));
     lines.push(field("", &states));
+    lines.push(field("peak", &exact(ledger.peak)));
     lines
 }
 

@@ -1,0 +1,165 @@
+//! Adapters that come and go while requests run.
+//!
+//! What lives here: [`Adapters`]: load, load in place, unload, list, with the limits. What does not: what a client is
+//! told (`http::lora`), where paths may lead (`roots`).
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use weighbridge::source::{Evictable, PeftAdapter};
+use weighbridge::{Retirement, SetHandle, SetKind};
+
+use crate::error::StartError;
+use crate::options::Options;
+use crate::roots::{Outside, Roots};
+use crate::world::World;
+
+pub(crate) struct Adapters {
+    world: Arc<World>,
+    roots: Roots,
+    most: usize,
+    /// Loads of new names that are under way. The registry counts names that are taken, and a name is taken when its
+    /// publish begins; so this is what keeps two at once from both being the last that may.
+    coming: Mutex<usize>,
+}
+
+/// Why nothing was changed.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Refused {
+    #[error(transparent)]
+    Outside(#[from] Outside),
+    #[error(
+        "{0} adapters are loaded, and no more may be: unload one, or start with a greater --max-adapters"
+    )]
+    TooMany(usize),
+    #[error(
+        "the lora adapter {0:?} has already been loaded; to load it in place, set load_inplace to true"
+    )]
+    There(String),
+    #[error("the lora adapter {0:?} cannot be found")]
+    Unknown(String),
+    #[error("{0:?} is the model, not a lora adapter")]
+    IsModel(String),
+    #[error(transparent)]
+    Registry(#[from] weighbridge::Error),
+}
+
+/// One that is loaded.
+pub(crate) struct Loaded {
+    pub(crate) name: String,
+    pub(crate) generation: u64,
+    pub(crate) identity: String,
+}
+
+impl Adapters {
+    /// With those that the options name.
+    pub(crate) fn new(world: Arc<World>, options: &Options) -> Result<Self, StartError> {
+        let adapters = Adapters {
+            world,
+            roots: Roots::new(&options.roots)?,
+            most: options.max_adapters,
+            coming: Mutex::new(0),
+        };
+        for (name, directory) in &options.adapters {
+            adapters.load_from(name, directory.clone(), false).map_err(
+                |refused| match refused {
+                    Refused::Registry(source) => StartError::Weights {
+                        what: format!("{name}={}", directory.display()),
+                        source: Box::new(source),
+                    },
+                    other => StartError::Option {
+                        option: "--adapter",
+                        reason: other.to_string(),
+                    },
+                },
+            )?;
+        }
+        Ok(adapters)
+    }
+
+    /// From a path that a request named. `in_place`: if it is loaded already, by what is there now. Requests that run
+    /// end on what they began with. Reads files: not for a thread that serves others.
+    pub(crate) fn load(
+        &self,
+        name: &str,
+        path: &str,
+        in_place: bool,
+    ) -> Result<SetHandle, Refused> {
+        self.load_from(name, self.roots.resolve(path)?, in_place)
+    }
+
+    fn load_from(
+        &self,
+        name: &str,
+        directory: PathBuf,
+        in_place: bool,
+    ) -> Result<SetHandle, Refused> {
+        let registry = &self.world.registry;
+        if let Some(there) = self.find(name)? {
+            if !in_place {
+                return Err(Refused::There(name.to_owned()));
+            }
+            let replaced = registry.replace(there, self.source(&directory)?);
+            replaced.map_err(|error| error.into_parts().0)?;
+            return Ok(there);
+        }
+        let _place = self.place()?;
+        let published = registry.publish(name, self.source(&directory)?);
+        Ok(published.map_err(|error| error.into_parts().0)?)
+    }
+
+    /// It goes from its directory and comes back from there when memory is short.
+    fn source(&self, directory: &Path) -> Result<Evictable<PeftAdapter>, weighbridge::Error> {
+        let (directory, base) = (directory.to_owned(), self.world.base);
+        Evictable::opened_by(move || Ok(PeftAdapter::open(&directory)?.on(base)))
+    }
+
+    /// New requests do not find it any more; those that were admitted end on their leases.
+    pub(crate) fn unload(&self, name: &str) -> Result<Retirement, Refused> {
+        let set = self.find(name)?;
+        let set = set.ok_or_else(|| Refused::Unknown(name.to_owned()))?;
+        Ok(self.world.registry.retire(set)?)
+    }
+
+    /// The adapter of that name.
+    pub(crate) fn find(&self, name: &str) -> Result<Option<SetHandle>, Refused> {
+        if name == self.world.name {
+            return Err(Refused::IsModel(name.to_owned()));
+        }
+        Ok(self.world.registry.lookup(name))
+    }
+
+    /// By name.
+    pub(crate) fn list(&self) -> Vec<Loaded> {
+        let catalog = self.world.registry.catalog();
+        let adapters = catalog
+            .entries()
+            .iter()
+            .filter(|entry| entry.kind == SetKind::Adapter);
+        let loaded = adapters.map(|entry| Loaded {
+            name: entry.name.name().to_owned(),
+            generation: entry.generation.number(),
+            identity: entry.identity.to_string(),
+        });
+        loaded.collect()
+    }
+
+    /// The right to load one more.
+    fn place(&self) -> Result<Place<'_>, Refused> {
+        let mut coming = self.coming.lock().unwrap_or_else(PoisonError::into_inner);
+        let there = self.list().len();
+        if there + *coming >= self.most {
+            return Err(Refused::TooMany(there));
+        }
+        *coming += 1;
+        Ok(Place(self))
+    }
+}
+
+struct Place<'a>(&'a Adapters);
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        *self.0.coming.lock().unwrap_or_else(PoisonError::into_inner) -= 1;
+    }
+}

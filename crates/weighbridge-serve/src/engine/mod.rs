@@ -1,0 +1,164 @@
+//! The thread that computes.
+//!
+//! What lives here: [`Engine`]: rounds of the scheduler, steps of the model, until it is told to stop. What does not:
+//! one request's progress (`request`), what was asked and what is said to whoever asked (`job`).
+
+mod job;
+mod request;
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use candle_core::Tensor;
+use weighbridge_candle::llama::Turn;
+use weighbridge_scheduler::Scheduler;
+
+pub(crate) use self::job::{End, Job, Said};
+use self::request::Request;
+use crate::counters::Counters;
+use crate::world::World;
+
+/// Tokens of a prompt that one step takes: a long prompt must not keep others from their next token for long.
+const PIECE: usize = 256;
+
+/// How long the thread waits at most before it looks at the clock again.
+const LOOK: Duration = Duration::from_millis(500);
+
+pub(crate) struct Engine {
+    shared: Arc<Shared>,
+    thread: Option<JoinHandle<()>>,
+}
+
+struct Shared {
+    world: Arc<World>,
+    scheduler: Arc<Scheduler<Job>>,
+    counters: Arc<Counters>,
+    stop: AtomicBool,
+}
+
+impl Engine {
+    pub(crate) fn start(
+        world: Arc<World>,
+        scheduler: Arc<Scheduler<Job>>,
+        counters: Arc<Counters>,
+    ) -> std::io::Result<Self> {
+        let shared = Arc::new(Shared {
+            world,
+            scheduler,
+            counters,
+            stop: AtomicBool::new(false),
+        });
+        let own = Arc::clone(&shared);
+        let thread = std::thread::Builder::new()
+            .name("engine".into())
+            .spawn(move || own.run())?;
+        Ok(Engine {
+            shared,
+            thread: Some(thread),
+        })
+    }
+
+    /// Returns when the thread has: requests that run are cut off. Whoever wants them to end waits before.
+    pub(crate) fn stop(&mut self) {
+        // Relaxed: it says nothing about other memory. The bell is rung after it.
+        self.shared.stop.store(true, Ordering::Relaxed);
+        self.shared.scheduler.wake();
+        if let Some(thread) = self.thread.take() {
+            // It does not panic: what may is caught where it happens.
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+impl Shared {
+    fn run(&self) {
+        let mut running: Vec<Request> = Vec::new();
+        while !self.stop.load(Ordering::Relaxed) {
+            if running.is_empty() {
+                self.scheduler.wait(LOOK);
+            }
+            let round = self.scheduler.schedule();
+            for failed in round.failed {
+                Counters::count(&self.counters.failed, 1);
+                failed
+                    .payload
+                    .say(Said::End(End::Failed(failed.error.to_string())));
+            }
+            for turn in round.joined {
+                running.extend(Request::begin(turn, &self.world, &self.counters));
+            }
+            running.retain(Request::is_wanted);
+            if !running.is_empty() {
+                self.step(&mut running);
+            }
+        }
+    }
+
+    /// Each of these sees its next tokens.
+    fn step(&self, running: &mut Vec<Request>) {
+        let model = &self.world.model;
+        let computed = catch_unwind(AssertUnwindSafe(|| {
+            let mut turns: Vec<Turn<'_>> = running.iter_mut().map(|one| one.turn(PIECE)).collect();
+            model.step(&mut turns)
+        }));
+        let logits = match computed {
+            Ok(Ok(logits)) => logits,
+            Ok(Err(error)) => return self.fail(running, &error.to_string()),
+            Err(_) => return self.fail(running, "the engine panicked"),
+        };
+        let mut spoke = Vec::with_capacity(running.len());
+        let mut row = 0;
+        running.retain_mut(|one| {
+            let own = logits.get(row);
+            row += 1;
+            let goes_on = catch_unwind(AssertUnwindSafe(|| self.choose(one, own, &mut spoke)));
+            goes_on.unwrap_or_else(|_| {
+                one.end(End::Failed("the engine panicked".into()));
+                false
+            })
+        });
+        self.counters.step(&spoke);
+    }
+
+    fn choose(
+        &self,
+        one: &mut Request,
+        logits: candle_core::Result<Tensor>,
+        spoke: &mut Vec<u64>,
+    ) -> bool {
+        if !one.has_seen(PIECE) {
+            return true;
+        }
+        spoke.push(one.number());
+        let chosen = logits
+            .map_err(Into::into)
+            .and_then(|logits| one.choose(&logits, self.world.model.config()));
+        match chosen {
+            Ok(None) => true,
+            Ok(Some(end)) => {
+                one.end(end);
+                false
+            }
+            Err(error) => {
+                one.end(End::Failed(error.to_string()));
+                false
+            }
+        }
+    }
+
+    /// None of them can go on: a step that fails halfway leaves their caches of no use.
+    fn fail(&self, running: &mut Vec<Request>, why: &str) {
+        for mut one in running.drain(..) {
+            one.end(End::Failed(why.to_owned()));
+        }
+    }
+}

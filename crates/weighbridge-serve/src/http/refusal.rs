@@ -1,0 +1,143 @@
+//! How a refusal looks: OpenAI's error object, with vLLM's types.
+//!
+//! What lives here: [`Refusal`], and which of the library's errors is which status. What does not: when something is
+//! refused.
+
+use axum::Json;
+use axum::http::{StatusCode, Uri, header};
+use axum::response::{IntoResponse, Response};
+use serde_json::json;
+
+use crate::adapters::Refused;
+
+/// `{"error": {"message", "type", "param", "code"}}`
+#[derive(Debug)]
+pub(super) struct Refusal {
+    status: StatusCode,
+    kind: &'static str,
+    param: Option<&'static str>,
+    message: String,
+}
+
+impl Refusal {
+    fn new(status: StatusCode, kind: &'static str, message: impl ToString) -> Self {
+        Refusal {
+            status,
+            kind,
+            param: None,
+            message: message.to_string(),
+        }
+    }
+
+    pub(super) fn bad(message: impl ToString) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, "BadRequestError", message)
+    }
+
+    /// A field that is wrong.
+    pub(super) fn field(param: &'static str, message: impl ToString) -> Self {
+        Refusal {
+            param: Some(param),
+            ..Self::bad(message)
+        }
+    }
+
+    pub(super) fn not_found(message: impl ToString) -> Self {
+        Self::new(StatusCode::NOT_FOUND, "NotFoundError", message)
+    }
+
+    pub(super) fn unauthorized() -> Self {
+        let message =
+            "this needs the token that the server was started with: Authorization: Bearer TOKEN";
+        Self::new(StatusCode::UNAUTHORIZED, "AuthenticationError", message)
+    }
+
+    pub(super) fn forbidden(message: impl ToString) -> Self {
+        Self::new(StatusCode::FORBIDDEN, "PermissionDeniedError", message)
+    }
+
+    pub(super) fn too_many(message: impl ToString) -> Self {
+        Self::new(StatusCode::TOO_MANY_REQUESTS, "RateLimitError", message)
+    }
+
+    pub(super) fn internal(message: impl ToString) -> Self {
+        Self::new(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            "InternalServerError",
+            message,
+        )
+    }
+
+    pub(super) fn other(status: StatusCode, message: impl ToString) -> Self {
+        Self::new(status, "BadRequestError", message)
+    }
+
+    /// The same as an object, for a stream that has begun.
+    pub(super) fn to_json(&self) -> serde_json::Value {
+        json!({ "error": {
+            "message": self.message,
+            "type": self.kind,
+            "param": self.param,
+            "code": self.status.as_u16(),
+        }})
+    }
+}
+
+impl IntoResponse for Refusal {
+    fn into_response(self) -> Response {
+        let mut response = (self.status, Json(self.to_json())).into_response();
+        if self.status == StatusCode::UNAUTHORIZED {
+            let how = header::HeaderValue::from_static("Bearer");
+            response.headers_mut().insert(header::WWW_AUTHENTICATE, how);
+        }
+        response
+    }
+}
+
+impl From<weighbridge::Error> for Refusal {
+    fn from(error: weighbridge::Error) -> Self {
+        if error.is_not_found() {
+            Self::not_found(error)
+        } else if error.is_conflict() {
+            Self::new(StatusCode::CONFLICT, "ConflictError", error)
+        } else if error.is_out_of_memory() || error.is_exhausted() {
+            Self::new(
+                StatusCode::INSUFFICIENT_STORAGE,
+                "InsufficientStorageError",
+                error,
+            )
+        } else if error.is_io() {
+            // A file that cannot be read is the request's, which named it.
+            Self::bad(error)
+        } else if error.is_malformed() || error.is_unsupported() || error.is_misuse() {
+            Self::bad(error)
+        } else {
+            Self::internal(error)
+        }
+    }
+}
+
+impl From<Refused> for Refusal {
+    fn from(refused: Refused) -> Self {
+        match refused {
+            Refused::Outside(outside) => Self::forbidden(outside),
+            Refused::TooMany(_) => Self::too_many(refused),
+            Refused::Unknown(_) => Self::not_found(refused),
+            Refused::There(_) | Refused::IsModel(_) => Refusal {
+                kind: "InvalidUserInput",
+                ..Self::bad(refused)
+            },
+            Refused::Registry(error) => error.into(),
+        }
+    }
+}
+
+/// There is nothing at this path.
+pub(super) async fn no_route(uri: Uri) -> Refusal {
+    Refusal::not_found(format!("there is nothing at {}", uri.path()))
+}
+
+/// There is, for another method.
+pub(super) async fn no_method(uri: Uri) -> Refusal {
+    let message = format!("{} answers another method", uri.path());
+    Refusal::other(StatusCode::METHOD_NOT_ALLOWED, message)
+}

@@ -1,0 +1,20 @@
+#![doc = include_str!("../README.md")]
+//!
+//! # Where to go
+//!
+//! [`Options`]: what is served, and who may do what. [`Server`]: opened, and run until it is told to stop.
+
+mod adapters;
+mod counters;
+mod engine;
+mod error;
+mod http;
+mod options;
+mod roots;
+mod server;
+mod text;
+mod world;
+
+pub use error::StartError;
+pub use options::Options;
+pub use server::Server;

@@ -1,0 +1,129 @@
+//! What is served, and who may do what.
+//!
+//! What lives here: [`Options`], which are a command's arguments, too. What does not: what is made of them.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+/// Everything that can be chosen. The defaults serve on loopback only, and load adapters from nowhere.
+#[derive(Clone, Debug, clap::Args)]
+#[non_exhaustive]
+pub struct Options {
+    /// Directory of the model: Llama architecture, safetensors, tokenizer.json
+    #[arg(long, value_name = "DIR")]
+    pub model: PathBuf,
+
+    /// The model's name in requests; by default its directory's
+    #[arg(long, value_name = "NAME")]
+    pub name: Option<String>,
+
+    /// An adapter to load at the start; may be given several times
+    #[arg(long = "adapter", value_name = "NAME=DIR", value_parser = named)]
+    pub adapters: Vec<(String, PathBuf)>,
+
+    /// Directory that adapters may be loaded from by requests; may be given several times
+    #[arg(long = "adapter-root", value_name = "DIR")]
+    pub roots: Vec<PathBuf>,
+
+    /// Where to listen. Anything but loopback is for networks that you trust, or behind a proxy
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8000")]
+    pub listen: SocketAddr,
+
+    /// If set, loading and unloading adapters needs `Authorization: Bearer TOKEN`
+    #[arg(
+        long,
+        value_name = "TOKEN",
+        env = "WEIGHBRIDGE_ADMIN_TOKEN",
+        hide_env_values = true
+    )]
+    pub admin_token: Option<String>,
+
+    /// Bytes of weights that the registry may hold; no limit by default
+    #[arg(long, value_name = "BYTES")]
+    pub limit: Option<u64>,
+
+    /// Requests that run together
+    #[arg(long, value_name = "N", default_value_t = 16)]
+    pub running: usize,
+
+    /// Adapter generations that run together
+    #[arg(long, value_name = "N", default_value_t = 8)]
+    pub running_adapters: usize,
+
+    /// Requests that may wait; more are refused
+    #[arg(long, value_name = "N", default_value_t = 1024)]
+    pub waiting: usize,
+
+    /// Adapters that may be loaded
+    #[arg(long, value_name = "N", default_value_t = 1024)]
+    pub max_adapters: usize,
+
+    /// Largest body of a request, in bytes
+    #[arg(long, value_name = "BYTES", default_value_t = 1 << 20)]
+    pub max_body: usize,
+
+    /// Seconds that running requests are given when the server is told to stop
+    #[arg(long, value_name = "SECONDS", default_value_t = 30)]
+    pub grace: u64,
+}
+
+impl Options {
+    /// The defaults, for this model.
+    pub fn new(model: impl Into<PathBuf>) -> Self {
+        Options {
+            model: model.into(),
+            name: None,
+            adapters: Vec::new(),
+            roots: Vec::new(),
+            listen: SocketAddr::from(([127, 0, 0, 1], 8000)),
+            admin_token: None,
+            limit: None,
+            running: 16,
+            running_adapters: 8,
+            waiting: 1024,
+            max_adapters: 1024,
+            max_body: 1 << 20,
+            grace: 30,
+        }
+    }
+}
+
+fn named(given: &str) -> Result<(String, PathBuf), String> {
+    match given.split_once('=') {
+        Some((name, directory)) if !name.is_empty() && !directory.is_empty() => {
+            Ok((name.to_owned(), directory.into()))
+        }
+        _ => Err("expected NAME=DIR".into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Debug, Parser)]
+    struct Command {
+        #[command(flatten)]
+        options: Options,
+    }
+
+    #[test]
+    fn the_defaults_are_the_same_from_a_command_and_from_code() {
+        let parsed = Command::try_parse_from(["serve", "--model", "m"])
+            .unwrap()
+            .options;
+        assert_eq!(format!("{parsed:?}"), format!("{:?}", Options::new("m")));
+    }
+
+    #[test]
+    fn adapters_are_named() {
+        let parse = |given| Command::try_parse_from(["serve", "--model", "m", "--adapter", given]);
+        let options = parse("pirate=a=b").unwrap().options;
+        assert_eq!(options.adapters, [("pirate".into(), "a=b".into())]);
+        for wrong in ["pirate", "=x", "x="] {
+            assert!(parse(wrong).is_err(), "{wrong}");
+        }
+    }
+}

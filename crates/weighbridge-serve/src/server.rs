@@ -1,0 +1,143 @@
+//! From options to a server that answers, and to its end.
+//!
+//! What lives here: [`Server`]. What does not: what it answers (`http`), what it computes (`engine`).
+
+use std::future::Future;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::time::{Duration, Instant};
+
+use weighbridge::WeightRegistry;
+use weighbridge_scheduler::{Limits, Scheduler};
+
+use crate::adapters::Adapters;
+use crate::counters::Counters;
+use crate::engine::Engine;
+use crate::error::StartError;
+use crate::http::{self, App};
+use crate::options::Options;
+use crate::world::World;
+
+/// A model that is loaded, and an address that is taken.
+pub struct Server {
+    app: Arc<App>,
+    engine: Engine,
+    listener: std::net::TcpListener,
+    address: SocketAddr,
+}
+
+impl Server {
+    /// Loads the model and the adapters, starts the thread that computes, and takes the address. Nobody is answered
+    /// yet.
+    ///
+    /// # Errors
+    /// See [`StartError`].
+    pub fn open(options: Options) -> Result<Self, StartError> {
+        // Before the registry counts anything.
+        let recorder = http::recorder();
+        let limits = Limits::default()
+            .running(options.running)
+            .adapters(options.running_adapters)
+            .waiting(options.waiting);
+        let world = Arc::new(World::open(&options)?);
+        let scheduler = Scheduler::new(Arc::clone(&world.registry), limits);
+        let scheduler = Arc::new(scheduler.map_err(|error| StartError::Option {
+            option: "--running, --running-adapters or --waiting",
+            reason: error.to_string(),
+        })?);
+        let adapters = Adapters::new(Arc::clone(&world), &options)?;
+        let taken = |source| StartError::Address {
+            address: options.listen,
+            source,
+        };
+        let listener = std::net::TcpListener::bind(options.listen).map_err(taken)?;
+        let address = listener.local_addr().map_err(taken)?;
+        listener.set_nonblocking(true).map_err(taken)?;
+        let counters = Arc::new(Counters::default());
+        let engine = Engine::start(
+            Arc::clone(&world),
+            Arc::clone(&scheduler),
+            Arc::clone(&counters),
+        );
+        let engine = engine.map_err(StartError::System)?;
+        let app = Arc::new(App {
+            world,
+            adapters,
+            scheduler,
+            counters,
+            recorder,
+            options,
+            asked: AtomicU64::new(0),
+        });
+        Ok(Server {
+            app,
+            engine,
+            listener,
+            address,
+        })
+    }
+
+    /// Where it listens: the port that was given, if it was asked for port 0.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// The registry, to look at it or to change adapters from the same process.
+    pub fn registry(&self) -> Arc<WeightRegistry> {
+        Arc::clone(&self.app.world.registry)
+    }
+
+    /// Answers until `until` is there. Then nobody new is answered, those that are being answered are given the
+    /// grace of the options, and what is left is cut off with an error.
+    ///
+    /// # Errors
+    /// [`StartError::System`] if the system gives no runtime; [`StartError::Address`] if it cannot be listened to.
+    pub fn run(
+        mut self,
+        until: impl Future<Output = ()> + Send + 'static,
+    ) -> Result<(), StartError> {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(2)
+            .thread_name("http")
+            .enable_all()
+            .build()
+            .map_err(StartError::System)?;
+        let grace = Duration::from_secs(self.app.options.grace);
+        let address = self.address;
+        let app = Arc::clone(&self.app);
+        let answered = runtime.block_on(async move {
+            let listener = tokio::net::TcpListener::from_std(self.listener)?;
+            let (told, mut stopping) = tokio::sync::watch::channel(false);
+            let until = async move {
+                until.await;
+                let _ = told.send(true);
+            };
+            let router = http::router(Arc::clone(&app));
+            let serving = axum::serve(listener, router).with_graceful_shutdown(until);
+            let mut serving = std::pin::pin!(serving.into_future());
+            tokio::select! {
+                answered = &mut serving => return answered,
+                _ = stopping.wait_for(|told| *told) => {}
+            }
+            // Idle connections are closed; what runs has its grace.
+            let began = Instant::now();
+            let quiet = async {
+                while app.scheduler.running() + app.scheduler.waiting() > 0 {
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                }
+            };
+            let _ = tokio::time::timeout(grace, quiet).await;
+            let stopped = tokio::task::spawn_blocking(move || self.engine.stop()).await;
+            drop(stopped);
+            // Whoever was cut off is told so, and goes.
+            let left = grace
+                .saturating_sub(began.elapsed())
+                .max(Duration::from_secs(1));
+            let _ = tokio::time::timeout(left, serving).await;
+            Ok(())
+        });
+        runtime.shutdown_timeout(Duration::from_secs(1));
+        answered.map_err(|source| StartError::Address { address, source })
+    }
+}
