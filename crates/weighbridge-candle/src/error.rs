@@ -67,11 +67,11 @@ pub enum Error {
         /// Its generation.
         generation: Generation,
         /// The module.
-        module: String,
+        module: Box<str>,
         /// Shape of A.
-        a: Vec<usize>,
+        a: Box<[usize]>,
         /// Shape of B.
-        b: Vec<usize>,
+        b: Box<[usize]>,
         /// Of the layer.
         inputs: usize,
         /// Of the layer.

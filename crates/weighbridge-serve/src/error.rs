@@ -31,7 +31,7 @@ pub enum StartError {
         /// Its directory.
         path: PathBuf,
         /// Why.
-        source: weighbridge_candle::Error,
+        source: Box<weighbridge_candle::Error>,
     },
     /// The tokenizer cannot be read, or is another model's.
     #[error("{}: {reason}", path.display())]

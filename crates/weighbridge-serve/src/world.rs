@@ -39,7 +39,7 @@ impl World {
         };
         let model_error = |source| StartError::Model {
             path: directory.clone(),
-            source,
+            source: Box::new(source),
         };
         let config =
             Config::from_json(&read(&directory.join("config.json"))?).map_err(model_error)?;

@@ -142,9 +142,9 @@ impl Adapter {
                 layer.check(&module).map_err(|()| Error::Misfit {
                     adapter: name.clone(),
                     generation,
-                    module: layer.module.clone(),
-                    a: module.a.shape().to_vec(),
-                    b: module.b.shape().to_vec(),
+                    module: layer.module.as_str().into(),
+                    a: module.a.shape().into(),
+                    b: module.b.shape().into(),
                     inputs: layer.inputs,
                     outputs: layer.outputs,
                 })?;

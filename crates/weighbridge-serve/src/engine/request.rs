@@ -123,7 +123,7 @@ impl Request {
             return Ok(Some(End::Stop(self.said)));
         }
         let added = self.text.push(token);
-        match added.map_err(|error| candle_core::Error::msg(error))? {
+        match added.map_err(candle_core::Error::msg)? {
             Added::Text(text) if text.is_empty() => {}
             Added::Text(text) => self.job.say(Said::Text(text)),
             Added::Stop(text) => {

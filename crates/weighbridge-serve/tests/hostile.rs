@@ -1,0 +1,368 @@
+//! What nobody should send: every answer is an error that says why, and the server goes on.
+
+mod support;
+
+use std::io::Write;
+use std::net::{SocketAddr, TcpStream};
+
+use serde_json::{Value, json};
+use support::{Running, ask, asked, fixtures, options, text};
+
+const JSON: (&str, &str) = ("Content-Type", "application/json");
+
+#[test]
+fn what_a_completion_cannot_be_is_refused_with_a_reason() {
+    let server = Running::start();
+    let with = |field: &str, value: Value| {
+        let mut asked = asked("tiny-llama", "A cow says");
+        asked[field] = value;
+        server.post("/v1/completions", asked)
+    };
+    for (field, value) in [
+        ("n", json!(2)),
+        ("best_of", json!(3)),
+        ("echo", json!(true)),
+        ("logprobs", json!(1)),
+        ("suffix", json!("x")),
+        ("presence_penalty", json!(0.5)),
+        ("frequency_penalty", json!(-0.5)),
+        ("logit_bias", json!({ "5": 1 })),
+        ("temperature", json!(-0.1)),
+        ("temperature", json!(2.1)),
+        ("top_p", json!(1.1)),
+        ("max_tokens", json!(0)),
+        ("max_tokens", json!(100_000)),
+        ("max_tokens", json!(u64::MAX)),
+        ("prompt", json!([])),
+        ("prompt", json!([[1], [2]])),
+        ("prompt", json!(["a", "b"])),
+        ("prompt", json!([130])),
+        ("prompt", json!([u32::MAX])),
+        ("prompt", json!("x".repeat(256))),
+        ("stop", json!(vec!["x"; 17])),
+        ("stop", json!("x".repeat(1025))),
+    ] {
+        let refused = with(field, value.clone());
+        assert_eq!(refused.status, 400, "{field} = {value}");
+        let param = &refused.json()["error"]["param"];
+        let told = if field == "prompt" && value.as_str().is_some_and(|text| text.len() == 256) {
+            "max_tokens"
+        } else {
+            field
+        };
+        assert_eq!(*param, told, "{}", refused.text());
+        assert!(refused.refusal().len() > 10);
+    }
+    // Of the wrong type altogether.
+    for (field, value) in [
+        ("prompt", json!({})),
+        ("prompt", json!([-1])),
+        ("prompt", json!([u64::from(u32::MAX) + 1])),
+        ("prompt", Value::Null),
+        ("model", json!(5)),
+        ("max_tokens", json!(-1)),
+        ("max_tokens", json!("many")),
+        ("temperature", json!("hot")),
+        ("stop", json!([5])),
+        ("stream", json!("yes")),
+    ] {
+        let refused = with(field, value.clone());
+        assert_eq!(refused.status, 400, "{field} = {value}");
+        refused.refusal();
+    }
+    // An empty stop string stops nothing.
+    assert_eq!(text(&with("stop", json!("")).json()), " moo.");
+    for model in [
+        "",
+        "nothing",
+        "../tiny-llama",
+        "tiny-llama\0",
+        &"x".repeat(100_000),
+    ] {
+        let refused = server.post("/v1/completions", asked(model, "A cow says"));
+        assert_eq!(refused.status, 404, "{}", refused.text());
+    }
+    assert_eq!(text(&server.complete("tiny-llama", "A cow says")), " moo.");
+}
+
+#[test]
+fn what_is_no_request_is_refused() {
+    let server = Running::start();
+    let post = |headers: &[(&str, &str)], body: &[u8]| {
+        ask(server.at, "POST", "/v1/completions", headers, body)
+    };
+    for body in [
+        &b""[..],
+        b"{",
+        b"[]",
+        b"null",
+        b"\xff\xfe",
+        b"{\"model\": \"tiny-llama\"}",
+        &[b'['; 100_000],
+    ] {
+        let refused = post(&[JSON], body);
+        assert_eq!(refused.status, 400, "{}", refused.text());
+        refused.refusal();
+    }
+    // A form of another site's page sends other types.
+    let good = asked("tiny-llama", "A cow says").to_string();
+    for kind in [
+        "text/plain",
+        "application/x-www-form-urlencoded",
+        "",
+        "application/jsonx",
+    ] {
+        assert_eq!(
+            post(&[("Content-Type", kind)], good.as_bytes()).status,
+            415,
+            "{kind}"
+        );
+    }
+    assert_eq!(
+        post(
+            &[("Content-Type", "application/json; charset=utf-8")],
+            good.as_bytes()
+        )
+        .status,
+        200
+    );
+    assert_eq!(post(&[JSON], &vec![b' '; (1 << 20) + 1]).status, 413);
+    assert_eq!(server.get("/nothing").status, 404);
+    assert_eq!(server.get("/v1/completions").status, 405);
+    // Names of other sites that lead here.
+    for host in ["evil.example", "127.0.0.1.evil.example:80", ""] {
+        let refused = ask(server.at, "GET", "/v1/registry", &[("Host", host)], b"");
+        assert_eq!(refused.status, 421, "{host}");
+    }
+    // Not even HTTP, and half of it.
+    for bytes in [
+        &b"\x16\x03\x01"[..],
+        b"GET",
+        b"GET / HTTP/1.1\r\nHost: x\r\nContent-Length: 99999999999999999999\r\n\r\n",
+        &[b'A'; 300_000],
+    ] {
+        let mut stream = TcpStream::connect(server.at).unwrap();
+        let _ = stream.write_all(bytes);
+    }
+    assert_eq!(text(&server.complete("tiny-llama", "A cow says")), " moo.");
+}
+
+#[test]
+fn paths_lead_nowhere_but_into_the_roots() {
+    let place = tempfile::tempdir().unwrap();
+    let root = place.path().join("root");
+    std::fs::create_dir_all(root.join("broken")).unwrap();
+    std::fs::create_dir_all(root.join("leads-out")).unwrap();
+    for file in ["adapter_config.json", "adapter_model.safetensors"] {
+        let real = std::path::Path::new(&fixtures("adapters/robot"))
+            .canonicalize()
+            .unwrap()
+            .join(file);
+        std::os::unix::fs::symlink(real, root.join("leads-out").join(file)).unwrap();
+    }
+    std::os::unix::fs::symlink(fixtures("adapters/robot"), root.join("link")).unwrap();
+    std::fs::write(root.join("broken/adapter_config.json"), "{").unwrap();
+    let mut confined = options();
+    confined.roots = vec![root.clone()];
+    let server = Running::with(confined);
+    let outside = fixtures("adapters/robot");
+    for path in [
+        &outside,
+        "link",
+        "../root/link",
+        "/etc/passwd",
+        "../../etc",
+        "a\0b",
+        &"../".repeat(50),
+    ] {
+        let refused = server.load("robot", path);
+        assert_eq!(refused.status, 403, "{path}: {}", refused.text());
+        assert!(
+            !refused.refusal().contains(outside.as_str()),
+            "it tells what exists elsewhere"
+        );
+    }
+    // Inside, and not an adapter; and one whose files are links out.
+    for path in ["broken", "", "leads-out"] {
+        let refused = server.load("robot", path);
+        assert_eq!(refused.status, 400, "{path}: {}", refused.text());
+    }
+    assert_eq!(
+        server.get("/v1/models").json()["data"]
+            .as_array()
+            .unwrap()
+            .len(),
+        1
+    );
+
+    let mut closed = options();
+    closed.roots = Vec::new();
+    let server = Running::with(closed);
+    let refused = server.load("robot", &outside);
+    assert_eq!(refused.status, 403);
+    assert!(refused.refusal().contains("--adapter-root"));
+}
+
+#[test]
+fn whoever_may_not_change_adapters_does_not() {
+    let mut guarded = options();
+    guarded.admin_token = Some("s3cret".into());
+    let server = Running::with(guarded);
+    let load = json!({ "lora_name": "robot", "lora_path": "robot" }).to_string();
+    let unload = json!({ "lora_name": "robot" }).to_string();
+    let try_with = |path: &str, body: &str, given: Option<&str>| {
+        let given = given.map(|given| ("Authorization", given));
+        let headers: Vec<_> = [Some(JSON), given].into_iter().flatten().collect();
+        ask(server.at, "POST", path, &headers, body.as_bytes())
+    };
+    for given in [
+        None,
+        Some("Bearer "),
+        Some("Bearer s3cre"),
+        Some("Bearer s3cret2"),
+        Some("s3cret"),
+        Some("Basic s3cret"),
+    ] {
+        for (path, body) in [
+            ("/v1/load_lora_adapter", &load),
+            ("/v1/unload_lora_adapter", &unload),
+        ] {
+            let refused = try_with(path, body, given);
+            assert_eq!(refused.status, 401, "{given:?}");
+            assert!(
+                refused
+                    .head
+                    .to_ascii_lowercase()
+                    .contains("www-authenticate: bearer")
+            );
+            assert!(!refused.refusal().contains("s3cret"));
+        }
+    }
+    assert_eq!(
+        try_with("/v1/load_lora_adapter", &load, Some("Bearer s3cret")).status,
+        200
+    );
+    assert_eq!(
+        text(&server.complete("robot", "A cow says")),
+        " moo, beep boop!",
+        "which needs no token"
+    );
+    assert_eq!(
+        try_with("/v1/unload_lora_adapter", &unload, Some("Bearer s3cret")).status,
+        200
+    );
+}
+
+#[test]
+fn no_more_is_taken_than_may_be() {
+    let mut small = options();
+    (small.max_adapters, small.running, small.waiting) = (2, 1, 1);
+    let server = Running::with(small);
+    assert_eq!(server.load("a", "pirate-v1").status, 200);
+    assert_eq!(server.load("b", "pirate-v1").status, 200);
+    let refused = server.load("c", "pirate-v1");
+    assert_eq!(refused.status, 429, "{}", refused.text());
+    let inplace = json!({ "lora_name": "b", "lora_path": "pirate-v2", "load_inplace": true });
+    assert_eq!(
+        server.post("/v1/load_lora_adapter", inplace).status,
+        200,
+        "which takes no more"
+    );
+    assert_eq!(server.unload("a").status, 200);
+    assert_eq!(server.load("c", "pirate-v1").status, 200);
+    // Many at once, for one place.
+    assert_eq!(server.unload("c").status, 200);
+    let loaded: usize = std::thread::scope(|scope| {
+        let tries: Vec<_> = (0..8)
+            .map(|at| {
+                scope.spawn({
+                    let server = &server;
+                    move || {
+                        usize::from(server.load(&format!("many-{at}"), "pirate-v1").status == 200)
+                    }
+                })
+            })
+            .collect();
+        tries.into_iter().map(|one| one.join().unwrap()).sum()
+    });
+    assert!(loaded <= 1, "{loaded} were loaded into one place");
+
+    // One runs, one waits, no more.
+    let long = json!({ "model": "tiny-llama", "prompt": "x", "temperature": 2, "max_tokens": 250, "stream": true }).to_string();
+    let mut statuses = Vec::new();
+    std::thread::scope(|scope| {
+        let asking: Vec<_> = (0..6)
+            .map(|_| {
+                scope.spawn(|| {
+                    ask(
+                        server.at,
+                        "POST",
+                        "/v1/completions",
+                        &[JSON],
+                        long.as_bytes(),
+                    )
+                    .status
+                })
+            })
+            .collect();
+        statuses.extend(asking.into_iter().map(|one| one.join().unwrap()));
+    });
+    assert!(
+        statuses.iter().all(|status| matches!(status, 200 | 429)),
+        "{statuses:?}"
+    );
+    assert!(statuses.contains(&200), "{statuses:?}");
+    for name in ["tiny-llama", "", "a/b\nc", &"n".repeat(10_000)] {
+        let refused = server.load(name, "pirate-v1");
+        assert!(
+            matches!(refused.status, 400 | 429),
+            "{name}: {}",
+            refused.text()
+        );
+    }
+}
+
+#[test]
+fn what_makes_no_sense_does_not_start() {
+    use weighbridge_serve::{Options, Server, StartError};
+    let fails = |change: &dyn Fn(&mut Options)| {
+        let mut options = options();
+        change(&mut options);
+        match Server::open(options) {
+            Ok(_) => panic!("it started"),
+            Err(error) => error,
+        }
+    };
+    assert!(matches!(
+        fails(&|o| o.model = "nowhere".into()),
+        StartError::File { .. }
+    ));
+    assert!(matches!(
+        fails(&|o| o.model = fixtures("adapters/robot").into()),
+        StartError::File { .. }
+    ));
+    assert!(matches!(
+        fails(&|o| o.roots = vec!["nowhere".into()]),
+        StartError::File { .. }
+    ));
+    assert!(matches!(
+        fails(&|o| o.running = 0),
+        StartError::Option { .. }
+    ));
+    assert!(matches!(
+        fails(&|o| o.limit = Some(1000)),
+        StartError::Weights { .. }
+    ));
+    assert!(matches!(
+        fails(&|o| o.name = Some(String::new())),
+        StartError::Weights { .. }
+    ));
+    let broken = |o: &mut Options| o.adapters = vec![("x".into(), fixtures("tiny-llama").into())];
+    assert!(matches!(fails(&broken), StartError::Weights { .. }));
+    let taken = std::net::TcpListener::bind(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
+    let at = taken.local_addr().unwrap();
+    assert!(matches!(
+        fails(&|o| o.listen = at),
+        StartError::Address { .. }
+    ));
+}
