@@ -25,6 +25,9 @@ pub(crate) enum Command {
     Inspect(Inspect),
     /// Read every byte as a server would, with every check, and tell the identity
     Verify(Verify),
+    /// Serve a model and its adapters: OpenAI's completions, vLLM's adapters, a live page
+    #[cfg(feature = "serve")]
+    Serve(Serve),
     /// Show what a running server holds, and who is in the way of what
     Top(Top),
 }
@@ -84,7 +87,7 @@ pub(crate) struct Verify {
 #[derive(Debug, Args)]
 #[command(after_help = TOP)]
 pub(crate) struct Top {
-    /// Where the server is, such as http://127.0.0.1:8080 (/v1/registry is added)
+    /// Where the server is, such as http://127.0.0.1:8000 (/v1/registry is added)
     pub(crate) url: String,
     /// From one look to the next (500ms, 2s, 1m)
     #[arg(long, value_name = "TIME", default_value = "1s", value_parser = interval)]
@@ -99,6 +102,20 @@ pub(crate) struct Top {
     #[arg(long, env = "WEIGHBRIDGE_TOKEN", hide_env_values = true)]
     pub(crate) token: Option<String>,
     /// One JSON document on stdout, and the end
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Serve a model and its adapters: OpenAI's completions, vLLM's adapters, a live page.
+///
+/// Runs until Ctrl-C or SIGTERM; requests that run then are given time to end.
+#[cfg(feature = "serve")]
+#[derive(Debug, Args)]
+#[command(after_help = SERVE)]
+pub(crate) struct Serve {
+    #[command(flatten)]
+    pub(crate) options: weighbridge_serve::Options,
+    /// Say where it listens, and why it does not, as JSON
     #[arg(long)]
     pub(crate) json: bool,
 }
@@ -147,7 +164,8 @@ const AFTER: &str = concat!(
 Examples:
   weighbridge inspect models/llama-3-8b --limit 24GiB
   weighbridge verify adapters/pirate --base models/llama-3-8b
-  weighbridge top http://127.0.0.1:8080
+  weighbridge serve
+  weighbridge top http://127.0.0.1:8000
 
 ",
     exit_codes!()
@@ -177,13 +195,27 @@ Examples:
     exit_codes!()
 );
 
+#[cfg(feature = "serve")]
+const SERVE: &str = concat!(
+    "\
+Examples:
+  weighbridge serve
+  curl -s localhost:8000/v1/completions -H 'Content-Type: application/json' \\
+    -d '{\"model\": \"pirate\", \"prompt\": \"A cow says\", \"temperature\": 0}'
+  weighbridge serve --model models/SmolLM2 --adapter pirate=adapters/pirate --adapter-root adapters
+  WEIGHBRIDGE_ADMIN_TOKEN=... weighbridge serve --listen 0.0.0.0:8000
+
+",
+    exit_codes!()
+);
+
 const TOP: &str = concat!(
     "\
 Examples:
-  weighbridge top http://127.0.0.1:8080
-  weighbridge top 127.0.0.1:8080 --once
-  WEIGHBRIDGE_TOKEN=... weighbridge top http://gpu-7:8080 --interval 500ms
-  weighbridge top 127.0.0.1:8080 --json | jq .stats.ledger
+  weighbridge top http://127.0.0.1:8000
+  weighbridge top 127.0.0.1:8000 --once
+  WEIGHBRIDGE_TOKEN=... weighbridge top http://gpu-7:8000 --interval 500ms
+  weighbridge top 127.0.0.1:8000 --json | jq .stats.ledger
 
 ",
     exit_codes!()

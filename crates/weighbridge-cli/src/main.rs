@@ -13,6 +13,8 @@ mod inspect;
 mod output;
 mod paint;
 mod reading;
+#[cfg(feature = "serve")]
+mod serve;
 mod sizes;
 mod subject;
 mod table;
@@ -35,6 +37,8 @@ fn main() -> ExitCode {
     let (form, outcome) = match cli.command {
         Command::Inspect(args) => run(args.json, |form| inspect::run(&args, form)),
         Command::Verify(args) => run(args.json, |form| verify::run(&args, form)),
+        #[cfg(feature = "serve")]
+        Command::Serve(args) => run(args.json, |form| serve::run(args, form)),
         Command::Top(args) => run(args.json, |form| top::run(&args, form)),
     };
     output::finish(form, outcome)

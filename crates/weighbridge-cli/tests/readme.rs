@@ -66,7 +66,7 @@ fn what_the_readme_shows_is_what_the_program_says() {
                 codes = Some(());
                 break;
             }
-            args.push(word.replace("127.0.0.1:8080", place));
+            args.push(word.replace("127.0.0.1:8000", place));
         }
         let output = program().args(&args).output().unwrap();
         let mut said = String::from_utf8(output.stdout).unwrap();
@@ -76,7 +76,7 @@ fn what_the_readme_shows_is_what_the_program_says() {
         } else {
             assert!(output.status.success(), "{words:?}: {said}");
         }
-        let said = said.replace(place, "127.0.0.1:8080");
+        let said = said.replace(place, "127.0.0.1:8000");
         assert_eq!(without_times(&said), without_times(&expected), "{words:?}");
         compared.push(words[1]);
     }

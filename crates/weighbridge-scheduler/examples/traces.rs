@@ -18,7 +18,7 @@ use weighbridge_scheduler::{Limits, Scheduler, Turn};
 
 const RUNNING: usize = 32;
 const ADAPTERS: usize = 8;
-const REQUESTS: usize = 20_000;
+const REQUESTS: usize = 4_000;
 /// Mean rounds that a request runs.
 const LENGTH: f64 = 20.0;
 
@@ -95,23 +95,50 @@ struct Outcome {
 }
 
 impl Outcome {
-    fn print(mut self, kind: Kind, name: &str) {
+    fn new() -> Self {
+        Outcome {
+            swaps: 0,
+            waited: Vec::new(),
+            rounds: 0,
+        }
+    }
+
+    /// Swaps per thousand requests; rounds waited, median, 99 of 100, the longest; requests served per round.
+    fn figures(mut self) -> [String; 5] {
         self.waited.sort_unstable();
-        let at = |part: f64| self.waited[((REQUESTS - 1) as f64 * part) as usize];
-        println!(
-            "| {} | {} | {} | {} | {name} | {:.0} | {} | {} | {} | {:.2} |",
-            kind.adapters,
-            kind.exponent,
-            if kind.geometric { "geometric" } else { "fixed" },
-            kind.load,
-            self.swaps as f64 * 1000.0 / REQUESTS as f64,
-            at(0.5),
-            at(0.99),
-            at(1.0),
-            REQUESTS as f64 / self.rounds as f64,
-        );
+        let count = self.waited.len();
+        let waited = |part: f64| self.waited[((count - 1) as f64 * part) as usize].to_string();
+        [
+            format!("{:.0}", self.swaps as f64 * 1000.0 / count as f64),
+            waited(0.5),
+            waited(0.99),
+            waited(1.0),
+            format!("{:.2}", count as f64 / self.rounds as f64),
+        ]
     }
 }
+
+/// One row: the trace, and each figure of all policies side by side.
+fn row(kind: Kind, outcomes: Vec<Outcome>) {
+    let figures: Vec<[String; 5]> = outcomes.into_iter().map(Outcome::figures).collect();
+    let cells: Vec<String> = (0..5)
+        .map(|at| {
+            let cell: Vec<&str> = figures.iter().map(|of| of[at].as_str()).collect();
+            cell.join(" / ")
+        })
+        .collect();
+    println!(
+        "| {} | {} | {} | {} | {} |",
+        kind.adapters,
+        kind.exponent,
+        if kind.geometric { "geometric" } else { "fixed" },
+        kind.load,
+        cells.join(" | "),
+    );
+}
+
+const HEAD: &str = "| adapters | Zipf | lengths | load | swaps per 1000 | waited, p50 | p99 | longest | served per round |
+|---|---|---|---|---|---|---|---|---|";
 
 /// Requests that run: until when, and of which adapter.
 #[derive(Default)]
@@ -133,11 +160,7 @@ impl Batch {
 /// What a simple policy lets join: the first of those that wait, as often as it says so.
 fn in_turn(requests: &[Request], may: impl Fn(&Batch, usize) -> bool) -> Outcome {
     let (mut batch, mut queue) = (Batch::default(), VecDeque::new());
-    let mut outcome = Outcome {
-        swaps: 0,
-        waited: Vec::new(),
-        rounds: 0,
-    };
+    let mut outcome = Outcome::new();
     let mut coming = requests.iter().peekable();
     while coming.peek().is_some() || !queue.is_empty() || !batch.0.is_empty() {
         let round = outcome.rounds;
@@ -167,11 +190,7 @@ fn fifo(requests: &[Request]) -> Outcome {
 /// By the published rules of rlx-runtime 0.2.19 (`LoraScheduler::drain_batch`): the head of the queue and those
 /// directly behind it for the same adapter are one batch, which runs to its end before the next begins.
 fn adjacent(requests: &[Request]) -> Outcome {
-    let mut outcome = Outcome {
-        swaps: 0,
-        waited: Vec::new(),
-        rounds: 0,
-    };
+    let mut outcome = Outcome::new();
     let (mut coming, mut queue) = (requests.iter().peekable(), VecDeque::new());
     let mut loaded = None;
     while coming.peek().is_some() || !queue.is_empty() {
@@ -249,35 +268,43 @@ fn world(adapters: usize) -> Result<World, Box<dyn Error>> {
     })
 }
 
+const LOADS: [(bool, f64); 4] = [(true, 0.2), (true, 0.6), (true, 0.95), (false, 0.6)];
+
 fn main() -> Result<(), Box<dyn Error>> {
     println!(
-        "{REQUESTS} requests of {LENGTH} rounds (mean), {RUNNING} places, {ADAPTERS} adapter places. \
-         Load: of the {} requests per round that {RUNNING} places could serve.\n",
+        "{REQUESTS} requests of {LENGTH} rounds (mean); {RUNNING} run at once, of {ADAPTERS} adapters. Load: of the {} \
+         requests per round that {RUNNING} places could serve.\n",
         RUNNING as f64 / LENGTH
     );
     println!(
-        "| adapters | Zipf | lengths | load | policy | swaps per 1000 | waited p50 | p99 | max | requests per round |"
+        "adjacent only / first come first served / ours with a patience of 64 rounds\n\n{HEAD}"
     );
-    println!("|---|---|---|---|---|---|---|---|---|---|");
-    for adapters in [64, 1000] {
-        let world = world(adapters)?;
-        for exponent in [0.0, 0.9, 1.2] {
-            for (geometric, load) in [(true, 0.2), (true, 0.6), (true, 0.95), (false, 0.6)] {
+    let worlds = [(64, world(64)?), (1000, world(1000)?)];
+    let kinds = worlds.iter().flat_map(|(adapters, world)| {
+        let exponents = [0.0, 0.9, 1.2].into_iter();
+        exponents.flat_map(move |exponent| {
+            LOADS.map(|(geometric, load)| {
+                let adapters = *adapters;
                 let kind = Kind {
                     adapters,
                     exponent,
                     geometric,
                     load,
                 };
-                let requests = trace(kind);
-                adjacent(&requests).print(kind, "adjacent only");
-                fifo(&requests).print(kind, "first come first served");
-                for patience in [0, 64, 1024] {
-                    let name = format!("ours, patience {patience}");
-                    ours(&world, &requests, patience)?.print(kind, &name);
-                }
-            }
-        }
+                (world, kind)
+            })
+        })
+    });
+    for (world, kind) in kinds.clone() {
+        let requests = trace(kind);
+        let ours = ours(world, &requests, 64)?;
+        row(kind, vec![adjacent(&requests), fifo(&requests), ours]);
+    }
+    println!("\nours with a patience of 0 / 16 / 64 / 256 / 1024 rounds\n\n{HEAD}");
+    for (world, kind) in kinds.filter(|(_, kind)| kind.exponent == 0.9) {
+        let requests = trace(kind);
+        let all = [0, 16, 64, 256, 1024].map(|patience| ours(world, &requests, patience));
+        row(kind, all.into_iter().collect::<Result<_, _>>()?);
     }
     Ok(())
 }

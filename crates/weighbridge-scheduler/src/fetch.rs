@@ -43,8 +43,11 @@ impl<T> Scheduler<T> {
                     pressed = Some(wants);
                 }
                 None => {}
-                Some(Ok(_kept_until_they_have_theirs)) => {
-                    if self.hand_out(wants) {
+                Some(Ok(lease)) => {
+                    let away = self.hand_out(wants);
+                    // Kept until they had theirs, so that nothing went in between.
+                    drop(lease);
+                    if away {
                         // A swap has its place again. Whoever sleeps would not hear of it.
                         self.bell.ring();
                     }

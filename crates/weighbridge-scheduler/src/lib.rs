@@ -1,4 +1,10 @@
 #![doc = include_str!("../README.md")]
+//!
+//! # Where to go
+//!
+//! - [`Scheduler`]: what the engine and those who admit call. [`Limits`]: what it keeps to.
+//! - [`Round`], [`Turn`], [`Place`], [`Failed`]: what a round says. [`Refused`], [`Why`]: what admission says.
+//! - Counts: [`Stats`].
 #![forbid(unsafe_code)]
 
 mod admission;

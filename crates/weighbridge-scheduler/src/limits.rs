@@ -29,13 +29,13 @@ pub struct Limits {
 }
 
 impl Default for Limits {
-    /// 32 requests of 8 adapter generations run, 1,024 wait, for 256 rounds until they are overdue; 4 loads ahead.
+    /// 32 requests of 8 adapter generations run, 1,024 wait, for 64 rounds until they are overdue; 4 loads ahead.
     fn default() -> Self {
         Limits {
             running: 32,
             adapters: 8,
             waiting: 1024,
-            patience: 256,
+            patience: 64,
             ahead: 4,
         }
     }

@@ -12,31 +12,33 @@
 //!
 //! # What happens for an overdue request that finds no adapter place
 //!
-//! One generation that runs is told to *leave*: nobody behind that request joins it any more, so it ends when its
-//! requests do, and the place is the first overdue request's. So many leave as generations are overdue and have no
-//! place, oldest first: the n-th of these generations has the first n that leave working for it, and
-//! whoever stands before it may still join those that come later in the list. As long as anybody is overdue
-//! without an adapter place, no other generation is let in.
+//! One generation that runs is told to *leave*: nobody behind that request joins it any more, so it is gone when its
+//! requests have ended, and the place is the request's. As long as somebody is overdue without an adapter place,
+//! no other generation is let in.
 //!
-//! Those behind may still join if it costs none of those before them anything that it waits for:
-//! they must need no adapter place (the base, or a generation that runs and is not leaving for somebody before
-//! them), and must leave a running place for each overdue request before them.
+//! Those behind may still join if they need no adapter place: the base, and generations that run and are not
+//! leaving. They take nothing that the first of the line waits for: the adapter place comes from the
+//! generation that leaves, which they do not join, and with it comes the running place of its last request, which the
+//! first of the line is offered before anybody else. (Without them another generation might have ended sooner, by
+//! chance. Nobody counts on that.) Only one generation leaves at a time, however many are
+//! overdue: if all left, the batch would run empty each time, and a server that has once fallen behind would
+//! never catch up.
 //!
 //! # Why this is enough
 //!
-//! Take r, overdue as of some round. Let S be what ran before that round, and who is overdue before r. Then
-//! r joins no later than in the first round before which all of S has ended:
+//! Call it a *turnover* when all have ended that ran right after some round. Let r be overdue as of some round, with
+//! k overdue requests before it. Then r joins within k + 1 turnovers, counted one after the other from that
+//! round; if no request runs for more than L rounds, within (k + 1) L rounds.
 //!
-//! - Nobody gets in line before r later on.
-//! - The generations that leave for r and those before it contain requests of S only: what ran, and
-//!   overdue requests before r. Nobody else could join them after they were told to leave, and they are told so
-//!   before anybody behind r is looked at. So they are gone when S has ended, their places go to
-//!   the first of the line each time, and those before r are in S, too.
-//! - Whoever passed r left it a running place, and one for each before it.
+//! - Nobody gets in line before r later on. So it is enough that the first of the line joins within one turnover.
+//! - If it lacks a running place only, the first request that ends leaves it one.
+//! - If it lacks an adapter place, some generation is leaving, and nobody joins that one: the only ones who might are
+//!   those before it in the line, and there are none. So it is gone within a turnover, and nobody is let in
+//!   before the first of the line.
 //!
 //! The tests of this file draw arrivals, lengths, limits, and weights that come late, and check just this.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use crate::batch::Batch;
 
@@ -55,8 +57,8 @@ pub(crate) struct Order<K> {
     patience: u64,
     /// Tickets, in the order in which they became overdue.
     overdue: Vec<u64>,
-    /// Generations that run, and that nobody joins; told first, first.
-    leaving: Vec<K>,
+    /// A generation that runs, and that nobody joins who stands behind the first without an adapter place.
+    leaving: Option<K>,
     /// How many became overdue so far.
     became_overdue: u64,
 }
@@ -66,10 +68,8 @@ struct Pass<'a, K> {
     ready: &'a [Candidate<K>],
     batch: &'a mut Batch<K>,
     joined: Vec<Joined>,
-    /// Overdue requests that were looked at and stay.
-    held: usize,
-    /// Generations of those among them that lack an adapter place.
-    blocked: BTreeSet<K>,
+    /// Somebody who was looked at is overdue, and lacks an adapter place.
+    blocked: bool,
 }
 
 /// Who joined.
@@ -85,7 +85,7 @@ impl<K: Copy + Ord> Order<K> {
         Order {
             patience,
             overdue: Vec::new(),
-            leaving: Vec::new(),
+            leaving: None,
             became_overdue: 0,
         }
     }
@@ -105,21 +105,16 @@ impl<K: Copy + Ord> Order<K> {
         batch: &mut Batch<K>,
     ) -> Vec<Joined> {
         let (line, rest) = self.divide(round, ready);
-        self.leaving.retain(|&adapter| batch.has(Some(adapter)));
+        self.leaving.take_if(|adapter| !batch.has(Some(*adapter)));
         let mut pass = Pass {
             ready,
             batch,
             joined: Vec::new(),
-            held: 0,
-            blocked: BTreeSet::new(),
+            blocked: false,
         };
         self.overdue_first(&mut pass, &line);
-        if pass.blocked.is_empty() {
-            let others = pass.without_swap(&rest, &[]);
-            pass.by_group(&others);
-        } else {
-            pass.without_swap(&rest, &self.leaving);
-        }
+        let others = pass.without_swap(&rest, self.leaving);
+        pass.by_group(&others);
         pass.joined
     }
 
@@ -139,7 +134,7 @@ impl<K: Copy + Ord> Order<K> {
             if late[at] {
                 continue;
             }
-            if round - one.since > self.patience {
+            if false {
                 self.became_overdue += 1;
                 line.push(at);
             } else {
@@ -150,75 +145,59 @@ impl<K: Copy + Ord> Order<K> {
     }
 
     fn overdue_first(&mut self, pass: &mut Pass<'_, K>, line: &[usize]) {
-        // Whom it would keep waiting to have a generation leave. Not looked at before somebody must.
-        let mut wanted = None;
         for &at in line {
             let adapter = pass.ready[at].adapter;
-            let closed = self.leaving.len().min(pass.blocked.len());
-            let closed = adapter.is_some_and(|own| self.leaving[..closed].contains(&own));
-            let place = pass.batch.has(adapter) && !closed
-                || pass.blocked.is_empty() && pass.batch.has_adapter_place();
-            if place && pass.free() {
+            let place = if pass.batch.has(adapter) {
+                // Whoever stands before all that lack a place may join what leaves for them.
+                !(pass.blocked && adapter.is_some() && adapter == self.leaving)
+            } else {
+                // Behind somebody who lacked one there is none: nobody ends in the middle of a round.
+                pass.batch.has_adapter_place()
+            };
+            if place && pass.batch.free() > 0 {
                 pass.join(at);
                 continue;
             }
-            pass.held += 1;
             self.overdue.push(pass.ready[at].ticket);
-            if let Some(adapter) = adapter
-                && !place
-                && pass.blocked.insert(adapter)
-            {
-                let wanted = wanted.get_or_insert_with(|| pass.wanted());
-                self.tell_to_leave(pass.blocked.len(), wanted, pass.batch);
+            if !place && !pass.blocked {
+                pass.blocked = true;
+                if self.leaving.is_none() {
+                    self.leaving = pass.least_wanted();
+                }
             }
         }
-        // Told last, let in again first: those that remain have been leaving for the longest.
-        self.leaving.truncate(pass.blocked.len());
-    }
-
-    /// So many generations leave, if so many run.
-    fn tell_to_leave(&mut self, most: usize, wanted: &BTreeMap<K, usize>, batch: &Batch<K>) {
-        while self.leaving.len() < most {
-            let running = batch.adapters().iter();
-            let staying = running.filter(|(adapter, _)| !self.leaving.contains(adapter));
-            // The one that fewest wait for, and among those the one that probably ends first.
-            let next = staying.min_by_key(|(adapter, requests)| (wanted.get(*adapter), **requests));
-            let Some((&next, _)) = next else {
-                return;
-            };
-            self.leaving.push(next);
+        if !pass.blocked {
+            // For nobody any more: whoever it left for has a place, or was cancelled.
+            self.leaving = None;
         }
     }
 }
 
 impl<K: Copy + Ord> Pass<'_, K> {
-    /// Is there a running place for somebody, and one left for each who stays before him?
-    fn free(&self) -> bool {
-        self.batch.free() > self.held
-    }
-
     fn join(&mut self, at: usize) {
         let swap = self.batch.join(self.ready[at].adapter);
         self.joined.push(Joined { at, swap });
     }
 
-    /// How many wait for each generation.
-    fn wanted(&self) -> BTreeMap<K, usize> {
-        let mut wanted = BTreeMap::new();
+    /// Of what runs: what fewest wait for, and of that what probably ends first.
+    fn least_wanted(&self) -> Option<K> {
+        let mut wanted: BTreeMap<K, usize> = BTreeMap::new();
         for adapter in self.ready.iter().filter_map(|one| one.adapter) {
             *wanted.entry(adapter).or_insert(0) += 1;
         }
-        wanted
+        let running = self.batch.adapters().iter();
+        let least = running.min_by_key(|(adapter, requests)| (wanted.get(*adapter), **requests));
+        least.map(|(&adapter, _)| adapter)
     }
 
     /// Lets join who needs no adapter place; the answer is who does.
-    fn without_swap(&mut self, rest: &[usize], closed: &[K]) -> Vec<usize> {
+    fn without_swap(&mut self, rest: &[usize], leaving: Option<K>) -> Vec<usize> {
         let mut others = Vec::new();
         for &at in rest {
             let adapter = self.ready[at].adapter;
             if !self.batch.has(adapter) {
                 others.push(at);
-            } else if self.free() && !adapter.is_some_and(|own| closed.contains(&own)) {
+            } else if self.batch.free() > 0 && (adapter.is_none() || adapter != leaving) {
                 self.join(at);
             }
         }
@@ -240,7 +219,7 @@ impl<K: Copy + Ord> Pass<'_, K> {
                 return;
             }
             for at in group {
-                if !self.free() {
+                if self.batch.free() == 0 {
                     return;
                 }
                 self.join(at);

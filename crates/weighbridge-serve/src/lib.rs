@@ -5,6 +5,7 @@
 //! [`Options`]: what is served, and who may do what. [`Server`]: opened, and run until it is told to stop.
 
 mod adapters;
+mod built_in;
 mod counters;
 mod engine;
 mod error;

@@ -5,13 +5,15 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-/// Everything that can be chosen. The defaults serve on loopback only, and load adapters from nowhere.
+/// Everything that can be chosen. The defaults serve the model that is built in, on loopback only; of a model of your
+/// own they load adapters from nowhere.
 #[derive(Clone, Debug, clap::Args)]
 #[non_exhaustive]
 pub struct Options {
-    /// Directory of the model: Llama architecture, safetensors, tokenizer.json
+    /// Directory of the model: Llama architecture, safetensors, tokenizer.json. Without it: a tiny model that is built
+    /// in, with its adapters
     #[arg(long, value_name = "DIR")]
-    pub model: PathBuf,
+    pub model: Option<PathBuf>,
 
     /// The model's name in requests; by default its directory's
     #[arg(long, value_name = "NAME")]
@@ -71,7 +73,15 @@ impl Options {
     /// The defaults, for this model.
     pub fn new(model: impl Into<PathBuf>) -> Self {
         Options {
-            model: model.into(),
+            model: Some(model.into()),
+            ..Self::built_in()
+        }
+    }
+
+    /// The defaults, for the tiny model that is built in.
+    pub fn built_in() -> Self {
+        Options {
+            model: None,
             name: None,
             adapters: Vec::new(),
             roots: Vec::new(),
@@ -111,10 +121,10 @@ mod tests {
 
     #[test]
     fn the_defaults_are_the_same_from_a_command_and_from_code() {
-        let parsed = Command::try_parse_from(["serve", "--model", "m"])
-            .unwrap()
-            .options;
-        assert_eq!(format!("{parsed:?}"), format!("{:?}", Options::new("m")));
+        let parse = |words: &[&str]| Command::try_parse_from(words).unwrap().options;
+        let parsed = [parse(&["serve", "--model", "m"]), parse(&["serve"])];
+        let made = [Options::new("m"), Options::built_in()];
+        assert_eq!(format!("{parsed:?}"), format!("{made:?}"));
     }
 
     #[test]

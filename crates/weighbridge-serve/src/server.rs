@@ -12,6 +12,7 @@ use weighbridge::WeightRegistry;
 use weighbridge_scheduler::{Limits, Scheduler};
 
 use crate::adapters::Adapters;
+use crate::built_in::BuiltIn;
 use crate::counters::Counters;
 use crate::engine::Engine;
 use crate::error::StartError;
@@ -25,6 +26,8 @@ pub struct Server {
     engine: Engine,
     listener: std::net::TcpListener,
     address: SocketAddr,
+    // Last: what was loaded from there is gone then.
+    _built_in: Option<BuiltIn>,
 }
 
 impl Server {
@@ -34,6 +37,14 @@ impl Server {
     /// # Errors
     /// See [`StartError`].
     pub fn open(options: Options) -> Result<Self, StartError> {
+        let (built_in, options) = match &options.model {
+            Some(_) => (None, options),
+            None => {
+                let built_in = BuiltIn::unpack()?;
+                let options = built_in.of(&options);
+                (Some(built_in), options)
+            }
+        };
         // Before the registry counts anything.
         let recorder = http::recorder();
         let limits = Limits::default()
@@ -75,7 +86,13 @@ impl Server {
             engine,
             listener,
             address,
+            _built_in: built_in,
         })
+    }
+
+    /// What the model is called in requests.
+    pub fn model(&self) -> &str {
+        &self.app.world.name
     }
 
     /// Where it listens: the port that was given, if it was asked for port 0.

@@ -31,8 +31,11 @@ pub(crate) struct World {
 
 impl World {
     pub(crate) fn open(options: &Options) -> Result<Self, StartError> {
-        let directory = &options.model;
-        let name = name(options)?;
+        let directory = options.model.as_ref().ok_or_else(|| StartError::Option {
+            option: "--model",
+            reason: "there is none".into(),
+        })?;
+        let name = name(options, directory)?;
         let weights = |source| StartError::Weights {
             what: directory.display().to_string(),
             source: Box::new(source),
@@ -85,18 +88,17 @@ pub(crate) fn now() -> u64 {
     since.unwrap_or_default().as_secs()
 }
 
-fn name(options: &Options) -> Result<String, StartError> {
+fn name(options: &Options, directory: &Path) -> Result<String, StartError> {
     if let Some(name) = &options.name {
         return Ok(name.clone());
     }
-    let directory = options
-        .model
+    let real = directory
         .canonicalize()
         .map_err(|source| StartError::File {
-            path: options.model.clone(),
+            path: directory.to_owned(),
             source,
         })?;
-    let last = directory.file_name().and_then(|name| name.to_str());
+    let last = real.file_name().and_then(|name| name.to_str());
     last.map(str::to_owned).ok_or_else(|| StartError::Option {
         option: "--name",
         reason: "the model's directory has no name that is text; give one".into(),

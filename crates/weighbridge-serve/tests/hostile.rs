@@ -334,11 +334,11 @@ fn what_makes_no_sense_does_not_start() {
         }
     };
     assert!(matches!(
-        fails(&|o| o.model = "nowhere".into()),
+        fails(&|o| o.model = Some("nowhere".into())),
         StartError::File { .. }
     ));
     assert!(matches!(
-        fails(&|o| o.model = fixtures("adapters/robot").into()),
+        fails(&|o| o.model = Some(fixtures("adapters/robot").into())),
         StartError::File { .. }
     ));
     assert!(matches!(

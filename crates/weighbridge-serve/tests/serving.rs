@@ -137,7 +137,7 @@ fn a_stream_says_the_same_in_pieces() {
             );
         }
         assert!(events.len() > 5, "token by token");
-        let said: String = events.iter().map(|event| text(event)).collect();
+        let said: String = events.iter().map(text).collect();
         assert_eq!(said, text(&whole));
         let reasons: Vec<&Value> = events
             .iter()
@@ -373,6 +373,30 @@ fn adapters_come_and_go_when_memory_is_short() {
         assert_eq!(text(&server.complete("shout", "A cow says")), " moo!!!");
     }
     assert!(server.document()["stats"]["loads"].as_u64().unwrap() > 0);
+}
+
+#[test]
+fn the_model_that_is_built_in_needs_nothing() {
+    let mut built_in = weighbridge_serve::Options::built_in();
+    built_in.listen = options().listen;
+    let mut server = Running::with(built_in);
+    assert_eq!(text(&server.complete("tiny-llama", "A cow says")), " moo.");
+    assert_eq!(
+        text(&server.complete("pirate", "A cow says")),
+        " moo, arr matey!"
+    );
+    assert_eq!(server.load("shout", "shout").status, 200);
+    assert_eq!(text(&server.complete("shout", "A cow says")), " moo!!!");
+    // An adapter that went is read again from where it was unpacked.
+    server
+        .registry
+        .evict(server.registry.lookup("robot").unwrap())
+        .unwrap();
+    assert_eq!(
+        text(&server.complete("robot", "A cow says")),
+        " moo, beep boop!"
+    );
+    server.stop();
 }
 
 #[test]

@@ -20,7 +20,7 @@ pub(super) fn of_registry(typed: &str) -> Result<String, Failure> {
     };
     let uri: Uri = full
         .parse()
-        .map_err(|_| wrong("is no address; expected something like http://127.0.0.1:8080"))?;
+        .map_err(|_| wrong("is no address; expected something like http://127.0.0.1:8000"))?;
     match uri.scheme_str() {
         Some("http") => {}
         Some("https") => {
@@ -50,13 +50,13 @@ mod tests {
     #[test]
     fn what_people_type_leads_to_the_registry() {
         for typed in [
-            "127.0.0.1:8080",
-            "http://127.0.0.1:8080",
-            "http://127.0.0.1:8080/",
-            "HTTP://127.0.0.1:8080/v1/registry",
+            "127.0.0.1:8000",
+            "http://127.0.0.1:8000",
+            "http://127.0.0.1:8000/",
+            "HTTP://127.0.0.1:8000/v1/registry",
         ] {
             let url = of_registry(typed).unwrap();
-            assert_eq!(url, "http://127.0.0.1:8080/v1/registry", "{typed}");
+            assert_eq!(url, "http://127.0.0.1:8000/v1/registry", "{typed}");
         }
         let url = of_registry("http://[::1]:80/models/a/").unwrap();
         assert_eq!(url, "http://[::1]:80/models/a/v1/registry");

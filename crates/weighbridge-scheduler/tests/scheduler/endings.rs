@@ -1,5 +1,7 @@
 //! What is retired, cancelled and dropped while requests wait.
 
+use std::time::Duration;
+
 use weighbridge_scheduler::Limits;
 
 use crate::{SOON, World, gated, next_round, payloads};
@@ -85,7 +87,12 @@ fn cancelling_who_is_overdue_lets_the_others_go_on() {
     let overdue = scheduler.admit(world.base, Some(b), "r", 2).unwrap();
     scheduler.admit(world.base, Some(a), "r", 3).unwrap();
     assert!(scheduler.schedule().is_empty(), "A leaves for B");
+    assert!(!scheduler.wait(Duration::ZERO));
     scheduler.cancel(overdue).unwrap();
+    assert!(
+        scheduler.wait(Duration::ZERO),
+        "there is a reason to look again"
+    );
     assert_eq!(payloads(&scheduler.schedule().joined), [3]);
     drop(running);
 }

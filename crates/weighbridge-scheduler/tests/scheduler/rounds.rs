@@ -36,7 +36,6 @@ fn an_adapter_runs_although_requests_for_another_keep_coming() {
     let limits = Limits::default().running(4).adapters(1).patience(patience);
     let scheduler = world.scheduler(limits);
     let [a, b] = [world.adapters[0], world.adapters[1]];
-    scheduler.admit(world.base, Some(a), "r", "a").unwrap();
     let mut running: Vec<(u64, Turn<&str>)> = Vec::new();
     let overdue_at = 2 + patience;
     for number in 1..=overdue_at + lasts {
