@@ -113,7 +113,7 @@ impl<K: Copy + Ord> Order<K> {
             blocked: false,
         };
         self.overdue_first(&mut pass, &line);
-        let others = pass.without_swap(&rest, self.leaving);
+        let others = pass.without_swap(&rest, None);
         pass.by_group(&others);
         pass.joined
     }
@@ -134,7 +134,7 @@ impl<K: Copy + Ord> Order<K> {
             if late[at] {
                 continue;
             }
-            if false {
+            if round - one.since > self.patience {
                 self.became_overdue += 1;
                 line.push(at);
             } else {

@@ -399,6 +399,35 @@ fn the_model_that_is_built_in_needs_nothing() {
     server.stop();
 }
 
+/// A real model with real adapters gives the texts that transformers, PEFT and candle agree on.
+#[test]
+fn smollm2_says_what_it_says_elsewhere() {
+    let Some(directory) = std::env::var_os("WEIGHBRIDGE_SMOLLM2") else {
+        println!(
+            "skipped: WEIGHBRIDGE_SMOLLM2 is not the directory that fixtures/smollm2/fetch made"
+        );
+        return;
+    };
+    let mut real = options();
+    real.model = Some(directory.into());
+    real.name = Some("smollm2".into());
+    real.roots = vec![support::fixtures("smollm2/adapters").into()];
+    let server = Running::with(real);
+    let expected = std::fs::read(support::fixtures("smollm2/expected.json")).unwrap();
+    let expected: Value = serde_json::from_slice(&expected).unwrap();
+    for name in ["smollm2", "pirate", "robot"] {
+        if name != "smollm2" {
+            assert_eq!(server.load(name, name).status, 200);
+        }
+        let mut asked = asked(name, expected["prompt"].as_str().unwrap());
+        asked["max_tokens"] = 16.into();
+        let answer = server.post("/v1/completions", asked).json();
+        let case = if name == "smollm2" { "base" } else { name };
+        assert_eq!(text(&answer), expected[case]["text"], "{name}");
+        assert_eq!(answer["usage"]["prompt_tokens"], 5);
+    }
+}
+
 #[test]
 fn a_server_that_is_told_to_stop_lets_answers_end() {
     let mut server = Running::start();
