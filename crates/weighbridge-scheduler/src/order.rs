@@ -113,7 +113,7 @@ impl<K: Copy + Ord> Order<K> {
             blocked: false,
         };
         self.overdue_first(&mut pass, &line);
-        let others = pass.without_swap(&rest, None);
+        let others = pass.without_swap(&rest, self.leaving);
         pass.by_group(&others);
         pass.joined
     }
@@ -149,7 +149,7 @@ impl<K: Copy + Ord> Order<K> {
             let adapter = pass.ready[at].adapter;
             let place = if pass.batch.has(adapter) {
                 // Whoever stands before all that lack a place may join what leaves for them.
-                !(pass.blocked && adapter.is_some() && adapter == self.leaving)
+                true
             } else {
                 // Behind somebody who lacked one there is none: nobody ends in the middle of a round.
                 pass.batch.has_adapter_place()
