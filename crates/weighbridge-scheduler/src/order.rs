@@ -149,7 +149,7 @@ impl<K: Copy + Ord> Order<K> {
             let adapter = pass.ready[at].adapter;
             let place = if pass.batch.has(adapter) {
                 // Whoever stands before all that lack a place may join what leaves for them.
-                true
+                !(pass.blocked && adapter.is_some() && adapter == self.leaving)
             } else {
                 // Behind somebody who lacked one there is none: nobody ends in the middle of a round.
                 pass.batch.has_adapter_place()
@@ -213,7 +213,7 @@ impl<K: Copy + Ord> Pass<'_, K> {
             }
         }
         let mut groups: Vec<Vec<usize>> = groups.into_values().collect();
-        groups.sort_by_key(|group| (std::cmp::Reverse(group.len()), group[0]));
+        groups.sort_by_key(|group| (std::cmp::Reverse(group.len()), std::cmp::Reverse(group[0])));
         for group in groups {
             if !self.batch.has_adapter_place() {
                 return;
