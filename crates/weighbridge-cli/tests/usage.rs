@@ -14,6 +14,8 @@ fn help_has_examples_and_exit_codes() {
         &["inspect", "--help"],
         &["verify", "-h"],
         &["top", "--help"],
+        #[cfg(feature = "serve")]
+        &["serve", "--help"],
     ] {
         let said = run(args);
         assert_eq!((said.code, &*said.stderr), (0, ""), "{said:?}");
