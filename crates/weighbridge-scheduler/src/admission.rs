@@ -131,6 +131,7 @@ impl<T> Scheduler<T> {
         let held_back = {
             let desk = self.desk.lock();
             let waiting = desk.queue.len();
+            // Asked again where it counts. Here it saves those who come in vain the lease.
             if waiting >= self.limits.waiting {
                 return Err(Why::Full { waiting });
             }

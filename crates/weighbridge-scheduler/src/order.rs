@@ -213,7 +213,7 @@ impl<K: Copy + Ord> Pass<'_, K> {
             }
         }
         let mut groups: Vec<Vec<usize>> = groups.into_values().collect();
-        groups.sort_by_key(|group| (std::cmp::Reverse(group.len()), std::cmp::Reverse(group[0])));
+        groups.sort_by_key(|group| (std::cmp::Reverse(group.len()), group[0]));
         for group in groups {
             if !self.batch.has_adapter_place() {
                 return;

@@ -148,6 +148,7 @@ fn whoever_was_passed_over_often_enough_is_first() {
             world.stop(running);
             running = younger;
             passed_over += 1;
+            assert!(passed_over <= patience, "it is passed over once too often");
         }
         assert_eq!(passed_over, patience, "then A lets in nobody any more");
         world.stop(running);
@@ -264,7 +265,11 @@ struct Bound {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(3000))]
+    #![proptest_config(ProptestConfig {
+        cases: 3000,
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    })]
 
     /// The bound, the limits, and that no place stays free for which there is somebody.
     #[test]

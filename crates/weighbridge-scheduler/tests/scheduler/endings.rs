@@ -117,6 +117,8 @@ fn a_scheduler_that_is_dropped_keeps_no_lease() {
     drop(scheduler);
     drop(round);
     gate.set(false, false);
+    // The load has begun, so it goes on. This waits for its end.
+    world.registry.load(slow).unwrap();
     let slow = world.registry.retire(slow).unwrap();
     slow.reclaimed(SOON).unwrap();
     world.end();

@@ -147,6 +147,24 @@ fn loads_are_asked_for_so_many_ahead() {
     }
 }
 
+#[test]
+fn a_load_that_nobody_wants_any_more_is_in_nobodys_way() {
+    let world = World::new(0);
+    let [(gate, first), (_, second)] = ["first", "second"].map(|name| gated(&world, name));
+    gate.set(true, false);
+    let scheduler = world.scheduler(Limits::default().ahead(1));
+    let cancelled = scheduler.admit(world.base, Some(first), "r", 1).unwrap();
+    scheduler.admit(world.base, Some(second), "r", 2).unwrap();
+    assert!(scheduler.schedule().is_empty());
+    gate.entered(1);
+    assert!(scheduler.schedule().is_empty());
+    assert_eq!(scheduler.stats().loads, 1);
+    scheduler.cancel(cancelled).unwrap();
+    // The other one is read although this one still is.
+    assert_eq!(payloads(&next_round(&scheduler).joined), [2]);
+    gate.set(false, false);
+}
+
 /// There is room for one adapter, and requests for the one that is there keep coming and overlap, so that it is always
 /// leased. The other one is loaded all the same.
 #[test]

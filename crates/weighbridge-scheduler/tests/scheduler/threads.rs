@@ -32,7 +32,7 @@ fn nobody_is_lost_and_no_limit_is_passed() {
     let limits = Limits::default()
         .running(8)
         .adapters(3)
-        .waiting(64)
+        .waiting(16)
         .patience(6)
         .ahead(2);
     let scheduler = world.scheduler::<Payload>(limits);
@@ -120,6 +120,7 @@ fn nobody_is_lost_and_no_limit_is_passed() {
             let stats = scheduler.stats();
             let done = stats.joined + stats.failed + stats.cancelled;
             assert_eq!(stats.admitted, done + stats.waiting as u64, "{stats:?}");
+            assert!(stats.waiting <= 16, "too many wait: {stats:?}");
             if done == THREADS * EACH && batch.is_empty() {
                 assert_eq!((total, stats.failed), (stats.joined, 0));
                 return stats;
