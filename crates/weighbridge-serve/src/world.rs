@@ -117,7 +117,13 @@ fn tokenizer(path: &Path, config: &Config) -> Result<Tokenizer, StartError> {
         path: path.to_owned(),
         reason,
     };
-    let tokenizer = Tokenizer::from_bytes(read(path)?).map_err(|error| wrong(error.to_string()))?;
+    let mut tokenizer =
+        Tokenizer::from_bytes(read(path)?).map_err(|error| wrong(error.to_string()))?;
+    // What a training run left in the file: a prompt must not be cut or filled up for it.
+    tokenizer
+        .with_padding(None)
+        .with_truncation(None)
+        .map_err(|error| wrong(error.to_string()))?;
     let (has, may) = (tokenizer.get_vocab_size(true), config.vocab_size);
     if has > may {
         return Err(wrong(format!("it has {has} tokens, and the model {may}")));

@@ -30,6 +30,8 @@ fn what_a_completion_cannot_be_is_refused_with_a_reason() {
         ("temperature", json!(-0.1)),
         ("temperature", json!(2.1)),
         ("top_p", json!(1.1)),
+        ("top_p", json!(0)),
+        ("top_p", json!(1e-50)),
         ("max_tokens", json!(0)),
         ("max_tokens", json!(100_000)),
         ("max_tokens", json!(u64::MAX)),

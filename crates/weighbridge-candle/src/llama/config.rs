@@ -45,6 +45,14 @@ pub struct Config {
     #[serde(default)]
     rope_scaling: Option<serde_json::Value>,
     #[serde(default)]
+    rope_parameters: Option<serde_json::Value>,
+    #[serde(default)]
+    rope_interleaved: Option<bool>,
+    #[serde(default)]
+    partial_rotary_factor: Option<f64>,
+    #[serde(default)]
+    quantization_config: Option<serde_json::Value>,
+    #[serde(default)]
     hidden_act: Option<String>,
     #[serde(default)]
     attention_bias: bool,
@@ -88,6 +96,22 @@ impl Config {
         }
         if let Some(scaling) = &self.rope_scaling {
             return Err(format!("rope_scaling {scaling} is not computed here"));
+        }
+        // Where newer files have the base and the scaling; it is not read here.
+        if self.rope_parameters.is_some() {
+            return Err("rope_parameters are not read here; rope_theta is".into());
+        }
+        if self.rope_interleaved == Some(true) {
+            return Err("rope_interleaved is not computed here".into());
+        }
+        if self.partial_rotary_factor.is_some_and(|part| part != 1.0) {
+            return Err("partial_rotary_factor is not computed here".into());
+        }
+        if self.quantization_config.is_some() {
+            return Err(
+                "quantised weights are not computed here: they would be read without their scales"
+                    .into(),
+            );
         }
         if self.attention_bias || self.mlp_bias {
             return Err("biases are not computed here".into());
@@ -181,6 +205,10 @@ mod tests {
         for (name, value) in [
             ("model_type", "\"mistral\""),
             ("rope_scaling", "{\"rope_type\":\"llama3\"}"),
+            ("rope_parameters", "{\"rope_theta\":500000.0}"),
+            ("rope_interleaved", "true"),
+            ("partial_rotary_factor", "0.5"),
+            ("quantization_config", "{\"quant_method\":\"fp8\"}"),
             ("attention_bias", "true"),
             ("mlp_bias", "true"),
             ("hidden_act", "\"gelu\""),

@@ -3,6 +3,8 @@
 //! What lives here: [`Fitting`]: the request's lease, and which module of its adapter each site reads. What does
 //! not: the reading (`linear`, `delta`).
 
+use std::collections::HashSet;
+
 use weighbridge::{AdapterModule, AdapterView, Generation, Lease, LeasedSet, SetHandle};
 
 use super::sites::{Layer, Site, Sites};
@@ -154,7 +156,8 @@ impl Adapter {
                 *site = Some(position as u32);
             }
         }
-        let read = modules.iter().flatten().count();
+        // Several layers may share a module.
+        let read = modules.iter().flatten().collect::<HashSet<_>>().len();
         if read < view.len() {
             return Err(Error::NoSuchSite {
                 adapter: name.clone(),

@@ -126,7 +126,13 @@ impl Asked {
             "temperature",
             "must be between 0 and 2",
         )?;
-        is(!within(self.top_p, 1.0), "top_p", "must be between 0 and 1")?;
+        // Where the sampler would take none for all.
+        let none = self.top_p.is_some_and(|p| p as f32 <= 0.0);
+        is(
+            none || !within(self.top_p, 1.0),
+            "top_p",
+            "must be above 0, and at most 1",
+        )?;
         is(
             self.max_tokens == Some(0),
             "max_tokens",
