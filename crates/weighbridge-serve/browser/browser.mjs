@@ -162,6 +162,12 @@ export class Watched {
         const [high, low] = [light(front), light(back)].sort((a, b) => b - a);
         seen.push({ ratio: (high + 0.05) / (low + 0.05), text: walk.currentNode.data.trim() });
       }
+      for (const input of document.querySelectorAll("input[placeholder]")) {
+        const back = pixel(canvas, getComputedStyle(input).backgroundColor);
+        const ink = pixel(getComputedStyle(input, "::placeholder").color);
+        const [high, low] = [light(ink), light(back)].sort((a, b) => b - a);
+        seen.push({ ratio: (high + 0.05) / (low + 0.05), text: input.placeholder });
+      }
       return seen.reduce((least, one) => one.ratio < least.ratio ? one : least);
     });
   }

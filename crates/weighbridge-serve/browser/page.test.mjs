@@ -133,7 +133,7 @@ check("an adapter that is unloaded while it runs goes when who holds it goes", {
     const [one] = await seen.until("running", (rows) => rows.length > 0, "nothing runs");
     assert.deepEqual([one.model, Number(one.generation)], ["pirate", before]);
     assert.match(one.request, /^cmpl-/);
-    assert.match(one["age of its lease"], /^\d+(\.\d)? s$/);
+    assert.match(one["age of its lease"], /^\d+(\.\d\d)? s$/);
     const figure = (name) => seen.page.locator(`[data-figure="${name}"]`).textContent();
     assert.equal(await figure("running"), "1");
     assert.ok(Number(await figure("waiting")) > 0, "nobody waits");
@@ -146,7 +146,7 @@ check("an adapter that is unloaded while it runs goes when who holds it goes", {
     assert.deepEqual([going[0].name, Number(going[0].generation)], ["pirate", before]);
     assert.ok(Number(going[0].leases) > 0);
     // By their names, oldest first, and not all hundreds of them.
-    const held = /^(cmpl-\S+ for \d+(\.\d)? s, ){8}and \d+ more$/;
+    const held = /^(cmpl-\S+ for \d+(\.\d\d)? s, ){8}and \d+ more$/;
     assert.match(going[0]["held by"], held);
     const late = await server.post("/v1/completions", { model: "pirate", prompt: "A" });
     assert.equal(late.status, 404);
