@@ -101,9 +101,10 @@ impl<T> Scheduler<T> {
             Ok(admitted) => admitted,
             Err(why) => return Err(self.refuse(payload, why)),
         };
-        {
+        let why = {
             let mut desk = self.desk.lock();
-            if desk.queue.len() < self.limits.waiting {
+            let room = desk.has_room(&self.limits);
+            if room.is_ok() {
                 // Under the lock, so that tickets are in the order of admission.
                 let ticket = next_ticket();
                 let waiting = Waiting {
@@ -119,22 +120,22 @@ impl<T> Scheduler<T> {
                 self.bell.ring();
                 return Ok(Ticket(ticket));
             }
-        }
+            room
+        };
         // Here no lock is held, and the lease ends.
         drop(weights);
-        let waiting = self.limits.waiting;
-        Err(self.refuse(payload, Why::Full { waiting }))
+        match why {
+            Err(why) => Err(self.refuse(payload, why)),
+            Ok(()) => unreachable!("who has room was admitted"),
+        }
     }
 
     /// What it runs with, if it is there and may be leased now.
     fn weights_of(&self, wants: Wants, label: &str) -> Result<Option<Weights>, Why> {
         let held_back = {
             let desk = self.desk.lock();
-            let waiting = desk.queue.len();
             // Asked again where it counts. Here it saves those who come in vain the lease.
-            if waiting >= self.limits.waiting {
-                return Err(Why::Full { waiting });
-            }
+            desk.has_room(&self.limits)?;
             desk.pressed.is_some_and(|first| !wants.is_within(first))
         };
         wants.check(&self.registry)?;
@@ -175,6 +176,28 @@ impl<T> Scheduler<T> {
         // Others may have waited for it to go first.
         self.bell.ring();
         Some(payload)
+    }
+
+    /// Admits nobody any more, and takes all out that wait: their payloads, oldest first. Their leases end, and loads
+    /// that were asked for only for them are given up. Those that run, and those that a round gave as failed, are
+    /// as they were; rounds go on, and give back what is left of failures.
+    ///
+    /// For a server that ends: whoever is taken out here can be told so.
+    pub fn close(&self) -> Vec<(Ticket, T)> {
+        let taken = {
+            let mut desk = self.desk.lock();
+            desk.closed = true;
+            let taken = desk.queue.take_all();
+            desk.counts.cancelled += taken.len() as u64;
+            taken
+        };
+        // Here no lock is held, and the leases end.
+        let payloads = taken.into_iter();
+        let payloads = payloads
+            .map(|(ticket, one)| (Ticket(ticket), one.payload))
+            .collect();
+        self.bell.ring();
+        payloads
     }
 
     /// The label as the queue keeps it.

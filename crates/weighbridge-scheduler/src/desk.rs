@@ -6,15 +6,19 @@
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use crate::limits::Limits;
 use crate::order::Order;
 use crate::place::Key;
 use crate::queue::Queue;
+use crate::refused::Why;
 use crate::round::Failed;
 use crate::stats::Stats;
 use crate::wants::Wants;
 
 pub(crate) struct Desk<T> {
     pub(crate) queue: Queue<T>,
+    /// Nobody is admitted any more.
+    pub(crate) closed: bool,
     pub(crate) order: Order<Key>,
     /// For the next round to deliver.
     pub(crate) failed: Vec<Failed<T>>,
@@ -27,12 +31,27 @@ pub(crate) struct Desk<T> {
     pub(crate) counts: Stats,
 }
 
+impl<T> Desk<T> {
+    /// May one more wait?
+    pub(crate) fn has_room(&self, limits: &Limits) -> Result<(), Why> {
+        let waiting = self.queue.len();
+        if self.closed {
+            Err(Why::Closed)
+        } else if waiting >= limits.waiting {
+            Err(Why::Full { waiting })
+        } else {
+            Ok(())
+        }
+    }
+}
+
 pub(crate) struct Locked<T>(Mutex<Desk<T>>);
 
 impl<T> Locked<T> {
     pub(crate) fn new(patience: u64) -> Self {
         Locked(Mutex::new(Desk {
             queue: Queue::new(),
+            closed: false,
             order: Order::new(patience),
             failed: Vec::new(),
             round: 0,

@@ -53,6 +53,11 @@ impl<T> Queue<T> {
         self.all.remove(&ticket)
     }
 
+    /// All of them, oldest first.
+    pub(crate) fn take_all(&mut self) -> BTreeMap<u64, Waiting<T>> {
+        std::mem::take(&mut self.all)
+    }
+
     /// Those that have their weights, oldest first.
     pub(crate) fn ready(&self) -> Vec<Candidate<Key>> {
         let ready = self.all.iter().filter_map(|(&ticket, one)| {

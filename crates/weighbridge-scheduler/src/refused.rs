@@ -16,6 +16,7 @@ use weighbridge::SetHandle;
 /// fn status<T>(refused: &Refused<T>) -> u16 {
 ///     match refused.why {
 ///         Why::Full { .. } => 429,
+///         Why::Closed => 503,
 ///         Why::Unknown { .. } => 404,
 ///         _ => 400,
 ///     }
@@ -50,6 +51,9 @@ pub enum Why {
         /// How many wait.
         waiting: usize,
     },
+    /// It was [closed](crate::Scheduler::close).
+    #[error("the scheduler is closed; nobody is admitted any more")]
+    Closed,
     /// There is no set of this name. It is never served by the base instead.
     #[error("there is no set {name}; it was never published, or is retired")]
     Unknown {

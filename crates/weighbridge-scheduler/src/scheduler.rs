@@ -66,7 +66,7 @@ impl<T> Scheduler<T> {
     /// [crate's documentation](crate#the-order).
     ///
     /// Progress: it waits for no load and reads no file. It is O(n log n) in the number of requests that
-    /// wait, and holds the lock that admission takes for that time. Rounds of several threads come one after the other.
+    /// wait, and O(n d) if they want d different adapters that are away, and holds the lock that admission takes for that time. Rounds of several threads come one after the other.
     ///
     /// # Panics
     /// If a [policy](weighbridge::policy::Policy) of the registry panics while it is asked. Nobody is lost: the

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use weighbridge_scheduler::Limits;
+use weighbridge_scheduler::{Limits, Why};
 
 use crate::{SOON, World, gated, next_round, payloads};
 
@@ -121,5 +121,45 @@ fn a_scheduler_that_is_dropped_keeps_no_lease() {
     world.registry.load(slow).unwrap();
     let slow = world.registry.retire(slow).unwrap();
     slow.reclaimed(SOON).unwrap();
+    world.end();
+}
+
+#[test]
+fn a_scheduler_that_is_closed_gives_all_back_who_wait_and_admits_nobody() {
+    let world = World::new(1);
+    let scheduler = world.scheduler(Limits::default().running(1).ahead(1));
+    let adapter = world.adapters[0];
+    scheduler.admit(world.base, None, "r", 1).unwrap();
+    let running = scheduler.schedule();
+    assert_eq!(payloads(&running.joined), [1]);
+    // One with a lease, and one whose load is under way.
+    let leased = scheduler.admit(world.base, Some(adapter), "r", 2).unwrap();
+    let (gate, slow) = gated(&world, "slow");
+    gate.set(true, false);
+    let away = scheduler.admit(world.base, Some(slow), "r", 3).unwrap();
+    assert!(scheduler.schedule().is_empty());
+    gate.entered(1);
+
+    assert_eq!(scheduler.close(), [(leased, 2), (away, 3)]);
+    world.registry.evict(adapter).unwrap(); // its lease ended
+    assert_eq!((scheduler.waiting(), scheduler.running()), (0, 1));
+    let refused = scheduler.admit(world.base, None, "r", 4).unwrap_err();
+    assert!(matches!(refused.why, Why::Closed), "{refused}");
+    assert_eq!(refused.payload, 4);
+    assert_eq!(scheduler.cancel(leased), None);
+    assert_eq!(scheduler.close(), []);
+    drop(running);
+    assert!(scheduler.schedule().is_empty());
+    gate.set(false, false);
+    // The load has begun, so it goes on. This waits for its end.
+    world.registry.load(slow).unwrap();
+    let stats = scheduler.stats();
+    assert_eq!((stats.admitted, stats.joined, stats.cancelled), (3, 1, 2));
+    world
+        .registry
+        .retire(slow)
+        .unwrap()
+        .reclaimed(SOON)
+        .unwrap();
     world.end();
 }
