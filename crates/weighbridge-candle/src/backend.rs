@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use candle_core::{DType, Device, DeviceLocation, Shape, Tensor};
 use candle_nn::Init;
 use candle_nn::var_builder::{SimpleBackend, VarBuilder};
-use weighbridge::{Lease, SetHandle, Weight};
+use weighbridge::{Dtype, Lease, SetHandle, Weight};
 
 use crate::{Error, Sites, candle_dtype, tensor};
 
@@ -110,6 +110,25 @@ impl RegistryBackend {
         Ok(set.get(name)?)
     }
 
+    /// Eight bits are numbers only together with their scale, which models of this kind do not ask for.
+    fn check_scale(&self, weight: &Weight<'_>) -> Result<(), Error> {
+        if weight.dtype() != Dtype::F8_E4M3 {
+            return Ok(());
+        }
+        let set = self.lease.set(self.set)?;
+        // As compressed-tensors and FP8 checkpoints name them.
+        let scales = ["_scale", "_scale_inv"].map(|end| format!("{}{end}", weight.name()));
+        let mut there = scales.into_iter();
+        match there.find(|scale| set.layout().ordinal(scale).is_some()) {
+            Some(scale) => Err(Error::Scaled {
+                tensor: weight.name().to_owned(),
+                dtype: weight.dtype(),
+                scale,
+            }),
+            None => Ok(()),
+        }
+    }
+
     fn tensor_as(
         &self,
         weight: &Weight<'_>,
@@ -129,6 +148,7 @@ impl RegistryBackend {
         if let Some(there) = made.get(&place) {
             return Ok(there.clone());
         }
+        self.check_scale(weight)?;
         let own = tensor(weight, device)?;
         if own.dtype().is_int() != dtype.is_int() {
             return Err(Error::OtherKind {

@@ -23,6 +23,16 @@ pub enum Error {
         /// Its dtype.
         dtype: Dtype,
     },
+    /// Numbers that mean nothing without their scale.
+    #[error("{tensor} is {dtype} with a scale, {scale}, which is not applied here")]
+    Scaled {
+        /// The tensor.
+        tensor: String,
+        /// Its dtype.
+        dtype: Dtype,
+        /// The tensor that has the scale.
+        scale: String,
+    },
     /// A matrix of an adapter holds no floats that are computed with here.
     #[error("{tensor} is {dtype}: matrices of adapters are read as F32, F16, BF16 or F64")]
     NoFloats {
@@ -44,14 +54,10 @@ pub enum Error {
         wanted: candle_core::DType,
     },
     /// The adapter changes a module that the model does not read adapters for.
-    #[error(
-        "{adapter} (generation {generation}) changes {module}, where this model reads no adapter. It does at: {sites}"
-    )]
+    #[error("{adapter} changes {module}, where this model reads no adapter. It does at: {sites}")]
     NoSuchSite {
-        /// The adapter.
-        adapter: SetName,
-        /// Its generation.
-        generation: Generation,
+        /// The adapter, and its generation if it has one.
+        adapter: Box<str>,
         /// The module.
         module: String,
         /// The first of those that it reads adapters for.
@@ -59,13 +65,11 @@ pub enum Error {
     },
     /// The adapter's matrices do not fit the layer.
     #[error(
-        "{adapter} (generation {generation}) has A {a:?} and B {b:?} for {module}, a layer of {inputs} inputs and {outputs} outputs"
+        "{adapter} has A {a:?} and B {b:?} for {module}, a layer of {inputs} inputs and {outputs} outputs"
     )]
     Misfit {
-        /// The adapter.
-        adapter: SetName,
-        /// Its generation.
-        generation: Generation,
+        /// The adapter, and its generation if it has one.
+        adapter: Box<str>,
         /// The module.
         module: Box<str>,
         /// Shape of A.
@@ -79,13 +83,11 @@ pub enum Error {
     },
     /// The adapter brings whole tensors in place of the base's, which this model has read already.
     #[error(
-        "{adapter} (generation {generation}) replaces {tensor} of its base, which cannot be done for one request of a batch"
+        "{adapter} replaces {tensor} of its base, which cannot be done for one request of a batch"
     )]
     Replaces {
-        /// The adapter.
-        adapter: SetName,
-        /// Its generation.
-        generation: Generation,
+        /// The adapter, and its generation if it has one.
+        adapter: Box<str>,
         /// The base's tensor.
         tensor: String,
     },
@@ -93,7 +95,7 @@ pub enum Error {
     #[error("{set} is no adapter")]
     NoAdapter {
         /// The set.
-        set: SetName,
+        set: Box<str>,
     },
     /// The model was built from another version of its base than the request has leased.
     #[error(
@@ -121,8 +123,8 @@ pub enum Error {
         /// How many the requests of the batch have.
         expected: usize,
     },
-    /// A sequence or an adapter that was fitted to one model was used with another.
-    #[error("it was fitted to a model of {fitted:?}, and is used with one of {used:?}")]
+    /// A sequence or an adapter that was fitted to one model was used with another, also of the same base.
+    #[error("it was fitted to another model than it is used with (their bases: {fitted}, {used})")]
     OtherModel {
         /// The base of the model that it was fitted to.
         fitted: SetHandle,

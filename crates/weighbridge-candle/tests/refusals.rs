@@ -6,10 +6,10 @@ use candle_core::{DType, Device};
 use candle_nn::Init;
 use candle_nn::var_builder::SimpleBackend;
 use support::{Oracle, Tiny, fixtures, row};
-use weighbridge::source::{Checkpoint, InMemory};
+use weighbridge::source::{Checkpoint, InMemory, Source};
 use weighbridge::{Dtype, SetHandle, WeightRegistry};
 use weighbridge_candle::llama::Turn;
-use weighbridge_candle::{Error, Fitting, RegistryBackend};
+use weighbridge_candle::{Batch, Error, Fitting, LoraLinear, RegistryBackend};
 
 fn backend(source: InMemory) -> (WeightRegistry, SetHandle, RegistryBackend) {
     let registry = WeightRegistry::builder().build().unwrap();
@@ -155,8 +155,8 @@ fn a_model_and_a_lease_of_different_bases_do_not_mix() {
 
 /// The tiny checkpoint with one byte of one tensor changed.
 fn changed_checkpoint() -> Checkpoint {
-    let directory = std::env::temp_dir().join(format!("weighbridge-candle-{}", std::process::id()));
-    std::fs::create_dir_all(&directory).unwrap();
+    let place = tempfile::tempdir().unwrap();
+    let directory = place.path();
     for file in ["config.json", "model.safetensors"] {
         let mut bytes = support::read(&fixtures(&format!("tiny-llama/{file}")));
         if file == "model.safetensors" {
@@ -164,10 +164,8 @@ fn changed_checkpoint() -> Checkpoint {
         }
         std::fs::write(directory.join(file), bytes).unwrap();
     }
-    let checkpoint = Checkpoint::open(&directory).unwrap();
-    // Its files are open.
-    std::fs::remove_dir_all(&directory).unwrap();
-    checkpoint
+    // Its files are open when the directory goes.
+    Checkpoint::open(directory).unwrap()
 }
 
 #[test]
@@ -251,7 +249,7 @@ fn matrices_that_do_not_fit_the_layer_are_refused() {
     let weight = candle_core::Tensor::zeros((48, 96), DType::F32, &Device::Cpu).unwrap();
     let layer = candle_nn::Linear::new(weight, None);
     let module = "model.layers.0.self_attn.q_proj".to_owned();
-    weighbridge_candle::LoraLinear::new(layer, module, &mut sites).unwrap();
+    LoraLinear::new(layer, module, &mut sites).unwrap();
     let lease = tiny.registry.acquire([tiny.base, robot]).unwrap();
     let said = Fitting::new(lease, Some(robot), &sites).unwrap_err();
     assert!(matches!(&said, Error::Misfit { outputs: 48, .. }), "{said}");
@@ -338,4 +336,154 @@ fn steps_that_cannot_be_are_refused_before_anything_is_seen() {
         }])
         .unwrap_err();
     assert!(matches!(refused, Error::OtherModel { .. }), "{refused}");
+}
+
+/// The same base, and still another model: of its next generation, or built a second time.
+#[test]
+fn what_was_fitted_to_one_model_is_not_used_with_another_of_the_same_base() {
+    let tiny = Tiny::load();
+    let again = support::llama(&tiny.registry, tiny.base, &fixtures("tiny-llama"));
+    let mut sequence = tiny.sequence(None);
+    tiny.model
+        .step(&mut [Turn {
+            sequence: &mut sequence,
+            tokens: &[128, 65],
+        }])
+        .unwrap();
+    let mut swap = tiny.registry.transaction();
+    let other = swap.stage(changed_checkpoint()).unwrap();
+    swap.replace(tiny.base, other).unwrap();
+    swap.commit().unwrap();
+    let next = support::llama(&tiny.registry, tiny.base, &fixtures("tiny-llama"));
+    for model in [&again, &next] {
+        let turn = Turn {
+            sequence: &mut sequence,
+            tokens: &[66],
+        };
+        let refused = model.step(&mut [turn]).unwrap_err();
+        assert!(matches!(refused, Error::OtherModel { .. }), "{refused}");
+    }
+    assert_eq!(sequence.len(), 2, "it has seen nothing of it");
+    let turn = Turn {
+        sequence: &mut sequence,
+        tokens: &[66],
+    };
+    tiny.model.step(&mut [turn]).unwrap();
+}
+
+/// A layer that was added after an adapter was fitted would read nothing of it.
+#[test]
+fn a_fitting_knows_all_layers_of_its_model_or_is_refused() {
+    let tiny = Tiny::load();
+    let backend =
+        RegistryBackend::new(tiny.registry.acquire(tiny.base).unwrap(), tiny.base).unwrap();
+    let mut sites = backend.sites().unwrap();
+    let vb = backend.var_builder(DType::F32, &Device::Cpu);
+    let lease = || tiny.registry.acquire(tiny.base).unwrap();
+    let early = Fitting::new(lease(), None, &sites).unwrap();
+    let set = tiny.publish("shout");
+    let vb = vb.pp("model.layers.0.self_attn.q_proj");
+    let layer = LoraLinear::load(96, 96, vb.clone(), &mut sites).unwrap();
+    // Two layers of one module are one module of the adapter, and its others are still nowhere.
+    LoraLinear::load(96, 96, vb, &mut sites).unwrap();
+    let both = tiny.registry.acquire([tiny.base, set]).unwrap();
+    let said = Fitting::new(both, Some(set), &sites).unwrap_err();
+    assert!(matches!(said, Error::NoSuchSite { .. }), "{said}");
+
+    let x = candle_core::Tensor::zeros((1, 96), DType::F32, &Device::Cpu).unwrap();
+    let late = Fitting::new(lease(), None, &sites).unwrap();
+    for fitting in [&early, &late] {
+        layer.forward(&x, &Batch::new().rows(1, fitting)).unwrap();
+    }
+    let mut few = backend.sites().unwrap();
+    for module in modules(&tiny, set) {
+        let weight = candle_core::Tensor::zeros(module.1, DType::F32, &Device::Cpu).unwrap();
+        LoraLinear::new(candle_nn::Linear::new(weight, None), module.0, &mut few).unwrap();
+    }
+    let both = tiny.registry.acquire([tiny.base, set]).unwrap();
+    let fitted = Fitting::new(both, Some(set), &few).unwrap();
+    let weight = candle_core::Tensor::zeros((96, 96), DType::F32, &Device::Cpu).unwrap();
+    let linear = candle_nn::Linear::new(weight, None);
+    let added = LoraLinear::new(linear, "another".into(), &mut few).unwrap();
+    let refused = added
+        .forward(&x, &Batch::new().rows(1, &fitted))
+        .unwrap_err();
+    assert!(matches!(refused, Error::OtherModel { .. }), "{refused}");
+}
+
+/// Names of an adapter's modules, and the shapes of their layers.
+fn modules(tiny: &Tiny, set: SetHandle) -> Vec<(String, (usize, usize))> {
+    let lease = tiny.registry.acquire(set).unwrap();
+    let view = lease.set(set).unwrap().adapter().unwrap();
+    let each = view.modules().map(Result::unwrap);
+    each.map(|one| (one.module.to_owned(), (one.b.shape()[0], one.a.shape()[1])))
+        .collect()
+}
+
+/// What a fitting would refuse is known from the headers, before anything is published.
+#[test]
+fn a_plan_tells_whether_an_adapter_would_be_applied_as_a_whole() {
+    let tiny = Tiny::load();
+    let sites = tiny.model.sites();
+    for name in support::ADAPTERS {
+        sites.check(name, tiny.adapter(name).plan()).unwrap();
+    }
+    let zeros = |numbers: usize| vec![0u8; 4 * numbers];
+    let lora = |module: &str| {
+        InMemory::new()
+            .lora(
+                module,
+                Dtype::F32,
+                ([2, 96], zeros(192)),
+                ([96, 2], zeros(192)),
+                1.0,
+            )
+            .unwrap()
+    };
+    let refused = |source: &InMemory| sites.check("x", source.plan()).unwrap_err();
+    let said = refused(&lora("model.layers.0.nothing"));
+    assert!(
+        matches!(&said, Error::NoSuchSite { module, .. } if module == "model.layers.0.nothing")
+    );
+    assert!(
+        said.to_string()
+            .starts_with("x changes model.layers.0.nothing"),
+        "{said}"
+    );
+    let with = lora("model.layers.0.self_attn.q_proj");
+    let with = with
+        .replacement("model.norm.weight", Dtype::F32, [96], zeros(96))
+        .unwrap();
+    assert!(matches!(refused(&with), Error::Replaces { .. }));
+    let bytes = InMemory::new()
+        .lora(
+            "lm_head",
+            Dtype::I8,
+            ([2, 96], vec![0; 192]),
+            ([130, 2], vec![0; 260]),
+            1.0,
+        )
+        .unwrap();
+    assert!(matches!(refused(&bytes), Error::NoFloats { .. }));
+    let checkpoint = Checkpoint::open(fixtures("tiny-llama")).unwrap();
+    assert!(matches!(
+        sites.check("x", checkpoint.plan()),
+        Err(Error::NoAdapter { .. })
+    ));
+}
+
+#[test]
+fn eight_bits_with_a_scale_beside_them_are_refused() {
+    let source = InMemory::new()
+        .tensor("a.weight", Dtype::F8_E4M3, [4], [0x38; 4])
+        .unwrap()
+        .tensor("b.weight", Dtype::F8_E4M3, [4], [0x38; 4])
+        .unwrap()
+        .tensor("b.weight_scale", Dtype::F32, [1], [0; 4])
+        .unwrap();
+    let (_registry, _, backend) = backend(source);
+    let ones = get(&backend, "a.weight", &[4], DType::F32).unwrap();
+    assert_eq!(ones.to_vec1::<f32>().unwrap(), [1.0; 4]);
+    let said = get(&backend, "b.weight", &[4], DType::F32).unwrap_err();
+    assert!(said.contains("b.weight_scale"), "{said}");
 }

@@ -166,12 +166,7 @@ impl Llama {
 
     fn check(&self, turn: &Turn<'_>) -> Result<(), Error> {
         let (sequence, tokens) = (&turn.sequence, turn.tokens);
-        if sequence.fitting().base() != self.sites.base() {
-            return Err(Error::OtherModel {
-                fitted: sequence.fitting().base(),
-                used: self.sites.base(),
-            });
-        }
+        sequence.fitting().check(&self.sites)?;
         sequence.check_whole()?;
         if tokens.is_empty() {
             return Err(Error::NoToken);

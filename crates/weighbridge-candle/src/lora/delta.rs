@@ -97,15 +97,20 @@ impl InplaceOp2 for Delta<'_> {
     }
 }
 
+/// Can they be computed with?
+pub(super) fn has_floats(dtype: Dtype) -> bool {
+    matches!(dtype, Dtype::F32 | Dtype::F16 | Dtype::BF16 | Dtype::F64)
+}
+
 /// Could [`Part::new`] read it?
 pub(super) fn check(weight: &Weight<'_>) -> Result<(), Error> {
-    match weight.dtype() {
-        Dtype::F32 | Dtype::F16 | Dtype::BF16 | Dtype::F64 => Ok(()),
-        dtype => Err(Error::NoFloats {
-            tensor: weight.name().to_owned(),
-            dtype,
-        }),
+    if has_floats(weight.dtype()) {
+        return Ok(());
     }
+    Err(Error::NoFloats {
+        tensor: weight.name().to_owned(),
+        dtype: weight.dtype(),
+    })
 }
 
 /// A matrix's numbers: where they are, if they are f32 and aligned, as they are in a registry's own memory.

@@ -45,6 +45,8 @@ use crate::Error;
 #[derive(Debug)]
 pub struct Fitting {
     lease: Lease,
+    /// The sites that it was fitted to.
+    sites: u64,
     base: SetHandle,
     adapter: Option<Adapter>,
 }
@@ -82,6 +84,7 @@ impl Fitting {
         };
         Ok(Fitting {
             lease,
+            sites: sites.id,
             base: sites.base,
             adapter,
         })
@@ -98,23 +101,34 @@ impl Fitting {
         Some((adapter.set, adapter.generation))
     }
 
-    /// The base of the model that it was fitted to.
-    pub(crate) fn base(&self) -> SetHandle {
-        self.base
+    /// Was it fitted to these sites?
+    pub(crate) fn check(&self, sites: &Sites) -> Result<(), Error> {
+        if self.sites != sites.id {
+            return Err(self.elsewhere(sites.base));
+        }
+        Ok(())
+    }
+
+    fn elsewhere(&self, used: SetHandle) -> Error {
+        Error::OtherModel {
+            fitted: self.base,
+            used,
+        }
     }
 
     /// What the adapter changes at a site, read through the lease.
     pub(super) fn module(&self, site: Site) -> Result<Option<AdapterModule<'_>>, Error> {
-        if site.base != self.base {
-            return Err(Error::OtherModel {
-                fitted: self.base,
-                used: site.base,
-            });
+        if site.id != self.sites {
+            return Err(self.elsewhere(site.base));
         }
         let Some(adapter) = &self.adapter else {
             return Ok(None);
         };
-        let Some(module) = adapter.modules.get(site.index).copied().flatten() else {
+        let Some(module) = adapter.modules.get(site.index) else {
+            // The model was not complete when this was fitted to it.
+            return Err(self.elsewhere(site.base));
+        };
+        let Some(module) = *module else {
             return Ok(None);
         };
         let view = self.lease.set(adapter.set)?.adapter();
@@ -127,13 +141,12 @@ impl Fitting {
 
 impl Adapter {
     fn new(set: LeasedSet<'_>, sites: &Sites) -> Result<Self, Error> {
-        let (name, generation) = (set.name(), set.generation());
+        let name = || format!("{} (generation {})", set.name(), set.generation()).into_boxed_str();
         let view = set.adapter();
-        let view = view.ok_or_else(|| Error::NoAdapter { set: name.clone() })?;
+        let view = view.ok_or_else(|| Error::NoAdapter { set: name() })?;
         if let Some(replacement) = view.replacements().next() {
             return Err(Error::Replaces {
-                adapter: name.clone(),
-                generation,
+                adapter: name(),
                 tensor: replacement?.base_tensor.to_owned(),
             });
         }
@@ -142,8 +155,7 @@ impl Adapter {
             if let Some(position) = view.position(&layer.module) {
                 let module = view.module(position)?;
                 layer.check(&module).map_err(|()| Error::Misfit {
-                    adapter: name.clone(),
-                    generation,
+                    adapter: name(),
                     module: layer.module.as_str().into(),
                     a: module.a.shape().into(),
                     b: module.b.shape().into(),
@@ -160,15 +172,14 @@ impl Adapter {
         let read = modules.iter().flatten().collect::<HashSet<_>>().len();
         if read < view.len() {
             return Err(Error::NoSuchSite {
-                adapter: name.clone(),
-                generation,
+                adapter: name(),
                 module: nowhere(view, &modules)?,
                 sites: sites.some(),
             });
         }
         Ok(Adapter {
             set: set.handle(),
-            generation,
+            generation: set.generation(),
             modules: modules.into(),
         })
     }

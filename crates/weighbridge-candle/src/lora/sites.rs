@@ -3,12 +3,20 @@
 //! What lives here: [`Sites`], collected while a model is built, and what it was built from. What does not:
 //! which of an adapter's modules is for which site (`fitting`).
 
-use weighbridge::{Generation, Identity, LeasedSet, SetHandle, SetName};
+use std::collections::HashSet;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use weighbridge::{Generation, Identity, LeasedSet, Plan, SetHandle, SetName, WeightKind};
+
+use super::delta::has_floats;
+use crate::Error;
 
 /// The layers of a model that read adapters, and the generation of the base that it was built from: see
-/// [`RegistryBackend::sites`](crate::RegistryBackend::sites).
-#[derive(Clone, Debug)]
+/// [`RegistryBackend::sites`](crate::RegistryBackend::sites). No two are the same: what is fitted to one is of no use to
+/// a model that has another.
+#[derive(Debug)]
 pub struct Sites {
+    pub(super) id: u64,
     pub(super) base: SetHandle,
     pub(super) name: SetName,
     pub(super) generation: Generation,
@@ -27,13 +35,18 @@ pub(super) struct Layer {
 /// Which of them a layer is, and of which base.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Site {
+    /// Of the sites.
+    pub(super) id: u64,
     pub(super) base: SetHandle,
     pub(super) index: usize,
 }
 
 impl Sites {
     pub(crate) fn of(base: LeasedSet<'_>) -> Self {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
         Sites {
+            // Relaxed: only that it is nobody else's matters.
+            id: NEXT.fetch_add(1, Ordering::Relaxed),
             base: base.handle(),
             name: base.name().clone(),
             generation: base.generation(),
@@ -46,6 +59,7 @@ impl Sites {
     pub(super) fn add(&mut self, layer: Layer) -> Site {
         self.all.push(layer);
         Site {
+            id: self.id,
             base: self.base,
             index: self.all.len() - 1,
         }
@@ -64,6 +78,44 @@ impl Sites {
     /// The modules that adapters may change, in the order in which the model was built.
     pub fn modules(&self) -> impl ExactSizeIterator<Item = &str> {
         self.all.iter().map(|layer| layer.module.as_str())
+    }
+
+    /// Could an adapter of this plan be applied as a whole? To be asked before it is published: what is refused here
+    /// would fail each of its requests. `name` is for the errors. Whether matrices have the layers' shapes is the
+    /// registry's question when it is published, and [`Fitting::new`](super::Fitting::new)'s.
+    ///
+    /// # Errors
+    /// [`Error::NoAdapter`], [`Error::NoSuchSite`], [`Error::Replaces`], [`Error::NoFloats`].
+    pub fn check(&self, name: &str, plan: &Plan) -> Result<(), Error> {
+        let adapter = plan
+            .adapter()
+            .ok_or_else(|| Error::NoAdapter { set: name.into() })?;
+        for tensor in plan.tensors() {
+            if let Some(replaced) = tensor.replaces() {
+                return Err(Error::Replaces {
+                    adapter: name.into(),
+                    tensor: replaced.to_owned(),
+                });
+            }
+            let is_matrix = matches!(tensor.kind(), WeightKind::LoraA | WeightKind::LoraB);
+            let dtype = tensor.dtype().dtype();
+            if let Some(dtype) = dtype.filter(|dtype| is_matrix && !has_floats(*dtype)) {
+                return Err(Error::NoFloats {
+                    tensor: tensor.name().to_owned(),
+                    dtype,
+                });
+            }
+        }
+        let read: HashSet<&str> = self.modules().collect();
+        let lost = adapter.modules().find(|(module, _)| !read.contains(module));
+        match lost {
+            Some((module, _)) => Err(Error::NoSuchSite {
+                adapter: name.into(),
+                module: module.to_owned(),
+                sites: self.some(),
+            }),
+            None => Ok(()),
+        }
     }
 
     /// The first few of them, for an error.
