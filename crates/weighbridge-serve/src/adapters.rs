@@ -6,7 +6,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use weighbridge::source::{Evictable, PeftAdapter};
+use weighbridge::source::{Evictable, PeftAdapter, Source};
 use weighbridge::{Retirement, SetHandle, SetKind};
 
 use crate::error::StartError;
@@ -40,6 +40,8 @@ pub(crate) enum Refused {
     Unknown(String),
     #[error("{0:?} is the model, not a lora adapter")]
     IsModel(String),
+    #[error(transparent)]
+    Unfit(#[from] Box<weighbridge_candle::Error>),
     #[error(transparent)]
     Registry(#[from] weighbridge::Error),
 }
@@ -95,30 +97,48 @@ impl Adapters {
         in_place: bool,
     ) -> Result<SetHandle, Refused> {
         let registry = &self.world.registry;
-        if let Some(there) = self.find(name)? {
+        loop {
+            let Some(there) = self.find(name)? else {
+                let _place = self.place()?;
+                let published = registry.publish(name, self.source(name, &directory)?);
+                return Ok(published.map_err(|error| error.into_parts().0)?);
+            };
             if !in_place {
                 return Err(Refused::There(name.to_owned()));
             }
-            let replaced = registry.replace(there, self.source(&directory)?);
-            replaced.map_err(|error| error.into_parts().0)?;
-            return Ok(there);
+            match registry.replace(there, self.source(name, &directory)?) {
+                Ok(_) => return Ok(there),
+                Err(error) => match error.into_parts().0 {
+                    // It was unloaded between the two: then this is a new one.
+                    weighbridge::Error::StaleHandle { .. } => continue,
+                    error => return Err(error.into()),
+                },
+            }
         }
-        let _place = self.place()?;
-        let published = registry.publish(name, self.source(&directory)?);
-        Ok(published.map_err(|error| error.into_parts().0)?)
     }
 
     /// It goes from its directory and comes back from there when memory is short.
-    fn source(&self, directory: &Path) -> Result<Evictable<PeftAdapter>, weighbridge::Error> {
+    /// What the model cannot apply as a whole is refused here, and not request by request.
+    fn source(&self, name: &str, directory: &Path) -> Result<Evictable<PeftAdapter>, Refused> {
         let (directory, base) = (directory.to_owned(), self.world.base);
-        Evictable::opened_by(move || Ok(PeftAdapter::open(&directory)?.on(base)))
+        let source = Evictable::opened_by(move || Ok(PeftAdapter::open(&directory)?.on(base)))?;
+        let sites = self.world.model.sites();
+        sites.check(name, source.plan()).map_err(Box::new)?;
+        Ok(source)
     }
 
     /// New requests do not find it any more; those that were admitted end on their leases.
     pub(crate) fn unload(&self, name: &str) -> Result<Retirement, Refused> {
         let set = self.find(name)?;
         let set = set.ok_or_else(|| Refused::Unknown(name.to_owned()))?;
-        Ok(self.world.registry.retire(set)?)
+        self.world
+            .registry
+            .retire(set)
+            .map_err(|error| match error {
+                // Somebody else unloaded it between the two.
+                weighbridge::Error::StaleHandle { .. } => Refused::Unknown(name.to_owned()),
+                error => error.into(),
+            })
     }
 
     /// The adapter of that name.

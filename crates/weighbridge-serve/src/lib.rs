@@ -17,5 +17,5 @@ mod text;
 mod world;
 
 pub use error::StartError;
-pub use options::Options;
+pub use options::{Options, Token};
 pub use server::Server;

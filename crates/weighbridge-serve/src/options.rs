@@ -38,7 +38,7 @@ pub struct Options {
         env = "WEIGHBRIDGE_ADMIN_TOKEN",
         hide_env_values = true
     )]
-    pub admin_token: Option<String>,
+    pub admin_token: Option<Token>,
 
     /// Bytes of weights that the registry may hold; no limit by default
     #[arg(long, value_name = "BYTES")]
@@ -67,6 +67,34 @@ pub struct Options {
     /// Seconds that running requests are given when the server is told to stop
     #[arg(long, value_name = "SECONDS", default_value_t = 30)]
     pub grace: u64,
+}
+
+/// What whoever may change adapters shows. It is not printed.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Token(String);
+
+impl Token {
+    pub(crate) fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl std::str::FromStr for Token {
+    type Err = &'static str;
+
+    /// Without the space around it, which a file's last line or a variable may bring along.
+    fn from_str(given: &str) -> Result<Self, Self::Err> {
+        match given.trim() {
+            "" => Err("it is empty: nobody could show it"),
+            token => Ok(Token(token.to_owned())),
+        }
+    }
+}
+
+impl std::fmt::Debug for Token {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Token")
+    }
 }
 
 impl Options {
@@ -135,5 +163,15 @@ mod tests {
         for wrong in ["pirate", "=x", "x="] {
             assert!(parse(wrong).is_err(), "{wrong}");
         }
+    }
+
+    #[test]
+    fn a_token_is_something_and_is_not_printed() {
+        let token: Token = " s3cret\n".parse().unwrap();
+        assert_eq!(
+            (token.as_str(), format!("{token:?}").as_str()),
+            ("s3cret", "Token")
+        );
+        assert!("".parse::<Token>().is_err() && " \n".parse::<Token>().is_err());
     }
 }

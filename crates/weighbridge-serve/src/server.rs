@@ -6,7 +6,7 @@ use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use weighbridge::WeightRegistry;
 use weighbridge_scheduler::{Limits, Scheduler};
@@ -19,6 +19,12 @@ use crate::error::StartError;
 use crate::http::{self, App};
 use crate::options::Options;
 use crate::world::World;
+
+/// How often a server that stops looks whether all have their answers.
+const LOOK: Duration = Duration::from_millis(20);
+
+/// How long clients are given at the end to read what they were told.
+const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// A model that is loaded, and an address that is taken.
 pub struct Server {
@@ -137,21 +143,21 @@ impl Server {
                 answered = &mut serving => return answered,
                 _ = stopping.wait_for(|told| *told) => {}
             }
-            // Idle connections are closed; what runs has its grace.
-            let began = Instant::now();
+            // No connection is taken any more, idle ones are closed, and what runs or waits has its grace.
             let quiet = async {
                 while app.scheduler.running() + app.scheduler.waiting() > 0 {
-                    tokio::time::sleep(Duration::from_millis(20)).await;
+                    tokio::time::sleep(LOOK).await;
                 }
             };
-            let _ = tokio::time::timeout(grace, quiet).await;
+            tokio::select! {
+                answered = &mut serving => return answered,
+                _ = tokio::time::timeout(grace, quiet) => {}
+            }
+            // What is left is told that it is cut off, and so is whoever comes now on a connection that is open.
             let stopped = tokio::task::spawn_blocking(move || self.engine.stop()).await;
             drop(stopped);
-            // Whoever was cut off is told so, and goes.
-            let left = grace
-                .saturating_sub(began.elapsed())
-                .max(Duration::from_secs(1));
-            let _ = tokio::time::timeout(left, serving).await;
+            // Time to read it. Who sends a request by halves is not waited for.
+            let _ = tokio::time::timeout(LAST_WORDS, serving).await;
             Ok(())
         });
         runtime.shutdown_timeout(Duration::from_secs(1));

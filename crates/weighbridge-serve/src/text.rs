@@ -8,6 +8,9 @@ use std::sync::Arc;
 use tokenizers::Tokenizer;
 use tokenizers::tokenizer::step_decode_stream;
 
+/// Tokens of the prompt that what follows is decoded with.
+const BEFORE: usize = 4;
+
 /// The text of one answer.
 pub(crate) struct Text {
     tokenizer: Arc<Tokenizer>,
@@ -34,11 +37,19 @@ pub(crate) enum Added {
 }
 
 impl Text {
-    /// That ends before any of `stops`.
-    pub(crate) fn new(tokenizer: Arc<Tokenizer>, stops: Vec<String>) -> Self {
+    /// Of what follows `prompt`, and ends before any of `stops`.
+    pub(crate) fn new(tokenizer: Arc<Tokenizer>, prompt: &[u32], stops: Vec<String>) -> Self {
+        // Some tokenizers drop the space that a text begins with: the answer begins in the middle of one.
+        let end = &prompt[prompt.len().saturating_sub(BEFORE)..];
+        let whole = tokenizer.decode(end, true);
+        // A prompt that ends within a character would be shown with it.
+        let ids = match whole {
+            Ok(text) if !text.ends_with(char::REPLACEMENT_CHARACTER) => end.to_vec(),
+            _ => Vec::new(),
+        };
         Text {
             tokenizer,
-            ids: Vec::new(),
+            ids,
             prefix: String::new(),
             prefix_index: 0,
             stops: Stops {
@@ -50,7 +61,6 @@ impl Text {
 
     /// One token more.
     pub(crate) fn push(&mut self, token: u32) -> tokenizers::Result<Added> {
-        // `None`: no whole character yet.
         let text = step_decode_stream(
             &self.tokenizer,
             vec![token],
@@ -58,8 +68,19 @@ impl Text {
             &mut self.ids,
             &mut self.prefix,
             &mut self.prefix_index,
-        )?;
-        Ok(self.stops.push(&text.unwrap_or_default()))
+        );
+        let text = match text {
+            // `None`: no whole character yet.
+            Ok(text) => text.unwrap_or_default(),
+            // Bytes that are no character, after all, can change what was decoded before. That was shown: on from here.
+            Err(_) => {
+                self.ids.clear();
+                self.prefix.clear();
+                self.prefix_index = 0;
+                self.tokenizer.decode(&[token], true)?
+            }
+        };
+        Ok(self.stops.push(&text))
     }
 
     /// What was held back, now that nothing follows.
@@ -163,7 +184,7 @@ mod tests {
             "/../../fixtures/tiny-llama/tokenizer.json"
         );
         let tokenizer = Arc::new(Tokenizer::from_file(file).unwrap());
-        let mut text = Text::new(Arc::clone(&tokenizer), vec![]);
+        let mut text = Text::new(Arc::clone(&tokenizer), &[128, 65], vec![]);
         let ids = tokenizer.encode("moo, arr", false).unwrap();
         let mut shown = String::new();
         for &id in ids.get_ids().iter().chain(&[129]) {
@@ -176,6 +197,55 @@ mod tests {
             shown + &text.finish(),
             "moo, arr",
             "and not the token that ends it"
+        );
+    }
+
+    /// What a Llama 2 has: a space is a mark, the first of a text is dropped, rare characters are bytes.
+    fn sentencepiece() -> Arc<Tokenizer> {
+        let tokens = ["<0x0A>", "<0xE2>", "\u{2581}moo", "x", "\u{2581}A"];
+        let vocabulary: Vec<String> = (0..)
+            .zip(tokens)
+            .map(|(id, token)| format!("{token:?}: {id}"))
+            .collect();
+        let json = format!(
+            r#"{{"version": "1.0", "truncation": null, "padding": null, "added_tokens": [],
+            "normalizer": null, "pre_tokenizer": null, "post_processor": null,
+            "decoder": {{"type": "Sequence", "decoders": [
+                {{"type": "Replace", "pattern": {{"String": "\u2581"}}, "content": " "}},
+                {{"type": "ByteFallback"}}, {{"type": "Fuse"}},
+                {{"type": "Strip", "content": " ", "start": 1, "stop": 0}}]}},
+            "model": {{"type": "BPE", "byte_fallback": true, "vocab": {{{}}}, "merges": []}}}}"#,
+            vocabulary.join(", ")
+        );
+        Arc::new(Tokenizer::from_bytes(json).unwrap())
+    }
+
+    fn answer(prompt: &[u32], tokens: &[u32]) -> String {
+        let mut text = Text::new(sentencepiece(), prompt, vec![]);
+        let mut shown = String::new();
+        for &token in tokens {
+            match text.push(token).unwrap() {
+                Added::Text(piece) => shown += &piece,
+                Added::Stop(_) => unreachable!(),
+            }
+        }
+        shown + &text.finish()
+    }
+
+    #[test]
+    fn an_answer_goes_on_in_the_middle_of_a_text() {
+        assert_eq!(answer(&[4], &[2]), " moo", "its space is there");
+        assert_eq!(answer(&[4], &[3, 2]), "x moo");
+        assert_eq!(answer(&[], &[2]), "moo", "the beginning of one has none");
+        assert_eq!(answer(&[4, 1], &[3]), "x", "after half a character");
+    }
+
+    #[test]
+    fn bytes_that_are_no_character_spoil_nothing() {
+        let said = answer(&[4], &[0, 1, 3, 2]);
+        assert!(
+            said.starts_with('\n') && said.contains('x') && said.ends_with("moo"),
+            "{said:?}"
         );
     }
 }

@@ -61,7 +61,13 @@ impl World {
         let backend = RegistryBackend::new(lease, base).map_err(model_error)?;
         let model = Llama::load(&backend, config, &Device::Cpu).map_err(model_error)?;
         let longest = model.config().max_position_embeddings as u64;
-        let caches = options.running as u64 * longest * model.config().cache_bytes_per_token();
+        let caches = (options.running as u64)
+            .checked_mul(longest)
+            .and_then(|tokens| tokens.checked_mul(model.config().cache_bytes_per_token()))
+            .ok_or_else(|| StartError::Option {
+                option: "--running",
+                reason: "no machine has room for so many".into(),
+            })?;
         let reserve = |what, bytes| {
             let account = Account::foreign(what);
             registry.reserve_in(&account, bytes).map_err(weights)

@@ -43,6 +43,16 @@ fn what_a_completion_cannot_be_is_refused_with_a_reason() {
         ("prompt", json!("x".repeat(256))),
         ("stop", json!(vec!["x"; 17])),
         ("stop", json!("x".repeat(1025))),
+        ("top_k", json!(1)),
+        ("min_p", json!(0.1)),
+        ("repetition_penalty", json!(1.1)),
+        ("ignore_eos", json!(true)),
+        ("min_tokens", json!(5)),
+        ("stop_token_ids", json!([129])),
+        ("add_special_tokens", json!(false)),
+        ("truncate_prompt_tokens", json!(5)),
+        ("response_format", json!({ "type": "json_object" })),
+        ("guided_regex", json!("a*")),
     ] {
         let refused = with(field, value.clone());
         assert_eq!(refused.status, 400, "{field} = {value}");
@@ -71,6 +81,18 @@ fn what_a_completion_cannot_be_is_refused_with_a_reason() {
         let refused = with(field, value.clone());
         assert_eq!(refused.status, 400, "{field} = {value}");
         refused.refusal();
+    }
+    // What asks for nothing is passed over, and so is what nobody knows.
+    for (field, value) in [
+        ("top_k", json!(-1)),
+        ("repetition_penalty", json!(1.0)),
+        ("ignore_eos", json!(false)),
+        ("stop_token_ids", json!([])),
+        ("prompt_logprobs", Value::Null),
+        ("response_format", json!({ "type": "text" })),
+        ("user", json!("somebody")),
+    ] {
+        assert_eq!(with(field, value).status, 200, "{field}");
     }
     // An empty stop string stops nothing.
     assert_eq!(text(&with("stop", json!("")).json()), " moo.");
@@ -106,6 +128,17 @@ fn what_is_no_request_is_refused() {
         assert_eq!(refused.status, 400, "{}", refused.text());
         refused.refusal();
     }
+    // A list is no object, although its items could be taken for the fields.
+    let list = json!(["robot", "robot", false]).to_string();
+    let refused = ask(
+        server.at,
+        "POST",
+        "/v1/load_lora_adapter",
+        &[JSON],
+        list.as_bytes(),
+    );
+    assert_eq!(refused.status, 400, "{}", refused.text());
+    assert!(refused.refusal().contains("object"));
     // A form of another site's page sends other types.
     let good = asked("tiny-llama", "A cow says").to_string();
     for kind in [
@@ -208,7 +241,7 @@ fn paths_lead_nowhere_but_into_the_roots() {
 #[test]
 fn whoever_may_not_change_adapters_does_not() {
     let mut guarded = options();
-    guarded.admin_token = Some("s3cret".into());
+    guarded.admin_token = Some("s3cret\n".parse().unwrap());
     let server = Running::with(guarded);
     let load = json!({ "lora_name": "robot", "lora_path": "robot" }).to_string();
     let unload = json!({ "lora_name": "robot" }).to_string();
@@ -367,4 +400,55 @@ fn what_makes_no_sense_does_not_start() {
         fails(&|o| o.listen = at),
         StartError::Address { .. }
     ));
+}
+
+/// An adapter that the model could not apply as a whole is refused when it is loaded, not request by request; and what
+/// is there stays.
+#[test]
+fn an_adapter_that_would_answer_nobody_is_not_loaded() {
+    let place = tempfile::tempdir().unwrap();
+    let odd = place.path().join("odd");
+    std::fs::create_dir(&odd).unwrap();
+    let robot = fixtures("adapters/robot");
+    std::fs::copy(
+        format!("{robot}/adapter_config.json"),
+        odd.join("adapter_config.json"),
+    )
+    .unwrap();
+    std::fs::write(
+        odd.join("adapter_model.safetensors"),
+        with_replacement(&robot),
+    )
+    .unwrap();
+    let mut own = options();
+    own.roots.push(place.path().into());
+    let server = Running::with(own);
+    let refused = server.load("odd", "odd");
+    assert_eq!(refused.status, 400, "{}", refused.text());
+    assert!(refused.refusal().contains("replaces"), "{}", refused.text());
+    assert_eq!(server.load("robot", "robot").status, 200);
+    let inplace = json!({ "lora_name": "robot", "lora_path": "odd", "load_inplace": true });
+    assert_eq!(server.post("/v1/load_lora_adapter", inplace).status, 400);
+    assert_eq!(
+        text(&server.complete("robot", "A cow says")),
+        " moo, beep boop!"
+    );
+}
+
+/// Robot's weights, and a whole tensor beside them.
+fn with_replacement(robot: &str) -> Vec<u8> {
+    let file = std::fs::read(format!("{robot}/adapter_model.safetensors")).unwrap();
+    let (len, rest) = file.split_at(8);
+    let len = u64::from_le_bytes(len.try_into().unwrap()) as usize;
+    let (head, data) = rest.split_at(len);
+    let mut head: Value = serde_json::from_slice(head).unwrap();
+    let ends = [data.len(), data.len() + 4 * 96];
+    head["base_model.model.model.norm.weight"] =
+        json!({ "dtype": "F32", "shape": [96], "data_offsets": ends });
+    let head = head.to_string();
+    let mut made = (head.len() as u64).to_le_bytes().to_vec();
+    made.extend_from_slice(head.as_bytes());
+    made.extend_from_slice(data);
+    made.extend_from_slice(&[0; 4 * 96]);
+    made
 }

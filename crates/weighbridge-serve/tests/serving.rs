@@ -476,3 +476,76 @@ fn a_server_that_may_not_wait_says_why_it_cuts_answers_off() {
         "{rest}"
     );
 }
+
+/// Those that wait are told, too, and at once; so is whoever comes on a connection that is still open. Who has sent half
+/// a request keeps nobody.
+#[test]
+fn whoever_waits_when_the_server_stops_is_told_so() {
+    let mut hasty = options();
+    (hasty.grace, hasty.running) = (0, 1);
+    let mut server = Running::with(hasty);
+    let long = json!({ "model": "tiny-llama", "prompt": "x", "temperature": 2, "max_tokens": 250 });
+    let body = long.to_string();
+    let json = [("Content-Type", "application/json")];
+    let asking: Vec<_> = (0..40)
+        .map(|_| connect(server.at, "POST", "/v1/completions", &json, body.as_bytes()))
+        .collect();
+    let half = std::net::TcpStream::connect(server.at).unwrap();
+    std::io::Write::write_all(&mut &half, b"POST /v1/comp").unwrap();
+    server.until("some wait", |now| {
+        now["serving"]["waiting"].as_u64() > Some(4)
+    });
+    let began = std::time::Instant::now();
+    server.stop();
+    assert!(
+        began.elapsed() < Duration::from_secs(20),
+        "half a request held it"
+    );
+    let mut told = 0;
+    for stream in asking {
+        let mut answer = Vec::new();
+        std::io::Read::read_to_end(&mut &stream, &mut answer).unwrap();
+        let answer = support::parse(&answer); // there is one
+        match answer.status {
+            200 => {}
+            503 => {
+                assert!(answer.refusal().contains("stopping"));
+                told += 1;
+            }
+            other => panic!("{other}: {}", answer.text()),
+        }
+    }
+    assert!(told > 3, "{told} were told");
+}
+
+/// What ends an admitted request is told by its class: it was unloaded while it waited for its bytes.
+#[test]
+fn an_adapter_that_goes_while_its_request_waits_for_it_is_not_found() {
+    let mut tight = options();
+    // Room for the model and one adapter, which is held.
+    tight.limit = Some(842_000 + 230_000);
+    let server = Running::with(tight);
+    assert_eq!(server.load("robot", "robot").status, 200);
+    let robot = server.registry.lookup("robot").unwrap();
+    let base = server.registry.lookup("tiny-llama").unwrap();
+    server.registry.evict(robot).unwrap();
+    assert_eq!(server.load("ranked", "ranked").status, 200);
+    let ranked = server.registry.lookup("ranked").unwrap();
+    let held = server.registry.acquire([base, ranked]).unwrap();
+    let asked = asked("robot", "A cow says").to_string();
+    let json = [("Content-Type", "application/json")];
+    let waits = connect(
+        server.at,
+        "POST",
+        "/v1/completions",
+        &json,
+        asked.as_bytes(),
+    );
+    server.until("it waits for room", |now| now["stats"]["waiting"] == 1);
+    assert_eq!(server.unload("robot").status, 200);
+    let mut answer = Vec::new();
+    std::io::Read::read_to_end(&mut &waits, &mut answer).unwrap();
+    let answer = support::parse(&answer);
+    assert_eq!(answer.status, 404, "{}", answer.text());
+    drop(held);
+}

@@ -3,6 +3,8 @@
 //! What lives here: [`Job`], which waits in the scheduler, and [`Said`]. What does not: a request that runs
 //! (`request`).
 
+use std::sync::Arc;
+
 use candle_transformers::generation::Sampling;
 use tokio::sync::mpsc::UnboundedSender;
 
@@ -42,7 +44,18 @@ pub(crate) enum End {
     /// It is as long as it may be.
     Length(usize),
     /// Why it did not.
-    Failed(String),
+    Failed(Failure),
+}
+
+/// Why an admitted request has no answer.
+#[derive(Debug)]
+pub(crate) enum Failure {
+    /// Its weights could not come, or were retired while it waited for them.
+    Weights(Arc<weighbridge::Error>),
+    /// The server ends.
+    Stopping,
+    /// What should not be.
+    Fault(String),
 }
 
 impl Job {

@@ -16,13 +16,15 @@ use candle_core::Tensor;
 use weighbridge_candle::llama::Turn;
 use weighbridge_scheduler::Scheduler;
 
-pub(crate) use self::job::{End, Job, Said};
+pub(crate) use self::job::{End, Failure, Job, Said};
 use self::request::Request;
 use crate::counters::Counters;
 use crate::world::World;
 
 /// Tokens of a prompt that one step takes: a long prompt must not keep others from their next token for long.
 const PIECE: usize = 256;
+
+const PANICKED: &str = "the engine panicked";
 
 /// How long the thread waits at most before it looks at the clock again.
 const LOOK: Duration = Duration::from_millis(500);
@@ -61,13 +63,18 @@ impl Engine {
         })
     }
 
-    /// Returns when the thread has: requests that run are cut off. Whoever wants them to end waits before.
+    /// Returns when the thread has. Requests that run or wait are cut off, and told so; nobody is admitted any more.
+    /// Whoever wants them to end waits before.
     pub(crate) fn stop(&mut self) {
+        for (_, job) in self.shared.scheduler.close() {
+            Counters::count(&self.shared.counters.failed, 1);
+            job.say(Said::End(End::Failed(Failure::Stopping)));
+        }
         // Relaxed: it says nothing about other memory. The bell is rung after it.
         self.shared.stop.store(true, Ordering::Relaxed);
         self.shared.scheduler.wake();
         if let Some(thread) = self.thread.take() {
-            // It does not panic: what may is caught where it happens.
+            // It does not panic: each round is caught.
             let _ = thread.join();
         }
     }
@@ -86,20 +93,24 @@ impl Shared {
             if running.is_empty() {
                 self.scheduler.wait(LOOK);
             }
-            let round = self.scheduler.schedule();
-            for failed in round.failed {
-                Counters::count(&self.counters.failed, 1);
-                failed
-                    .payload
-                    .say(Said::End(End::Failed(failed.error.to_string())));
-            }
-            for turn in round.joined {
-                running.extend(Request::begin(turn, &self.world, &self.counters));
-            }
-            running.retain(Request::is_wanted);
-            if !running.is_empty() {
-                self.step(&mut running);
-            }
+            // Whoever is in the middle of a round that panics is told so as it unwinds; the others go on.
+            let _ = catch_unwind(AssertUnwindSafe(|| self.round(&mut running)));
+        }
+    }
+
+    fn round(&self, running: &mut Vec<Request>) {
+        let round = self.scheduler.schedule();
+        for failed in round.failed {
+            Counters::count(&self.counters.failed, 1);
+            let failure = Failure::Weights(failed.error);
+            failed.payload.say(Said::End(End::Failed(failure)));
+        }
+        for turn in round.joined {
+            running.extend(Request::begin(turn, &self.world, &self.counters));
+        }
+        running.retain(Request::is_wanted);
+        if !running.is_empty() {
+            self.step(running);
         }
     }
 
@@ -112,8 +123,8 @@ impl Shared {
         }));
         let logits = match computed {
             Ok(Ok(logits)) => logits,
-            Ok(Err(error)) => return self.fail(running, &error.to_string()),
-            Err(_) => return self.fail(running, "the engine panicked"),
+            Ok(Err(error)) => return fail(running, &error.to_string()),
+            Err(_) => return fail(running, PANICKED),
         };
         let mut spoke = Vec::with_capacity(running.len());
         let mut row = 0;
@@ -122,7 +133,7 @@ impl Shared {
             row += 1;
             let goes_on = catch_unwind(AssertUnwindSafe(|| self.choose(one, own, &mut spoke)));
             goes_on.unwrap_or_else(|_| {
-                one.end(End::Failed("the engine panicked".into()));
+                one.end(End::Failed(Failure::Fault(PANICKED.into())));
                 false
             })
         });
@@ -149,16 +160,16 @@ impl Shared {
                 false
             }
             Err(error) => {
-                one.end(End::Failed(error.to_string()));
+                one.end(End::Failed(Failure::Fault(error.to_string())));
                 false
             }
         }
     }
+}
 
-    /// None of them can go on: a step that fails halfway leaves their caches of no use.
-    fn fail(&self, running: &mut Vec<Request>, why: &str) {
-        for mut one in running.drain(..) {
-            one.end(End::Failed(why.to_owned()));
-        }
+/// None of them can go on: a step that fails halfway leaves their caches of no use.
+fn fail(running: &mut Vec<Request>, why: &str) {
+    for mut one in running.drain(..) {
+        one.end(End::Failed(Failure::Fault(why.to_owned())));
     }
 }

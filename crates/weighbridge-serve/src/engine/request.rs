@@ -11,7 +11,7 @@ use candle_transformers::generation::LogitsProcessor;
 use weighbridge_candle::llama::{Config, Sequence, Turn};
 use weighbridge_scheduler::{Place, Turn as Joined};
 
-use super::job::{End, Job, Said};
+use super::job::{End, Failure, Job, Said};
 use crate::counters::{Counters, Running};
 use crate::text::{Added, Text};
 use crate::world::World;
@@ -77,9 +77,13 @@ impl Request {
             number,
             sequence,
             _place: place,
-            next,
             said: 0,
-            text: Text::new(Arc::clone(&world.tokenizer), std::mem::take(&mut job.stop)),
+            text: Text::new(
+                Arc::clone(&world.tokenizer),
+                &next,
+                std::mem::take(&mut job.stop),
+            ),
+            next,
             chooser: LogitsProcessor::from_sampling(job.seed, job.sampling.clone()),
             counters: Arc::clone(counters),
             job,
@@ -162,7 +166,7 @@ impl Drop for Request {
     fn drop(&mut self) {
         if !self.ended {
             if self.is_wanted() {
-                self.end(End::Failed("the server is stopping".into()));
+                self.end(End::Failed(Failure::Stopping));
             } else {
                 Counters::count(&self.counters.cancelled, 1);
             }
@@ -173,6 +177,7 @@ impl Drop for Request {
 
 fn fail(job: &Job, counters: &Counters, error: &dyn std::fmt::Display) -> Option<Request> {
     Counters::count(&counters.failed, 1);
-    job.say(Said::End(End::Failed(error.to_string())));
+    let failure = Failure::Fault(error.to_string());
+    job.say(Said::End(End::Failed(failure)));
     None
 }

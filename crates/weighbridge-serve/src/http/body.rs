@@ -35,6 +35,14 @@ impl<T: DeserializeOwned> FromRequest<Arc<App>> for Body<T> {
             }
             Refusal::bad(error)
         })?;
+        // serde would take a list for an object, field by field.
+        if bytes
+            .trim_ascii_start()
+            .first()
+            .is_some_and(|first| *first != b'{')
+        {
+            return Err(Refusal::bad("the body must be a JSON object"));
+        }
         let parsed = serde_json::from_slice(&bytes).map_err(Refusal::bad)?;
         Ok(Body(parsed))
     }

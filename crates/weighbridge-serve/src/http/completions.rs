@@ -1,7 +1,7 @@
 //! `POST /v1/completions`, as OpenAI has it.
 //!
-//! What lives here: what may be asked, and the answer in one piece or as a stream. What does not: how it is computed
-//! (`engine`), when (`weighbridge-scheduler`).
+//! What lives here: the way into the scheduler, and the answer in one piece or as a stream. What does not: what may be
+//! asked (`asked`), how it is computed (`engine`), when (`weighbridge-scheduler`).
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -11,158 +11,18 @@ use axum::Json;
 use axum::extract::State;
 use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
-use candle_transformers::generation::Sampling;
 use futures_util::stream;
-use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use weighbridge_scheduler::{Scheduler, Ticket, Why};
 
 use super::App;
+use super::asked::{Asked, Prompt};
 use super::body::Body;
 use super::refusal::Refusal;
+use crate::counters::Counters;
 use crate::engine::{End, Job, Said};
 use crate::world::now;
-
-/// A stop string is looked for in every piece of text; more and longer ones than this are no use.
-const STOPS: usize = 16;
-const STOP_BYTES: usize = 1024;
-
-/// Fields that would change the answer and are not done here are refused; others are passed over.
-#[derive(Debug, Deserialize)]
-pub(super) struct Asked {
-    model: String,
-    prompt: Prompt,
-    max_tokens: Option<usize>,
-    temperature: Option<f64>,
-    top_p: Option<f64>,
-    seed: Option<i64>,
-    stop: Option<Stop>,
-    stream: Option<bool>,
-    stream_options: Option<StreamOptions>,
-    n: Option<u64>,
-    best_of: Option<u64>,
-    echo: Option<bool>,
-    logprobs: Option<u64>,
-    suffix: Option<String>,
-    presence_penalty: Option<f64>,
-    frequency_penalty: Option<f64>,
-    logit_bias: Option<serde_json::Map<String, Value>>,
-}
-
-/// One prompt: text, or tokens. Several are refused, with a word of their own.
-#[derive(Debug, Deserialize)]
-#[serde(untagged)]
-enum Prompt {
-    Text(String),
-    Tokens(Vec<u32>),
-    Texts(Vec<String>),
-    ManyTokens(Vec<Vec<u32>>),
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(untagged)]
-enum Stop {
-    One(String),
-    Several(Vec<String>),
-}
-
-#[derive(Debug, Deserialize)]
-struct StreamOptions {
-    #[serde(default)]
-    include_usage: bool,
-}
-
-impl Asked {
-    /// Nothing is left out quietly.
-    fn check(&self) -> Result<(), Refusal> {
-        let is = |there: bool, name, what: &str| match there {
-            true => Err(Refusal::field(name, format!("{name}: {what}"))),
-            false => Ok(()),
-        };
-        let nonzero = |value: Option<f64>| value.is_some_and(|value| value != 0.0);
-        is(
-            self.n.is_some_and(|n| n != 1),
-            "n",
-            "one answer per request is computed here",
-        )?;
-        is(
-            self.best_of.is_some_and(|n| n != 1),
-            "best_of",
-            "one answer per request is computed here",
-        )?;
-        is(
-            self.echo == Some(true),
-            "echo",
-            "the prompt is not repeated here",
-        )?;
-        is(
-            self.logprobs.is_some(),
-            "logprobs",
-            "they are not given here",
-        )?;
-        is(self.suffix.is_some(), "suffix", "nothing is inserted here")?;
-        is(
-            nonzero(self.presence_penalty),
-            "presence_penalty",
-            "there are no penalties here",
-        )?;
-        is(
-            nonzero(self.frequency_penalty),
-            "frequency_penalty",
-            "there are no penalties here",
-        )?;
-        is(
-            self.logit_bias
-                .as_ref()
-                .is_some_and(|bias| !bias.is_empty()),
-            "logit_bias",
-            "logits are taken as they are here",
-        )?;
-        let within =
-            |value: Option<f64>, most| value.is_none_or(|value| (0.0..=most).contains(&value));
-        is(
-            !within(self.temperature, 2.0),
-            "temperature",
-            "must be between 0 and 2",
-        )?;
-        // Where the sampler would take none for all.
-        let none = self.top_p.is_some_and(|p| p as f32 <= 0.0);
-        is(
-            none || !within(self.top_p, 1.0),
-            "top_p",
-            "must be above 0, and at most 1",
-        )?;
-        is(
-            self.max_tokens == Some(0),
-            "max_tokens",
-            "must be at least 1",
-        )
-    }
-
-    fn sampling(&self) -> Sampling {
-        let temperature = self.temperature.unwrap_or(1.0);
-        match self.top_p {
-            // Below this everything but the likeliest vanishes in f32, or becomes no number.
-            _ if temperature < 1e-5 => Sampling::ArgMax,
-            Some(p) if p < 1.0 => Sampling::TopP { p, temperature },
-            _ => Sampling::All { temperature },
-        }
-    }
-
-    fn stops(&mut self) -> Result<Vec<String>, Refusal> {
-        let stops = match self.stop.take() {
-            None => Vec::new(),
-            Some(Stop::One(stop)) => vec![stop],
-            Some(Stop::Several(stops)) => stops,
-        };
-        if stops.len() > STOPS || stops.iter().any(|stop| stop.len() > STOP_BYTES) {
-            let message = format!("stop: at most {STOPS} strings of at most {STOP_BYTES} bytes");
-            return Err(Refusal::field("stop", message));
-        }
-        Ok(stops)
-    }
-}
 
 /// What the answer to one request is headed with, and what is left of it in the scheduler.
 struct Asking {
@@ -181,7 +41,9 @@ struct Asking {
 impl Drop for Asking {
     fn drop(&mut self) {
         let scheduler: &Scheduler<Job> = &self.app.scheduler;
-        drop(scheduler.cancel(self.ticket));
+        if scheduler.cancel(self.ticket).is_some() {
+            Counters::count(&self.app.counters.cancelled, 1);
+        }
     }
 }
 
@@ -238,6 +100,7 @@ fn admit(app: &App, model: &str, label: &str, job: Job) -> Result<Ticket, Refusa
     let admitted = app.scheduler.admit(app.world.base, adapter, label, job);
     admitted.map_err(|refused| match refused.why {
         Why::Full { .. } => Refusal::too_many(refused.why),
+        Why::Closed => Refusal::stopping(),
         // It was unloaded between the two.
         Why::Registry(error) if error.is_not_found() => unknown(),
         Why::Registry(error) => error.into(),
@@ -311,12 +174,12 @@ impl Asking {
             match said {
                 Said::Began(by) => self.by = by,
                 Said::Text(more) => text += &more,
-                Said::End(End::Failed(why)) => return Err(Refusal::internal(why)),
+                Said::End(End::Failed(why)) => return Err(why.into()),
                 Said::End(End::Stop(tokens)) => return Ok(self.answer(&text, "stop", tokens)),
                 Said::End(End::Length(tokens)) => return Ok(self.answer(&text, "length", tokens)),
             }
         }
-        Err(gone())
+        Err(Refusal::stopping())
     }
 
     fn answer(&self, text: &str, reason: &str, tokens: usize) -> Value {
@@ -373,9 +236,10 @@ impl Asking {
                 }
                 Some(Said::Text(text)) => return (event(self.piece(&text, None)), Next::Said),
                 Some(Said::End(End::Failed(why))) => {
-                    return (event(Refusal::internal(why).to_json()), Next::Mark);
+                    return (event(Refusal::from(why).to_json()), Next::Mark);
                 }
-                None => return (event(gone().to_json()), Next::Mark),
+                // Nobody drops a job without a word. Should it be so, its end is near.
+                None => return (event(Refusal::stopping().to_json()), Next::Mark),
                 Some(Said::End(End::Stop(tokens))) => ("stop", tokens),
                 Some(Said::End(End::Length(tokens))) => ("length", tokens),
             };
@@ -387,9 +251,4 @@ impl Asking {
             return (event(self.piece("", Some(reason))), next);
         }
     }
-}
-
-/// The engine has dropped it without a word: the server is stopping.
-fn gone() -> Refusal {
-    Refusal::internal("the server is stopping")
 }

@@ -24,8 +24,9 @@ pub(super) async fn token(State(app): State<Arc<App>>, request: Request, next: N
         .and_then(|given| given.strip_prefix("Bearer "))
         .map(str::trim);
     // Digests are compared in constant time: how much of a guess was right is not to be timed.
-    let right =
-        given.is_some_and(|given| blake3::hash(given.as_bytes()) == blake3::hash(token.as_bytes()));
+    let right = given.is_some_and(|given| {
+        blake3::hash(given.as_bytes()) == blake3::hash(token.as_str().as_bytes())
+    });
     if !right {
         return Refusal::unauthorized().into_response();
     }
@@ -35,7 +36,7 @@ pub(super) async fn token(State(app): State<Arc<App>>, request: Request, next: N
 /// A server on loopback answers to loopback's names only. A page of another site can have its own name lead to
 /// 127.0.0.1, and its visitor's browser would then let it read what is answered here.
 pub(super) async fn host(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
-    if app.options.listen.ip().is_loopback() {
+    if app.options.listen.ip().to_canonical().is_loopback() {
         let host = request.headers().get(header::HOST);
         let host = host.and_then(|host| host.to_str().ok()).unwrap_or("");
         if !is_loopback(host) {
@@ -53,7 +54,8 @@ fn is_loopback(host: &str) -> bool {
     };
     let name = name.trim_start_matches('[').trim_end_matches(']');
     let address = name.parse::<std::net::IpAddr>();
-    name.eq_ignore_ascii_case("localhost") || address.is_ok_and(|address| address.is_loopback())
+    name.eq_ignore_ascii_case("localhost")
+        || address.is_ok_and(|address| address.to_canonical().is_loopback())
 }
 
 #[cfg(test)]
@@ -69,6 +71,7 @@ mod tests {
             "127.0.0.1:80",
             "127.1.2.3:1",
             "[::1]:8000",
+            "[::ffff:127.0.0.1]:8000",
             "[::1]",
         ] {
             assert!(is_loopback(good), "{good}");

@@ -74,7 +74,7 @@ pub(super) async fn metrics(State(app): State<Arc<App>>) -> impl IntoResponse {
         ),
         (
             "weighbridge_serve_cancelled_total",
-            "Requests whose clients went.",
+            "Requests whose clients went before they had their answers.",
             &counters.cancelled,
         ),
     ] {

@@ -3,6 +3,7 @@
 //! What lives here: the routes, and what all of them share. What does not: what each answers (a file each), who may
 //! come in (`guard`), how a refusal looks (`refusal`).
 
+mod asked;
 mod body;
 mod completions;
 mod guard;

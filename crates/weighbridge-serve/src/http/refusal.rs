@@ -9,6 +9,7 @@ use axum::response::{IntoResponse, Response};
 use serde_json::json;
 
 use crate::adapters::Refused;
+use crate::engine::Failure;
 
 /// `{"error": {"message", "type", "param", "code"}}`
 #[derive(Debug)]
@@ -67,6 +68,16 @@ impl Refusal {
         )
     }
 
+    /// The server ends.
+    pub(super) fn stopping() -> Self {
+        let message = "the server is stopping";
+        Self::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "ServiceUnavailableError",
+            message,
+        )
+    }
+
     pub(super) fn other(status: StatusCode, message: impl ToString) -> Self {
         Self::new(status, "BadRequestError", message)
     }
@@ -116,6 +127,31 @@ impl From<weighbridge::Error> for Refusal {
     }
 }
 
+/// What ended a request that had been admitted. Its files are the server's own affair by then.
+impl From<Failure> for Refusal {
+    fn from(failure: Failure) -> Self {
+        match failure {
+            Failure::Stopping => Self::stopping(),
+            Failure::Fault(why) => Self::internal(why),
+            Failure::Weights(error) if error.is_not_found() => Self::not_found(error),
+            Failure::Weights(error) if error.is_out_of_memory() || error.is_exhausted() => {
+                Self::new(
+                    StatusCode::INSUFFICIENT_STORAGE,
+                    "InsufficientStorageError",
+                    error,
+                )
+            }
+            // A load that failed lately is not tried again at once.
+            Failure::Weights(error) if error.is_conflict() || error.is_timeout() => Self::new(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "ServiceUnavailableError",
+                error,
+            ),
+            Failure::Weights(error) => Self::internal(error),
+        }
+    }
+}
+
 impl From<Refused> for Refusal {
     fn from(refused: Refused) -> Self {
         match refused {
@@ -126,6 +162,7 @@ impl From<Refused> for Refusal {
                 kind: "InvalidUserInput",
                 ..Self::bad(refused)
             },
+            Refused::Unfit(error) => Self::bad(error),
             Refused::Registry(error) => error.into(),
         }
     }
