@@ -25,6 +25,18 @@ struct Listening<'a> {
 }
 
 pub(crate) fn run(args: Serve, form: Form) -> Result<Answer, Failure> {
+    // Before anything is opened: a signal that comes meanwhile ends it as soon as it is.
+    let (stop, stopped) = oneshot::channel::<()>();
+    // The first signal stops it; whoever sends a second does not want to wait.
+    let stop = Mutex::new(Some(stop));
+    ctrlc::set_handler(move || {
+        let first = stop.lock().ok().and_then(|mut stop| stop.take());
+        match first {
+            Some(stop) => drop(stop.send(())),
+            None => std::process::exit(130),
+        }
+    })
+    .map_err(|error| Failure::fault(format!("no handler for signals: {error}")))?;
     let server = Server::open(args.options)?;
     let url = format!("http://{}", server.address());
     // Nobody who has gone keeps a server from serving: what cannot be said is not said.
@@ -47,17 +59,6 @@ pub(crate) fn run(args: Serve, form: Form) -> Result<Answer, Failure> {
         ),
     };
     let _ = out.flush();
-    let (stop, stopped) = oneshot::channel::<()>();
-    // The first signal stops it; whoever sends a second does not want to wait.
-    let stop = Mutex::new(Some(stop));
-    ctrlc::set_handler(move || {
-        let first = stop.lock().ok().and_then(|mut stop| stop.take());
-        match first {
-            Some(stop) => drop(stop.send(())),
-            None => std::process::exit(130),
-        }
-    })
-    .map_err(|error| Failure::fault(format!("no handler for signals: {error}")))?;
     server.run(async {
         let _ = stopped.await;
     })?;

@@ -136,6 +136,13 @@ impl Config {
                 return Err(format!("{name} is {value}"));
             }
         }
+        // Each position has a row of cosines and one of sines.
+        if self.max_position_embeddings > 1 << 20 {
+            return Err(format!(
+                "max_position_embeddings is {}; more than 1048576 are not computed here",
+                self.max_position_embeddings
+            ));
+        }
         if self.num_hidden_layers > 1 << 16 {
             return Err(format!("num_hidden_layers is {}", self.num_hidden_layers));
         }
@@ -220,6 +227,7 @@ mod tests {
             ("vocab_size", "1152921504606846976"),
             ("num_hidden_layers", "1152921504606846976"),
             ("num_hidden_layers", "-1"),
+            ("max_position_embeddings", "268435456"),
         ] {
             let value: serde_json::Value = serde_json::from_str(value).unwrap();
             let refused = tiny(|json| json[name] = value.clone()).unwrap_err();
