@@ -6,8 +6,8 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::builder::NonEmptyStringValueParser;
-use clap::{Args, Parser, Subcommand};
+use clap::builder::{NonEmptyStringValueParser, ValueParser};
+use clap::{Args, Command as Arguments, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::sizes;
 
@@ -17,6 +17,30 @@ use crate::sizes;
 pub(crate) struct Cli {
     #[command(subcommand)]
     pub(crate) command: Command,
+}
+
+impl Cli {
+    /// From this process's arguments.
+    pub(crate) fn of_process() -> Result<Self, clap::Error> {
+        let matches = Self::arguments().try_get_matches()?;
+        Self::from_arg_matches(&matches)
+    }
+
+    /// Sizes are written alike everywhere, also where another crate says what the arguments are.
+    fn arguments() -> Arguments {
+        let arguments = Self::command();
+        #[cfg(feature = "serve")]
+        let arguments = arguments.mut_subcommand("serve", |serve| {
+            let size = |arg: clap::Arg| arg.value_parser(ValueParser::from(sizes::parse_bytes));
+            serve.mut_arg("limit", size).mut_arg("max_body", |arg| {
+                arg.value_parser(|text: &str| {
+                    let bytes = sizes::parse_bytes(text)?;
+                    usize::try_from(bytes).map_err(|_| "more than there can be".to_owned())
+                })
+            })
+        });
+        arguments
+    }
 }
 
 #[derive(Debug, Subcommand)]
@@ -115,6 +139,9 @@ pub(crate) struct Top {
 pub(crate) struct Serve {
     #[command(flatten)]
     pub(crate) options: weighbridge_serve::Options,
+    /// What is told on stderr while it runs: off, error, warn, info, debug or trace
+    #[arg(long, value_name = "LEVEL", default_value = "warn")]
+    pub(crate) log: tracing_subscriber::filter::LevelFilter,
     /// Say where it listens, and why it does not, as JSON
     #[arg(long)]
     pub(crate) json: bool,
@@ -203,7 +230,7 @@ Examples:
   curl -s localhost:8000/v1/completions -H 'Content-Type: application/json' \\
     -d '{\"model\": \"pirate\", \"prompt\": \"A cow says\", \"temperature\": 0}'
   weighbridge serve --model models/SmolLM2 --adapter pirate=adapters/pirate --adapter-root adapters
-  WEIGHBRIDGE_ADMIN_TOKEN=... weighbridge serve --listen 0.0.0.0:8000
+  WEIGHBRIDGE_ADMIN_TOKEN=... weighbridge serve --listen 0.0.0.0:8000 --limit 24GiB
 
 ",
     exit_codes!()
@@ -223,13 +250,35 @@ Examples:
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
-
     use super::*;
 
     #[test]
     fn the_arguments_do_not_contradict_each_other() {
-        Cli::command().debug_assert();
+        Cli::arguments().debug_assert();
+    }
+
+    #[cfg(feature = "serve")]
+    #[test]
+    fn sizes_are_written_alike_everywhere() {
+        let parse = |words: &[&str]| {
+            let matches = Cli::arguments().try_get_matches_from(words)?;
+            Cli::from_arg_matches(&matches)
+        };
+        let words = [
+            "weighbridge",
+            "serve",
+            "--limit",
+            "1.5GiB",
+            "--max-body",
+            "2MB",
+        ];
+        let Command::Serve(serve) = parse(&words).unwrap().command else {
+            panic!("another command");
+        };
+        assert_eq!(serve.options.limit, Some(3 << 29));
+        assert_eq!(serve.options.max_body, 2_000_000);
+        let wrong = parse(&["weighbridge", "serve", "--limit", "2G"]).unwrap_err();
+        assert!(wrong.to_string().contains("units are"), "{wrong}");
     }
 
     #[test]

@@ -1,9 +1,9 @@
 //! `weighbridge serve`: a server, until it is told to stop.
 //!
-//! What lives here: signals, and what is said at the start and at the end. What does not: the server
+//! What lives here: signals, the log, and what is said at the start and at the end. What does not: the server
 //! (`weighbridge-serve`).
 
-use std::io::Write;
+use std::io::{IsTerminal, Write};
 use std::sync::Mutex;
 
 use serde::Serialize;
@@ -37,6 +37,11 @@ pub(crate) fn run(args: Serve, form: Form) -> Result<Answer, Failure> {
         }
     })
     .map_err(|error| Failure::fault(format!("no handler for signals: {error}")))?;
+    tracing_subscriber::fmt()
+        .with_max_level(args.log)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .init();
     let server = Server::open(args.options)?;
     let url = format!("http://{}", server.address());
     // Nobody who has gone keeps a server from serving: what cannot be said is not said.

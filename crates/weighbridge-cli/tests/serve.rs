@@ -93,7 +93,8 @@ fn what_does_not_start_says_why() {
         &["--running", "0"][..],
         &["--adapter", "x"],
         &["--listen", "nowhere"],
-        &["--limit", "2GiB"],
+        &["--limit", "2G"],
+        &["--connections", "0"],
     ] {
         let said = run(["serve"].iter().chain(wrong));
         assert_eq!(said.code, 2, "{said:?}");

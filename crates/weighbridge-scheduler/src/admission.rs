@@ -14,6 +14,7 @@ use crate::scheduler::Scheduler;
 use crate::wants::Wants;
 
 /// How many were given out by all schedulers of this process, so that a ticket of one cancels nothing in another.
+/// std's in every build: it is not of one schedule, and nobody else's turn comes while it is held.
 static TICKETS: Mutex<u64> = Mutex::new(0);
 
 /// Greater than all before it.

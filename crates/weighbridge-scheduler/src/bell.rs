@@ -2,8 +2,10 @@
 //!
 //! What lives here: a count of news, and waiting for the next. What does not: what is new.
 
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::PoisonError;
 use std::time::{Duration, Instant};
+
+use crate::sync::{Condvar, Mutex, MutexGuard};
 
 #[derive(Default)]
 pub(crate) struct Bell {

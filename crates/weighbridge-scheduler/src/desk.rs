@@ -4,7 +4,7 @@
 //! Nothing under the lock is foreign code: no payload, no lease and no future is dropped there, and
 //! the registry is not asked.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::PoisonError;
 
 use crate::limits::Limits;
 use crate::order::Order;
@@ -13,6 +13,7 @@ use crate::queue::Queue;
 use crate::refused::Why;
 use crate::round::Failed;
 use crate::stats::Stats;
+use crate::sync::{Mutex, MutexGuard};
 use crate::wants::Wants;
 
 pub(crate) struct Desk<T> {

@@ -21,6 +21,7 @@ mod refused;
 mod round;
 mod scheduler;
 mod stats;
+mod sync;
 mod wants;
 
 pub use limits::{LimitError, Limits};

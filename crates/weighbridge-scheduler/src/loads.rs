@@ -5,12 +5,13 @@
 
 use std::collections::BTreeMap;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, PoisonError};
 use std::task::{Context, Poll, Wake, Waker};
 
 use weighbridge::{AcquireOrLoad, Error, Lease, WeightRegistry};
 
 use crate::bell::Bell;
+use crate::sync::Mutex;
 use crate::wants::Wants;
 
 /// One load for all who want the same.

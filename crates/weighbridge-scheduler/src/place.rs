@@ -4,12 +4,13 @@
 //! gets a place (`order`).
 
 use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, PoisonError};
 
 use weighbridge::{Generation, SetHandle};
 
 use crate::batch::Batch;
 use crate::bell::Bell;
+use crate::sync::{Mutex, MutexGuard};
 
 /// An adapter's generation. (set, generation) is never used again for other weights.
 pub(crate) type Key = (SetHandle, Generation);

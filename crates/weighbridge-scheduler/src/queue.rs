@@ -32,12 +32,16 @@ pub(crate) struct Weights {
 /// All that wait, by ticket: oldest first.
 pub(crate) struct Queue<T> {
     all: BTreeMap<u64, Waiting<T>>,
+    /// Those of them that have no lease, by what they want. So that a round looks at each once, however many different
+    /// adapters are away.
+    away: BTreeMap<Wants, BTreeSet<u64>>,
 }
 
 impl<T> Queue<T> {
     pub(crate) fn new() -> Self {
         Queue {
             all: BTreeMap::new(),
+            away: BTreeMap::new(),
         }
     }
 
@@ -46,16 +50,32 @@ impl<T> Queue<T> {
     }
 
     pub(crate) fn push(&mut self, ticket: u64, waiting: Waiting<T>) {
+        if waiting.weights.is_none() {
+            self.away.entry(waiting.wants).or_default().insert(ticket);
+        }
         self.all.insert(ticket, waiting);
     }
 
     pub(crate) fn take(&mut self, ticket: u64) -> Option<Waiting<T>> {
-        self.all.remove(&ticket)
+        let taken = self.all.remove(&ticket)?;
+        self.is_here(ticket, taken.wants);
+        Some(taken)
     }
 
     /// All of them, oldest first.
     pub(crate) fn take_all(&mut self) -> BTreeMap<u64, Waiting<T>> {
+        self.away.clear();
         std::mem::take(&mut self.all)
+    }
+
+    /// It does not wait without a lease any more.
+    fn is_here(&mut self, ticket: u64, wants: Wants) {
+        if let Some(tickets) = self.away.get_mut(&wants) {
+            tickets.remove(&ticket);
+            if tickets.is_empty() {
+                self.away.remove(&wants);
+            }
+        }
     }
 
     /// Those that have their weights, oldest first.
@@ -73,19 +93,17 @@ impl<T> Queue<T> {
 
     /// What the others want, each once, by its oldest request.
     pub(crate) fn away(&self) -> Vec<Wants> {
-        let mut seen = BTreeSet::new();
-        let away = self.all.values().filter(|one| one.weights.is_none());
-        away.map(|one| one.wants)
-            .filter(|wants| seen.insert(*wants))
-            .collect()
+        let mut away: Vec<_> = self.away.iter().collect();
+        away.sort_by_key(|(_, tickets)| tickets.first());
+        away.into_iter().map(|(&wants, _)| wants).collect()
     }
 
     /// Who waits for this without a lease, oldest first.
     pub(crate) fn waiting_for(&self, wants: Wants) -> Vec<(u64, Arc<str>)> {
-        let mine = |one: &Waiting<T>| one.weights.is_none() && one.wants == wants;
-        let all = self.all.iter().filter(|(_, one)| mine(one));
-        all.map(|(&ticket, one)| (ticket, Arc::clone(&one.label)))
-            .collect()
+        let tickets = self.away.get(&wants).into_iter().flatten();
+        let labels =
+            tickets.filter_map(|ticket| Some((*ticket, Arc::clone(&self.all.get(ticket)?.label))));
+        labels.collect()
     }
 
     /// Gives a request its weights. They come back if it waits no more.
@@ -93,6 +111,8 @@ impl<T> Queue<T> {
         match self.all.get_mut(&ticket) {
             Some(one) => {
                 one.weights = Some(weights);
+                let wants = one.wants;
+                self.is_here(ticket, wants);
                 Ok(())
             }
             None => Err(weights),

@@ -4,7 +4,7 @@
 //! weights that have to come (`fetch`), the order (`order`).
 
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use weighbridge::WeightRegistry;
@@ -18,6 +18,7 @@ use crate::place::Places;
 use crate::queue::Waiting;
 use crate::round::{Round, Ticket, Turn};
 use crate::stats::Stats;
+use crate::sync::Mutex;
 
 /// Decides which requests run together when each wants an adapter. See the [crate](crate).
 ///
@@ -66,7 +67,8 @@ impl<T> Scheduler<T> {
     /// [crate's documentation](crate#the-order).
     ///
     /// Progress: it waits for no load and reads no file. It is O(n log n) in the number of requests that
-    /// wait, and O(n d) if they want d different adapters that are away, and holds the lock that admission takes for that time. Rounds of several threads come one after the other.
+    /// wait, and asks the registry once for each adapter that is away; the lock that admission takes is held while the queue is
+    /// gone through, and for none of the registry's answers. Rounds of several threads come one after the other.
     ///
     /// # Panics
     /// If a [policy](weighbridge::policy::Policy) of the registry panics while it is asked. Nobody is lost: the

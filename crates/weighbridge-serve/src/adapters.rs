@@ -1,18 +1,22 @@
 //! Adapters that come and go while requests run.
 //!
-//! What lives here: [`Adapters`]: load, load in place, unload, list, with the limits. What does not: what a client is
-//! told (`http::lora`), where paths may lead (`roots`).
+//! What lives here: [`Adapters`]: load, load in place, unload, list, with the limits, and the room for one that is
+//! loaded by hand. What does not: what a client is told (`http::lora`), where paths may lead (`roots`), room for what a
+//! request wants (the registry's own affair).
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use weighbridge::source::{Evictable, PeftAdapter, Source};
-use weighbridge::{Retirement, SetHandle, SetKind};
+use weighbridge::{Demand, Estimate, Retirement, SetHandle, SetKind, SetName};
 
 use crate::error::StartError;
 use crate::options::Options;
 use crate::roots::{Outside, Roots};
 use crate::world::World;
+
+/// How often room is made for one load. What was evicted for it may come back for a request before it is used.
+const TRIES: usize = 8;
 
 pub(crate) struct Adapters {
     world: Arc<World>,
@@ -42,6 +46,18 @@ pub(crate) enum Refused {
     IsModel(String),
     #[error(transparent)]
     Unfit(#[from] Box<weighbridge_candle::Error>),
+    /// There would be room if requests did not run on these.
+    #[error("{error}. What has the room is in use: {}", joined(.leased))]
+    InUse {
+        error: weighbridge::Error,
+        leased: Vec<SetName>,
+    },
+    /// It came of files, which are called as whoever named them called them.
+    #[error("{message}")]
+    Files {
+        error: weighbridge::Error,
+        message: String,
+    },
     #[error(transparent)]
     Registry(#[from] weighbridge::Error),
 }
@@ -63,18 +79,17 @@ impl Adapters {
             coming: Mutex::new(0),
         };
         for (name, directory) in &options.adapters {
-            adapters.load_from(name, directory.clone(), false).map_err(
-                |refused| match refused {
-                    Refused::Registry(source) => StartError::Weights {
-                        what: format!("{name}={}", directory.display()),
-                        source: Box::new(source),
-                    },
-                    other => StartError::Option {
-                        option: "--adapter",
-                        reason: other.to_string(),
-                    },
+            let loaded = adapters.load_from(name, directory, false);
+            loaded.map_err(|refused| match refused {
+                Refused::Registry(source) => StartError::Weights {
+                    what: format!("{name}={}", directory.display()),
+                    source: Box::new(source),
                 },
-            )?;
+                other => StartError::Option {
+                    option: "--adapter",
+                    reason: other.to_string(),
+                },
+            })?;
         }
         Ok(adapters)
     }
@@ -87,33 +102,74 @@ impl Adapters {
         path: &str,
         in_place: bool,
     ) -> Result<SetHandle, Refused> {
-        self.load_from(name, self.roots.resolve(path)?, in_place)
+        let real = self.roots.resolve(path)?;
+        let loaded = self.load_from(name, &real, in_place);
+        loaded.map_err(|refused| match refused {
+            Refused::Registry(error) => {
+                // Where the server keeps them is nothing that a client needs to know.
+                let message = error.to_string();
+                let message = message.replace(&*real.to_string_lossy(), path);
+                Refused::Files { error, message }
+            }
+            other => other,
+        })
     }
 
     fn load_from(
         &self,
         name: &str,
-        directory: PathBuf,
+        directory: &Path,
         in_place: bool,
     ) -> Result<SetHandle, Refused> {
         let registry = &self.world.registry;
+        let mut tries = TRIES;
         loop {
-            let Some(there) = self.find(name)? else {
-                let _place = self.place()?;
-                let published = registry.publish(name, self.source(name, &directory)?);
-                return Ok(published.map_err(|error| error.into_parts().0)?);
-            };
-            if !in_place {
+            let there = self.find(name)?;
+            if there.is_some() && !in_place {
                 return Err(Refused::There(name.to_owned()));
             }
-            match registry.replace(there, self.source(name, &directory)?) {
-                Ok(_) => return Ok(there),
-                Err(error) => match error.into_parts().0 {
-                    // It was unloaded between the two: then this is a new one.
-                    weighbridge::Error::StaleHandle { .. } => continue,
-                    error => return Err(error.into()),
-                },
+            let source = self.source(name, directory)?;
+            let plan = source.plan();
+            let (demand, done) = match there {
+                None => {
+                    let _place = self.place()?;
+                    let demand = Demand::new().plan("", plan);
+                    (demand, registry.publish(name, source))
+                }
+                Some(set) => {
+                    let demand = Demand::new().replacement(set, plan);
+                    (demand, registry.replace(set, source).map(|_| set))
+                }
+            };
+            match done.map_err(|error| error.into_parts().0) {
+                Ok(set) => return Ok(set),
+                // It was unloaded between the two: then this is a new one.
+                Err(weighbridge::Error::StaleHandle { .. }) if there.is_some() => {}
+                Err(error) if error.is_over_limit() && tries > 0 => {
+                    tries -= 1;
+                    self.make_room(&demand, error)?;
+                }
+                Err(error) => return Err(error.into()),
             }
+        }
+    }
+
+    /// Idle adapters go, as they would for one that a request wants; they come back when one wants them. If that does
+    /// not help: `error`, and who is in the way.
+    fn make_room(&self, demand: &Demand, error: weighbridge::Error) -> Result<(), Refused> {
+        let registry = &self.world.registry;
+        match registry.estimate(demand) {
+            Ok(Estimate::AfterEvicting { sets, .. }) => {
+                for set in sets.iter().filter_map(|name| registry.lookup(name)) {
+                    // What somebody began to use meanwhile stays.
+                    let _ = registry.evict(set);
+                }
+                Ok(())
+            }
+            Ok(Estimate::WhenReleased { leased, .. }) => Err(Refused::InUse { error, leased }),
+            // It fits by now; or what it would replace has gone.
+            Ok(Estimate::Now { .. }) | Err(weighbridge::Error::StaleHandle { .. }) => Ok(()),
+            Ok(_) | Err(_) => Err(error.into()),
         }
     }
 
@@ -182,4 +238,9 @@ impl Drop for Place<'_> {
     fn drop(&mut self) {
         *self.0.coming.lock().unwrap_or_else(PoisonError::into_inner) -= 1;
     }
+}
+
+fn joined(names: &[SetName]) -> String {
+    let names: Vec<String> = names.iter().map(SetName::to_string).collect();
+    names.join(", ")
 }

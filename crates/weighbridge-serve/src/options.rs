@@ -4,6 +4,12 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::error::StartError;
+
+/// No client is waited for any longer.
+const DAY: Duration = Duration::from_secs(86_400);
 
 /// Everything that can be chosen. The defaults serve the model that is built in, on loopback only; of a model of your
 /// own they load adapters from nowhere.
@@ -60,6 +66,14 @@ pub struct Options {
     #[arg(long, value_name = "N", default_value_t = 1024)]
     pub max_adapters: usize,
 
+    /// Connections at a time; more wait until one ends
+    #[arg(long, value_name = "N", default_value_t = 1024)]
+    pub connections: usize,
+
+    /// Seconds that a client may let the server wait: for a request, for its body, for room to write to
+    #[arg(long, value_name = "SECONDS", default_value_t = 30)]
+    pub client_timeout: u64,
+
     /// Largest body of a request, in bytes
     #[arg(long, value_name = "BYTES", default_value_t = 1 << 20)]
     pub max_body: usize,
@@ -106,6 +120,22 @@ impl Options {
         }
     }
 
+    /// What nobody else looks at.
+    pub(crate) fn check(&self) -> Result<(), StartError> {
+        let most = DAY.as_secs();
+        let wrong = |option, reason: &str| {
+            let reason = reason.to_owned();
+            Err(StartError::Option { option, reason })
+        };
+        if self.connections == 0 {
+            return wrong("--connections", "without any, nobody is answered");
+        }
+        if !(1..=most).contains(&self.client_timeout) {
+            return wrong("--client-timeout", "must be from 1 to 86400 seconds");
+        }
+        Ok(())
+    }
+
     /// The defaults, for the tiny model that is built in.
     pub fn built_in() -> Self {
         Options {
@@ -120,6 +150,8 @@ impl Options {
             running_adapters: 8,
             waiting: 1024,
             max_adapters: 1024,
+            connections: 1024,
+            client_timeout: 30,
             max_body: 1 << 20,
             grace: 30,
         }

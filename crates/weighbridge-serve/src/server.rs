@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
+use tokio::sync::Semaphore;
 use weighbridge::WeightRegistry;
 use weighbridge_scheduler::{Limits, Scheduler};
 
@@ -16,7 +17,7 @@ use crate::built_in::BuiltIn;
 use crate::counters::Counters;
 use crate::engine::Engine;
 use crate::error::StartError;
-use crate::http::{self, App};
+use crate::http::{self, App, Door};
 use crate::options::Options;
 use crate::world::World;
 
@@ -51,6 +52,7 @@ impl Server {
                 (Some(built_in), options)
             }
         };
+        options.check()?;
         // Before the registry counts anything.
         let recorder = http::recorder();
         let limits = Limits::default()
@@ -78,12 +80,17 @@ impl Server {
             Arc::clone(&counters),
         );
         let engine = engine.map_err(StartError::System)?;
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let app = Arc::new(App {
             world,
             adapters,
             scheduler,
             counters,
             recorder,
+            connections: Arc::new(Semaphore::new(
+                options.connections.min(Semaphore::MAX_PERMITS),
+            )),
+            splitting: Semaphore::new(cores),
             options,
             asked: AtomicU64::new(0),
         });
@@ -131,33 +138,33 @@ impl Server {
         let app = Arc::clone(&self.app);
         let answered = runtime.block_on(async move {
             let listener = tokio::net::TcpListener::from_std(self.listener)?;
-            let (told, mut stopping) = tokio::sync::watch::channel(false);
-            let until = async move {
-                until.await;
-                let _ = told.send(true);
-            };
             let router = http::router(Arc::clone(&app));
-            let serving = axum::serve(listener, router).with_graceful_shutdown(until);
-            let mut serving = std::pin::pin!(serving.into_future());
+            let door = Door::new(
+                listener,
+                router,
+                Arc::clone(&app.connections),
+                app.patience(),
+            );
             tokio::select! {
-                answered = &mut serving => return answered,
-                _ = stopping.wait_for(|told| *told) => {}
+                never = door.let_in() => match never {},
+                () = until => {}
             }
             // No connection is taken any more, idle ones are closed, and what runs or waits has its grace.
+            let mut closing = std::pin::pin!(door.close());
             let quiet = async {
                 while app.scheduler.running() + app.scheduler.waiting() > 0 {
                     tokio::time::sleep(LOOK).await;
                 }
             };
             tokio::select! {
-                answered = &mut serving => return answered,
+                () = &mut closing => return Ok(()),
                 _ = tokio::time::timeout(grace, quiet) => {}
             }
             // What is left is told that it is cut off, and so is whoever comes now on a connection that is open.
             let stopped = tokio::task::spawn_blocking(move || self.engine.stop()).await;
             drop(stopped);
             // Time to read it. Who sends a request by halves is not waited for.
-            let _ = tokio::time::timeout(LAST_WORDS, serving).await;
+            let _ = tokio::time::timeout(LAST_WORDS, closing).await;
             Ok(())
         });
         runtime.shutdown_timeout(Duration::from_secs(1));

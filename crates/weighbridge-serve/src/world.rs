@@ -44,8 +44,7 @@ impl World {
             path: directory.clone(),
             source: Box::new(source),
         };
-        let config =
-            Config::from_json(&read(&directory.join("config.json"))?).map_err(model_error)?;
+        let config = config(directory, model_error)?;
         let tokenizer = tokenizer(&directory.join("tokenizer.json"), &config)?;
 
         let mut builder = WeightRegistry::builder();
@@ -116,6 +115,20 @@ fn read(path: &Path) -> Result<Vec<u8>, StartError> {
         path: path.to_owned(),
         source,
     })
+}
+
+fn config(
+    directory: &Path,
+    wrong: impl Fn(weighbridge_candle::Error) -> StartError,
+) -> Result<Config, StartError> {
+    let config = read(&directory.join("config.json"))?;
+    let mut config = Config::from_json(&config).map_err(&wrong)?;
+    // Not every model has one.
+    let generation = directory.join("generation_config.json");
+    if generation.exists() {
+        config.also_ends(&read(&generation)?).map_err(&wrong)?;
+    }
+    Ok(config)
 }
 
 fn tokenizer(path: &Path, config: &Config) -> Result<Tokenizer, StartError> {

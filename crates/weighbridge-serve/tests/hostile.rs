@@ -384,6 +384,13 @@ fn what_makes_no_sense_does_not_start() {
         fails(&|o| o.running = 0),
         StartError::Option { .. }
     ));
+    for change in [
+        &(|o: &mut Options| o.connections = 0) as &dyn Fn(&mut Options),
+        &|o: &mut Options| o.client_timeout = 0,
+        &|o: &mut Options| o.client_timeout = u64::MAX,
+    ] {
+        assert!(matches!(fails(change), StartError::Option { .. }));
+    }
     assert!(matches!(
         fails(&|o| o.limit = Some(1000)),
         StartError::Weights { .. }

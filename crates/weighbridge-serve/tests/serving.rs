@@ -82,6 +82,21 @@ fn a_swap_is_seen_by_the_next_request_and_models_say_so() {
         .collect();
     assert_eq!(ids, ["tiny-llama", "pirate"]);
     assert_eq!(models["data"][1]["parent"], "tiny-llama");
+    assert_eq!(models["data"][1]["root"], "pirate", "and no path");
+    assert_eq!(
+        server.get("/v1/models/pirate").json(),
+        models["data"][1],
+        "one by one they are the same"
+    );
+    assert_eq!(
+        server.get("/v1/models/tiny-llama").json(),
+        models["data"][0]
+    );
+    let none = server.get("/v1/models/nobody");
+    assert_eq!(
+        (none.status, none.refusal().as_str()),
+        (404, "The model `nobody` does not exist.")
+    );
     let generation = models["data"][1]["generation"].as_u64().unwrap();
     assert_eq!(after["system_fingerprint"], format!("pirate@{generation}"));
 
@@ -342,34 +357,6 @@ fn the_registry_is_shown_as_it_is() {
     assert_eq!(left["catalog"]["sets"].as_array().unwrap().len(), 1);
 }
 
-/// Three adapters, and no room for all: each request finds its adapter, which is loaded for it in place of an idle one. A
-/// load by hand takes nobody's place.
-#[test]
-fn adapters_come_and_go_when_memory_is_short() {
-    let mut tight = options();
-    // The model's 837,696, and less than robot's 221,184 with ranked's beside it.
-    tight.limit = Some(842_000 + 250_000);
-    let server = Running::with(tight);
-    assert_eq!(server.load("robot", "robot").status, 200);
-    assert_eq!(server.load("ranked", "ranked").status, 507);
-    let robot = server.registry.lookup("robot").unwrap();
-    server.registry.evict(robot).unwrap();
-    assert_eq!(server.load("ranked", "ranked").status, 200);
-    assert_eq!(server.load("shout", "shout").status, 200);
-    for _ in 0..3 {
-        assert_eq!(
-            text(&server.complete("robot", "A cow says")),
-            " moo, beep boop!"
-        );
-        assert_eq!(
-            text(&server.complete("ranked", "A cow says")),
-            " moo, as you wish."
-        );
-        assert_eq!(text(&server.complete("shout", "A cow says")), " moo!!!");
-    }
-    assert!(server.document()["stats"]["loads"].as_u64().unwrap() > 0);
-}
-
 #[test]
 fn the_model_that_is_built_in_needs_nothing() {
     let mut built_in = weighbridge_serve::Options::built_in();
@@ -511,36 +498,4 @@ fn whoever_waits_when_the_server_stops_is_told_so() {
         }
     }
     assert!(told > 3, "{told} were told");
-}
-
-/// What ends an admitted request is told by its class: it was unloaded while it waited for its bytes.
-#[test]
-fn an_adapter_that_goes_while_its_request_waits_for_it_is_not_found() {
-    let mut tight = options();
-    // Room for the model and one adapter, which is held.
-    tight.limit = Some(842_000 + 230_000);
-    let server = Running::with(tight);
-    assert_eq!(server.load("robot", "robot").status, 200);
-    let robot = server.registry.lookup("robot").unwrap();
-    let base = server.registry.lookup("tiny-llama").unwrap();
-    server.registry.evict(robot).unwrap();
-    assert_eq!(server.load("ranked", "ranked").status, 200);
-    let ranked = server.registry.lookup("ranked").unwrap();
-    let held = server.registry.acquire([base, ranked]).unwrap();
-    let asked = asked("robot", "A cow says").to_string();
-    let json = [("Content-Type", "application/json")];
-    let waits = connect(
-        server.at,
-        "POST",
-        "/v1/completions",
-        &json,
-        asked.as_bytes(),
-    );
-    server.until("it waits for room", |now| now["stats"]["waiting"] == 1);
-    assert_eq!(server.unload("robot").status, 200);
-    let mut answer = Vec::new();
-    std::io::Read::read_to_end(&mut &waits, &mut answer).unwrap();
-    let answer = support::parse(&answer);
-    assert_eq!(answer.status, 404, "{}", answer.text());
-    drop(held);
 }

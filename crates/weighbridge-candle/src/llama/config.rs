@@ -87,6 +87,27 @@ impl Config {
         Ok(config)
     }
 
+    /// Also ends an answer where a `generation_config.json` says so. Chat models often have there what ends a turn, and
+    /// in `config.json` only what ends a text.
+    ///
+    /// # Errors
+    /// [`Error::Config`] if it is none.
+    pub fn also_ends(&mut self, generation_config: &[u8]) -> Result<(), Error> {
+        #[derive(Deserialize)]
+        struct Generation {
+            eos_token_id: Option<Ends>,
+        }
+        let read: Generation = serde_json::from_slice(generation_config)
+            .map_err(|error| Error::Config(format!("generation_config.json: {error}")))?;
+        let ends = [self.eos_token_id.take(), read.eos_token_id];
+        let ends = ends.into_iter().flatten().flat_map(|ends| match ends {
+            Ends::One(end) => vec![end],
+            Ends::Several(ends) => ends,
+        });
+        self.eos_token_id = Some(Ends::Several(ends.collect()));
+        Ok(())
+    }
+
     fn check(&self) -> Result<(), String> {
         if self.model_type != "llama" {
             return Err(format!(
@@ -201,6 +222,32 @@ mod tests {
         let mut json = serde_json::from_slice(&std::fs::read(file).unwrap()).unwrap();
         change(&mut json);
         Config::from_json(json.to_string().as_bytes())
+    }
+
+    #[test]
+    fn both_files_say_what_ends_an_answer() {
+        let ends = |json: &str| {
+            let mut config = tiny(|_| ()).unwrap();
+            let read = config.also_ends(json.as_bytes());
+            read.map(|()| [127, 128, 129].map(|token| config.ends(token)))
+        };
+        let own = [false, false, true];
+        assert_eq!(ends("{}").unwrap(), own);
+        assert_eq!(ends(r#"{"eos_token_id": null}"#).unwrap(), own);
+        assert_eq!(
+            ends(r#"{"eos_token_id": 128}"#).unwrap(),
+            [false, true, true]
+        );
+        let several = ends(r#"{"eos_token_id": [127, 129], "temperature": 0.7}"#);
+        assert_eq!(several.unwrap(), [true, false, true]);
+        for wrong in [
+            "",
+            "[]",
+            r#"{"eos_token_id": "</s>"}"#,
+            r#"{"eos_token_id": -1}"#,
+        ] {
+            assert!(ends(wrong).is_err(), "{wrong}");
+        }
     }
 
     #[test]

@@ -102,6 +102,8 @@ impl Shared {
         let round = self.scheduler.schedule();
         for failed in round.failed {
             Counters::count(&self.counters.failed, 1);
+            let Job { label, model, .. } = &failed.payload;
+            tracing::warn!(request = label, model, error = %failed.error, "its weights did not come");
             let failure = Failure::Weights(failed.error);
             failed.payload.say(Said::End(End::Failed(failure)));
         }
@@ -123,8 +125,14 @@ impl Shared {
         }));
         let logits = match computed {
             Ok(Ok(logits)) => logits,
-            Ok(Err(error)) => return fail(running, &error.to_string()),
-            Err(_) => return fail(running, PANICKED),
+            Ok(Err(error)) => {
+                tracing::error!(%error, "a step failed");
+                return fail(running, &error.to_string());
+            }
+            Err(_) => {
+                tracing::error!("a step panicked");
+                return fail(running, PANICKED);
+            }
         };
         let mut spoke = Vec::with_capacity(running.len());
         let mut row = 0;

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use candle_core::Tensor;
+use candle_core::{DType, Tensor};
 use candle_transformers::generation::LogitsProcessor;
 use weighbridge_candle::llama::{Config, Sequence, Turn};
 use weighbridge_scheduler::{Place, Turn as Joined};
@@ -121,7 +121,8 @@ impl Request {
         logits: &Tensor,
         config: &Config,
     ) -> Result<Option<End>, weighbridge_candle::Error> {
-        let token = self.chooser.sample(logits)?;
+        let logits = numbers(logits)?;
+        let token = self.chooser.sample(&logits)?;
         self.said += 1;
         if config.ends(token) {
             return Ok(Some(End::Stop(self.said)));
@@ -173,6 +174,21 @@ impl Drop for Request {
         }
         self.counters.ended(self.number);
     }
+}
+
+/// What no token can be drawn from is an error, and not an answer. A weight that is no number makes such.
+fn numbers(logits: &Tensor) -> candle_core::Result<Tensor> {
+    let logits = logits.to_dtype(DType::F32)?;
+    if logits
+        .to_vec1::<f32>()?
+        .iter()
+        .all(|logit| logit.is_finite())
+    {
+        return Ok(logits);
+    }
+    candle_core::bail!(
+        "what the model computed are no numbers: its weights are broken, or the adapter's"
+    )
 }
 
 fn fail(job: &Job, counters: &Counters, error: &dyn std::fmt::Display) -> Option<Request> {

@@ -28,7 +28,9 @@ impl<T: DeserializeOwned> FromRequest<Arc<App>> for Body<T> {
             return Err(Refusal::other(StatusCode::UNSUPPORTED_MEDIA_TYPE, message));
         }
         let most = app.options.max_body;
-        let bytes = Bytes::from_request(request, app).await.map_err(|error| {
+        let bytes = tokio::time::timeout(app.patience(), Bytes::from_request(request, app)).await;
+        let late = |_| Refusal::other(StatusCode::REQUEST_TIMEOUT, "the body did not come in time");
+        let bytes = bytes.map_err(late)?.map_err(|error| {
             if error.status() == StatusCode::PAYLOAD_TOO_LARGE {
                 let message = format!("the body is larger than {most} bytes");
                 return Refusal::other(StatusCode::PAYLOAD_TOO_LARGE, message);

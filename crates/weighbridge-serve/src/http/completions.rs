@@ -3,7 +3,9 @@
 //! What lives here: the way into the scheduler, and the answer in one piece or as a stream. What does not: what may be
 //! asked (`asked`), how it is computed (`engine`), when (`weighbridge-scheduler`).
 
+use std::collections::hash_map::RandomState;
 use std::convert::Infallible;
+use std::hash::{BuildHasher, Hasher};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -53,7 +55,7 @@ pub(super) async fn completions(
 ) -> Result<Response, Refusal> {
     asked.check()?;
     let stop = asked.stops()?;
-    let prompt = tokens(&app, &asked)?;
+    let prompt = tokens(&app, &mut asked.prompt).await?;
     let most = room(&app, &asked, prompt.len())?;
     let number = app.asked.fetch_add(1, Ordering::Relaxed);
     let id = format!("cmpl-{:x}-{number}", app.world.created);
@@ -65,7 +67,7 @@ pub(super) async fn completions(
         prompt,
         most,
         sampling: asked.sampling(),
-        seed: asked.seed.map_or(number, |seed| seed as u64),
+        seed: asked.seed.map_or_else(any_seed, |seed| seed as u64),
         stop,
         out: say,
     };
@@ -92,7 +94,7 @@ pub(super) async fn completions(
 
 /// A name that is not there is an error, here and now, and never the model alone.
 fn admit(app: &App, model: &str, label: &str, job: Job) -> Result<Ticket, Refusal> {
-    let unknown = || Refusal::not_found(format!("The model `{model}` does not exist."));
+    let unknown = || Refusal::no_model(model);
     let adapter = match model == app.world.name {
         true => None,
         false => Some(app.adapters.find(model)?.ok_or_else(unknown)?),
@@ -108,18 +110,24 @@ fn admit(app: &App, model: &str, label: &str, job: Job) -> Result<Ticket, Refusa
     })
 }
 
-fn tokens(app: &App, asked: &Asked) -> Result<Vec<u32>, Refusal> {
+/// For a request that says none: two of them, also of two runs of a server, do not draw alike.
+fn any_seed() -> u64 {
+    // Its keys are random, and a new pair for each.
+    RandomState::new().build_hasher().finish()
+}
+
+async fn tokens(app: &Arc<App>, prompt: &mut Prompt) -> Result<Vec<u32>, Refusal> {
     let vocabulary = app.world.model.config().vocab_size;
     let wrong = |message: String| Refusal::field("prompt", format!("prompt: {message}"));
-    let tokens = match &asked.prompt {
-        Prompt::Text(text) => encode(app, text).map_err(wrong)?,
-        Prompt::Texts(texts) => match texts.as_slice() {
-            [text] => encode(app, text).map_err(wrong)?,
+    let tokens = match prompt {
+        Prompt::Text(text) => split(app, std::mem::take(text)).await.map_err(wrong)?,
+        Prompt::Texts(texts) => match texts.as_mut_slice() {
+            [text] => split(app, std::mem::take(text)).await.map_err(wrong)?,
             _ => return Err(wrong("one prompt per request is answered here".into())),
         },
-        Prompt::Tokens(tokens) => tokens.clone(),
-        Prompt::ManyTokens(many) => match many.as_slice() {
-            [tokens] => tokens.clone(),
+        Prompt::Tokens(tokens) => std::mem::take(tokens),
+        Prompt::ManyTokens(many) => match many.as_mut_slice() {
+            [tokens] => std::mem::take(tokens),
             _ => return Err(wrong("one prompt per request is answered here".into())),
         },
     };
@@ -134,10 +142,23 @@ fn tokens(app: &App, asked: &Asked) -> Result<Vec<u32>, Refusal> {
     Ok(tokens)
 }
 
-fn encode(app: &App, text: &str) -> Result<Vec<u32>, String> {
-    let encoded = app.world.tokenizer.encode(text, true);
-    let encoded = encoded.map_err(|error| error.to_string())?;
-    Ok(encoded.get_ids().to_vec())
+/// A long text is split on a thread that serves nobody else, and not all of them at once.
+async fn split(app: &Arc<App>, text: String) -> Result<Vec<u32>, String> {
+    /// In bytes. Shorter ones take less than finding such a thread.
+    const SHORT: usize = 4096;
+    let is_short = text.len() <= SHORT;
+    let encode = move |app: &App| {
+        let encoded = app.world.tokenizer.encode(text, true);
+        let encoded = encoded.map_err(|error| error.to_string())?;
+        Ok(encoded.get_ids().to_vec())
+    };
+    if is_short {
+        return encode(app);
+    }
+    let _one = app.splitting.acquire().await;
+    let app = Arc::clone(app);
+    let done = tokio::task::spawn_blocking(move || encode(&app)).await;
+    done.map_err(|_| "the tokenizer panicked")?
 }
 
 /// Most tokens of the answer.

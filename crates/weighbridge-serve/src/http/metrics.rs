@@ -3,6 +3,7 @@
 //! What lives here: the scrape, and the process's one recorder. What does not: what the library counts (its feature
 //! `metrics`), what the engine counts (`counters`).
 
+use std::collections::BTreeSet;
 use std::fmt::Write;
 use std::sync::{Arc, OnceLock};
 
@@ -10,6 +11,7 @@ use axum::extract::State;
 use axum::http::header;
 use axum::response::IntoResponse;
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
+use weighbridge::{LoraRequestsInfo, SetName};
 
 use super::App;
 use crate::counters::Counters;
@@ -50,6 +52,13 @@ pub(super) async fn metrics(State(app): State<Arc<App>>) -> impl IntoResponse {
         "gauge",
         "Requests that wait.",
         app.scheduler.waiting() as f64,
+    );
+    let free = app.connections.available_permits();
+    add(
+        "weighbridge_serve_connections",
+        "gauge",
+        "Connections that are open.",
+        app.options.connections.saturating_sub(free) as f64,
     );
     for (name, help, counter) in [
         (
@@ -94,7 +103,7 @@ pub(super) async fn metrics(State(app): State<Arc<App>>) -> impl IntoResponse {
         help,
         counters.tokens_per_second(),
     );
-    let lora = app.world.registry.lora_requests_info();
+    let lora = lora_requests_info(&app);
     text += "# HELP vllm:lora_requests_info Adapters that requests run with and wait for.\n";
     text += "# TYPE vllm:lora_requests_info gauge\n";
     text += lora
@@ -108,4 +117,20 @@ pub(super) async fn metrics(State(app): State<Arc<App>>) -> impl IntoResponse {
         )],
         text,
     )
+}
+
+/// The registry takes who leases an adapter for one that runs. Here some who lease one wait for a place in the batch.
+fn lora_requests_info(app: &App) -> LoraRequestsInfo {
+    let mut info = app.world.registry.lora_requests_info();
+    let runs: BTreeSet<String> = {
+        let running = app.counters.running().into_iter();
+        running.map(|request| request.model).collect()
+    };
+    let leased = std::mem::take(&mut info.running).into_iter();
+    let (running, wait) = leased.partition(|name| runs.contains(name.name()));
+    info.running = running;
+    info.waiting.extend::<Vec<SetName>>(wait);
+    info.waiting.sort();
+    info.waiting.dedup();
+    info
 }

@@ -6,6 +6,7 @@
 mod asked;
 mod body;
 mod completions;
+mod door;
 mod guard;
 mod lora;
 mod metrics;
@@ -16,11 +17,13 @@ mod registry;
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
+use std::time::Duration;
 
 use axum::extract::DefaultBodyLimit;
 use axum::routing::{get, post};
 use axum::{Router, middleware};
 use metrics_exporter_prometheus::PrometheusHandle;
+use tokio::sync::Semaphore;
 use weighbridge_scheduler::Scheduler;
 
 use crate::adapters::Adapters;
@@ -29,6 +32,7 @@ use crate::engine::Job;
 use crate::options::Options;
 use crate::world::World;
 
+pub(crate) use self::door::Door;
 pub(crate) use self::metrics::recorder;
 
 /// What every route knows.
@@ -39,8 +43,19 @@ pub(crate) struct App {
     pub(crate) counters: Arc<Counters>,
     pub(crate) recorder: PrometheusHandle,
     pub(crate) options: Options,
-    /// Requests so far: their ids, and seeds where none was given.
+    /// Requests so far: their ids.
     pub(crate) asked: AtomicU64,
+    /// For each connection one.
+    pub(crate) connections: Arc<Semaphore>,
+    /// For each prompt that is being split into tokens one: that takes a core.
+    pub(crate) splitting: Semaphore,
+}
+
+impl App {
+    /// How long a client may keep the server waiting.
+    pub(crate) fn patience(&self) -> Duration {
+        Duration::from_secs(self.options.client_timeout)
+    }
 }
 
 pub(crate) fn router(app: Arc<App>) -> Router {
@@ -54,8 +69,10 @@ pub(crate) fn router(app: Arc<App>) -> Router {
     Router::new()
         .route("/", get(page::page))
         .route("/healthz", get(|| async { "ok\n" }))
+        .route("/health", get(|| async { "ok\n" }))
         .route("/metrics", get(metrics::metrics))
         .route("/v1/models", get(models::models))
+        .route("/v1/models/{id}", get(models::model))
         .route("/v1/completions", post(completions::completions))
         .route("/v1/registry", get(registry::registry))
         .merge(admin)

@@ -3,6 +3,8 @@
 //! What lives here: [`Refusal`], and which of the library's errors is which status. What does not: when something is
 //! refused.
 
+use std::time::Duration;
+
 use axum::Json;
 use axum::http::{StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
@@ -18,6 +20,8 @@ pub(super) struct Refusal {
     kind: &'static str,
     param: Option<&'static str>,
     message: String,
+    /// When it may be worth another try.
+    again: Option<Duration>,
 }
 
 impl Refusal {
@@ -27,6 +31,7 @@ impl Refusal {
             kind,
             param: None,
             message: message.to_string(),
+            again: None,
         }
     }
 
@@ -44,6 +49,10 @@ impl Refusal {
 
     pub(super) fn not_found(message: impl ToString) -> Self {
         Self::new(StatusCode::NOT_FOUND, "NotFoundError", message)
+    }
+
+    pub(super) fn no_model(name: &str) -> Self {
+        Self::not_found(format!("The model `{name}` does not exist."))
     }
 
     pub(super) fn unauthorized() -> Self {
@@ -70,7 +79,10 @@ impl Refusal {
 
     /// The server ends.
     pub(super) fn stopping() -> Self {
-        let message = "the server is stopping";
+        Self::unavailable("the server is stopping")
+    }
+
+    fn unavailable(message: impl ToString) -> Self {
         Self::new(
             StatusCode::SERVICE_UNAVAILABLE,
             "ServiceUnavailableError",
@@ -100,12 +112,24 @@ impl IntoResponse for Refusal {
             let how = header::HeaderValue::from_static("Bearer");
             response.headers_mut().insert(header::WWW_AUTHENTICATE, how);
         }
+        if let Some(again) = self.again {
+            let seconds = again.as_secs_f64().ceil() as u64;
+            response
+                .headers_mut()
+                .insert(header::RETRY_AFTER, seconds.into());
+        }
         response
     }
 }
 
 impl From<weighbridge::Error> for Refusal {
     fn from(error: weighbridge::Error) -> Self {
+        Self::of(&error)
+    }
+}
+
+impl Refusal {
+    fn of(error: &weighbridge::Error) -> Self {
         if error.is_not_found() {
             Self::not_found(error)
         } else if error.is_conflict() {
@@ -127,7 +151,8 @@ impl From<weighbridge::Error> for Refusal {
     }
 }
 
-/// What ended a request that had been admitted. Its files are the server's own affair by then.
+/// What ended a request that had been admitted. Its files are the server's own affair by then: what is wrong with
+/// them is in the server's log, and not in what a client reads.
 impl From<Failure> for Refusal {
     fn from(failure: Failure) -> Self {
         match failure {
@@ -142,12 +167,16 @@ impl From<Failure> for Refusal {
                 )
             }
             // A load that failed lately is not tried again at once.
-            Failure::Weights(error) if error.is_conflict() || error.is_timeout() => Self::new(
-                StatusCode::SERVICE_UNAVAILABLE,
-                "ServiceUnavailableError",
-                error,
-            ),
-            Failure::Weights(error) => Self::internal(error),
+            Failure::Weights(error) => match *error {
+                weighbridge::Error::BackingOff { retry_in, .. } => Refusal {
+                    again: Some(retry_in),
+                    ..Self::unavailable("its weights could not be read a moment ago; try again")
+                },
+                _ if error.is_conflict() || error.is_timeout() => {
+                    Self::unavailable("its weights are not to be had at this moment; try again")
+                }
+                _ => Self::internal("its weights could not be read: the server's log says why"),
+            },
         }
     }
 }
@@ -163,6 +192,14 @@ impl From<Refused> for Refusal {
                 ..Self::bad(refused)
             },
             Refused::Unfit(error) => Self::bad(error),
+            Refused::Files { error, message } => Refusal {
+                message,
+                ..Self::of(&error)
+            },
+            Refused::InUse { ref error, .. } => Refusal {
+                message: refused.to_string(),
+                ..Self::of(error)
+            },
             Refused::Registry(error) => error.into(),
         }
     }
