@@ -249,7 +249,8 @@ impl Plan {
         unchecked.into_iter().map(str::to_owned).collect()
     }
 
-    /// Would this adapter fit a base of this layout?
+    /// Would this adapter fit a base of this layout? That of a [plan](Self::layout), or of a set
+    /// ([`SetView::layout`](crate::SetView::layout)).
     ///
     /// # Errors
     /// [`Error::AdapterMismatch`] with both sides.
@@ -383,8 +384,21 @@ impl Plan {
         &self.origin
     }
 
-    /// The table of this plan's tensors, with ordinals in the plan's order.
-    pub(crate) fn layout(&self) -> Layout {
+    /// The table of this plan's tensors, with ordinals in the plan's order: what a set that is published from it
+    /// has, but for tensors of other sets ([`with_alias`](Self::with_alias)). O(tensors). What can be asked of a layout, such as
+    /// whether [an adapter fits](Self::check_fit), can so be asked of headers, before a byte of weights is read.
+    ///
+    /// # Examples
+    /// ```
+    /// use weighbridge::source::{Checkpoint, PeftAdapter, Source};
+    ///
+    /// let base = Checkpoint::open("fixtures/tiny-llama")?;
+    /// let shout = PeftAdapter::open("fixtures/adapters/shout")?;
+    /// let fit = shout.plan().check_fit(&base.plan().layout())?;
+    /// assert!(fit.unchecked().is_empty());
+    /// # Ok::<(), weighbridge::Error>(())
+    /// ```
+    pub fn layout(&self) -> Layout {
         let info = |tensor: &PlannedTensor| TensorInfo {
             name: Arc::clone(&tensor.name),
             dtype: tensor.dtype.clone(),

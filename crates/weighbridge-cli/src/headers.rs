@@ -1,11 +1,10 @@
-//! Sets of which nothing but the headers is there: enough for a registry to say whether an adapter fits.
+//! What headers say: an adapter's modules, whether it fits, and a set of which nothing but the headers is there.
 //!
-//! What lives here: a source that brings a plan and no memory, the look at an adapter through it. What
-//! does not: reading (`reading`).
+//! What lives here: the answers of a plan, and a source that brings a plan and no memory. What does not: reading
+//! (`reading`).
 //!
-//! Whether an adapter fits is asked of a [`Layout`](weighbridge::Layout), and only a registry makes one of
-//! a plan. So both are published, in memory that the host cannot read and that is nowhere: the registry
-//! checks everything that it can check without a byte, and is charged nothing.
+//! A registry into which an adapter is read with all checks needs a base that it stands on. If of that only the headers
+//! are there, it is published in memory that the host cannot read and that is nowhere, and nothing is charged for it.
 
 use serde::Serialize;
 use weighbridge::layout::ModuleScale;
@@ -17,45 +16,22 @@ use crate::failure::Failure;
 
 /// A set with this plan, and without bytes.
 #[derive(Debug)]
-pub(crate) struct HeadersOnly {
-    plan: Plan,
-    base: Option<SetHandle>,
-}
-
-impl HeadersOnly {
-    pub(crate) fn new(plan: &Plan) -> Self {
-        HeadersOnly {
-            plan: plan.clone(),
-            base: None,
-        }
-    }
-
-    fn on(self, base: SetHandle) -> Self {
-        HeadersOnly {
-            base: Some(base),
-            ..self
-        }
-    }
-}
+struct HeadersOnly(Plan);
 
 impl Source for HeadersOnly {
     fn plan(&self) -> &Plan {
-        &self.plan
+        &self.0
     }
 
     fn read_into(&self, _: &mut [u8]) -> Result<(), Error> {
         Err(Error::InvalidMemory {
-            origin: self.plan.origin().to_owned(),
+            origin: self.0.origin().to_owned(),
             reason: "only its headers are there".to_owned(),
         })
     }
 
     fn bring(&mut self) -> Option<Memory> {
-        Memory::of(Nowhere(self.plan.arena_bytes())).ok()
-    }
-
-    fn base(&self) -> Option<SetHandle> {
-        self.base
+        Memory::of(Nowhere(self.0.arena_bytes())).ok()
     }
 }
 
@@ -81,7 +57,7 @@ pub(crate) fn publish_base(
 ) -> Result<SetHandle, Failure> {
     const NAME: &str = "base";
     let published = match base {
-        Some(base) => registry.publish(NAME, HeadersOnly::new(base)),
+        Some(base) => registry.publish(NAME, HeadersOnly(base.clone())),
         None => registry.publish(NAME, stand_in(adapter)?),
     };
     published.map_err(without_staged)
@@ -116,13 +92,8 @@ pub(crate) struct LoraModule {
 }
 
 /// The modules of an adapter.
-pub(crate) fn modules(adapter: &Plan) -> Result<Vec<LoraModule>, Failure> {
-    let registry = WeightRegistry::builder().limit_bytes(0).build()?;
-    let base = publish_base(&registry, adapter, None)?;
-    let set = HeadersOnly::new(adapter).on(base);
-    let set = registry.publish("adapter", set).map_err(without_staged)?;
-    let lease = registry.acquire([base, set])?;
-    let layout = lease.set(set)?.layout();
+pub(crate) fn modules(adapter: &Plan) -> Vec<LoraModule> {
+    let layout = adapter.layout();
     let scales = adapter.adapter().into_iter().flat_map(|of| of.modules());
     let modules = layout.modules().iter().zip(scales);
     let modules = modules.filter_map(|(pair, (name, scale))| {
@@ -137,7 +108,7 @@ pub(crate) fn modules(adapter: &Plan) -> Result<Vec<LoraModule>, Failure> {
             out_features: *b.shape().first()?,
         })
     });
-    Ok(modules.collect())
+    modules.collect()
 }
 
 /// The library has resolved the option away. Of rank 1 both factors are the same.
@@ -159,26 +130,25 @@ pub(crate) struct Fit {
 
 /// Does `adapter` fit `base`, by all that their headers say?
 pub(crate) fn fit(adapter: &Plan, base: &Plan) -> Result<Fit, Failure> {
-    let registry = WeightRegistry::builder().limit_bytes(0).build()?;
-    let handle = publish_base(&registry, adapter, Some(base))?;
-    let path = base.origin().to_owned();
-    match registry.publish("adapter", HeadersOnly::new(adapter).on(handle)) {
-        Ok(set) => Ok(Fit {
-            path,
-            fits: true,
-            reason: None,
-            unchecked_modules: unchecked(&registry, set)?,
-        }),
-        Err(error) => match error.into_parts().0 {
-            misfit @ Error::AdapterMismatch { .. } => Ok(Fit {
-                path,
-                fits: false,
-                reason: Some(misfit.to_string()),
-                unchecked_modules: Vec::new(),
-            }),
-            other => Err(other.into()),
-        },
-    }
+    let (fits, reason, unchecked_modules) = match adapter.check_fit(&base.layout()) {
+        Ok(fit) => {
+            let layout = adapter.layout();
+            let modules = fit.unchecked().iter();
+            let modules = modules.filter_map(|&at| layout.modules().get(at as usize));
+            let unchecked = modules.map(|pair| pair.module().to_owned()).collect();
+            (true, None, unchecked)
+        }
+        Err(misfit @ Error::AdapterMismatch { .. }) => {
+            (false, Some(misfit.to_string()), Vec::new())
+        }
+        Err(other) => return Err(other.into()),
+    };
+    Ok(Fit {
+        path: base.origin().to_owned(),
+        fits,
+        reason,
+        unchecked_modules,
+    })
 }
 
 /// The modules of a published adapter that could not be checked against its base.
@@ -221,7 +191,7 @@ mod tests {
 
     #[test]
     fn rank_stabilised_modules_are_told_by_their_scaling() {
-        let of = |name| modules(PeftAdapter::open(fixture(name)).unwrap().plan()).unwrap();
+        let of = |name| modules(PeftAdapter::open(fixture(name)).unwrap().plan());
         let shout = of("adapters/shout");
         assert!(shout.iter().all(|module| module.rslora));
         let first = &shout[0];

@@ -42,6 +42,7 @@ pub(crate) fn run(args: Serve, form: Form) -> Result<Answer, Failure> {
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal())
         .init();
+    raise_files();
     let server = Server::open(args.options)?;
     let url = format!("http://{}", server.address());
     // Nobody who has gone keeps a server from serving: what cannot be said is not said.
@@ -84,5 +85,20 @@ impl From<StartError> for Failure {
             kind,
             message: clean(&error.to_string()),
         }
+    }
+}
+
+/// As many open files as the system lets this process have: shells give it fewer, for programs that count them in bits.
+fn raise_files() {
+    #[cfg(unix)]
+    {
+        use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+        let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
+        let most = Rlimit {
+            current: maximum,
+            maximum,
+        };
+        // What it has is enough for a while.
+        let _ = setrlimit(Resource::Nofile, most);
     }
 }

@@ -4,27 +4,32 @@
 //! loaded by hand. What does not: what a client is told (`http::lora`), where paths may lead (`roots`), room for what a
 //! request wants (the registry's own affair).
 
+use std::collections::BTreeSet;
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use weighbridge::source::{Evictable, PeftAdapter, Source};
 use weighbridge::{Demand, Estimate, Retirement, SetHandle, SetKind, SetName};
 
 use crate::error::StartError;
 use crate::options::Options;
-use crate::roots::{Outside, Roots};
+use crate::roots::{self, Outside, Roots};
 use crate::world::World;
 
-/// How often room is made for one load. What was evicted for it may come back for a request before it is used.
-const TRIES: usize = 8;
+/// How often a load looks again whether there is room. No event tells that a request has ended.
+const LOOK: Duration = Duration::from_millis(50);
 
 pub(crate) struct Adapters {
     world: Arc<World>,
     roots: Roots,
     most: usize,
-    /// Loads of new names that are under way. The registry counts names that are taken, and a name is taken when its
-    /// publish begins; so this is what keeps two at once from both being the last that may.
-    coming: Mutex<usize>,
+    /// How long a load waits for room.
+    patience: Duration,
+    /// Names that are being loaded, each once: whoever wants to load one that is, waits. So two at once are one after the
+    /// other, and the last place is not given away twice (a name is listed when its publish begins).
+    coming: Mutex<BTreeSet<String>>,
+    gone: Condvar,
 }
 
 /// Why nothing was changed.
@@ -33,7 +38,7 @@ pub(crate) enum Refused {
     #[error(transparent)]
     Outside(#[from] Outside),
     #[error(
-        "{0} adapters are loaded, and no more may be: unload one, or start with a greater --max-adapters"
+        "{0} adapters are loaded or being loaded, and no more may be: unload one, or start with a greater --max-adapters"
     )]
     TooMany(usize),
     #[error(
@@ -46,8 +51,8 @@ pub(crate) enum Refused {
     IsModel(String),
     #[error(transparent)]
     Unfit(#[from] Box<weighbridge_candle::Error>),
-    /// There would be room if requests did not run on these.
-    #[error("{error}. What has the room is in use: {}", joined(.leased))]
+    /// There would be room if others did not have it at this moment.
+    #[error("{error}. {}", in_the_way(.leased))]
     InUse {
         error: weighbridge::Error,
         leased: Vec<SetName>,
@@ -76,7 +81,9 @@ impl Adapters {
             world,
             roots: Roots::new(&options.roots)?,
             most: options.max_adapters,
-            coming: Mutex::new(0),
+            patience: Duration::from_secs(options.room_timeout),
+            coming: Mutex::default(),
+            gone: Condvar::new(),
         };
         for (name, directory) in &options.adapters {
             let loaded = adapters.load_from(name, directory, false);
@@ -105,6 +112,7 @@ impl Adapters {
         let real = self.roots.resolve(path)?;
         let loaded = self.load_from(name, &real, in_place);
         loaded.map_err(|refused| match refused {
+            Refused::Registry(_) if roots::links_out(&real) => Outside::Linked.into(),
             Refused::Registry(error) => {
                 // Where the server keeps them is nothing that a client needs to know.
                 let message = error.to_string();
@@ -122,7 +130,8 @@ impl Adapters {
         in_place: bool,
     ) -> Result<SetHandle, Refused> {
         let registry = &self.world.registry;
-        let mut tries = TRIES;
+        let _turn = self.turn(name)?;
+        let until = Instant::now() + self.patience;
         loop {
             let there = self.find(name)?;
             if there.is_some() && !in_place {
@@ -130,46 +139,65 @@ impl Adapters {
             }
             let source = self.source(name, directory)?;
             let plan = source.plan();
-            let (demand, done) = match there {
-                None => {
-                    let _place = self.place()?;
-                    let demand = Demand::new().plan("", plan);
-                    (demand, registry.publish(name, source))
-                }
-                Some(set) => {
-                    let demand = Demand::new().replacement(set, plan);
-                    (demand, registry.replace(set, source).map(|_| set))
-                }
+            let alone = Demand::new().plan("", plan);
+            let demand = match there {
+                None => alone.clone(),
+                Some(set) => Demand::new().replacement(set, plan),
+            };
+            if !self.make_room(&demand, &alone, there) && Instant::now() < until {
+                std::thread::sleep(LOOK);
+                continue;
+            }
+            let done = match there {
+                None => registry.publish(name, source),
+                Some(set) => registry.replace(set, source).map(|_| set),
             };
             match done.map_err(|error| error.into_parts().0) {
                 Ok(set) => return Ok(set),
                 // It was unloaded between the two: then this is a new one.
                 Err(weighbridge::Error::StaleHandle { .. }) if there.is_some() => {}
-                Err(error) if error.is_over_limit() && tries > 0 => {
-                    tries -= 1;
-                    self.make_room(&demand, error)?;
+                Err(error) if error.is_over_limit() => {
+                    let leased = match registry.estimate(&alone) {
+                        Ok(Estimate::WhenReleased { leased, .. }) => leased,
+                        // There was room, and somebody else has it by now.
+                        Ok(Estimate::Now { .. } | Estimate::AfterEvicting { .. }) => Vec::new(),
+                        _ => return Err(error.into()),
+                    };
+                    if Instant::now() >= until {
+                        return Err(Refused::InUse { error, leased });
+                    }
                 }
                 Err(error) => return Err(error.into()),
             }
         }
     }
 
-    /// Idle adapters go, as they would for one that a request wants; they come back when one wants them. If that does
-    /// not help: `error`, and who is in the way.
-    fn make_room(&self, demand: &Demand, error: weighbridge::Error) -> Result<(), Refused> {
+    /// Idle adapters go, as they would for one that a request wants; they come back when one wants them. So does the one
+    /// that is to be replaced, if both are too much and nobody uses it. `false`: others have the room at this moment.
+    fn make_room(&self, demand: &Demand, alone: &Demand, replaced: Option<SetHandle>) -> bool {
         let registry = &self.world.registry;
-        match registry.estimate(demand) {
+        let going: Vec<SetHandle> = match registry.estimate(demand) {
             Ok(Estimate::AfterEvicting { sets, .. }) => {
-                for set in sets.iter().filter_map(|name| registry.lookup(name)) {
-                    // What somebody began to use meanwhile stays.
-                    let _ = registry.evict(set);
-                }
-                Ok(())
+                let sets = sets.iter();
+                sets.filter_map(|name| registry.lookup(name)).collect()
             }
-            Ok(Estimate::WhenReleased { leased, .. }) => Err(Refused::InUse { error, leased }),
-            // It fits by now; or what it would replace has gone.
-            Ok(Estimate::Now { .. }) | Err(weighbridge::Error::StaleHandle { .. }) => Ok(()),
-            Ok(_) | Err(_) => Err(error.into()),
+            Ok(Estimate::WhenReleased { .. } | Estimate::Never { .. }) => {
+                replaced.into_iter().collect()
+            }
+            // What is wrong with a handle is told by what is done with it.
+            Ok(_) | Err(_) => return true,
+        };
+        for set in going {
+            // What somebody began to use meanwhile stays.
+            let _ = registry.evict(set);
+        }
+        match registry.estimate(demand) {
+            Ok(Estimate::AfterEvicting { .. } | Estimate::WhenReleased { .. }) => false,
+            // Beside the one that it replaces; but without it?
+            Ok(Estimate::Never { .. }) if replaced.is_some() => {
+                matches!(registry.estimate(alone), Ok(Estimate::Never { .. }))
+            }
+            Ok(_) | Err(_) => true,
         }
     }
 
@@ -220,27 +248,39 @@ impl Adapters {
         loaded.collect()
     }
 
-    /// The right to load one more.
-    fn place(&self) -> Result<Place<'_>, Refused> {
+    /// The right to load this name, if there may be one more.
+    fn turn<'a>(&'a self, name: &'a str) -> Result<Turn<'a>, Refused> {
         let mut coming = self.coming.lock().unwrap_or_else(PoisonError::into_inner);
-        let there = self.list().len();
-        if there + *coming >= self.most {
-            return Err(Refused::TooMany(there));
+        while coming.contains(name) {
+            let woken = self.gone.wait(coming);
+            coming = woken.unwrap_or_else(PoisonError::into_inner);
         }
-        *coming += 1;
-        Ok(Place(self))
+        let there: BTreeSet<String> = self.list().into_iter().map(|one| one.name).collect();
+        let taken = there.union(&coming).count();
+        if taken >= self.most && !there.contains(name) {
+            return Err(Refused::TooMany(taken));
+        }
+        coming.insert(name.to_owned());
+        Ok(Turn(self, name))
     }
 }
 
-struct Place<'a>(&'a Adapters);
+struct Turn<'a>(&'a Adapters, &'a str);
 
-impl Drop for Place<'_> {
+impl Drop for Turn<'_> {
     fn drop(&mut self) {
-        *self.0.coming.lock().unwrap_or_else(PoisonError::into_inner) -= 1;
+        let coming = self.0.coming.lock();
+        coming
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(self.1);
+        self.0.gone.notify_all();
     }
 }
 
-fn joined(names: &[SetName]) -> String {
-    let names: Vec<String> = names.iter().map(SetName::to_string).collect();
-    names.join(", ")
+fn in_the_way(leased: &[SetName]) -> String {
+    if leased.is_empty() {
+        return "What has the room is being loaded, or on its way out".into();
+    }
+    let names: Vec<String> = leased.iter().map(SetName::to_string).collect();
+    format!("What has the room is in use: {}", names.join(", "))
 }

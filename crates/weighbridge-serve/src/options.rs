@@ -66,6 +66,10 @@ pub struct Options {
     #[arg(long, value_name = "N", default_value_t = 1024)]
     pub max_adapters: usize,
 
+    /// Seconds that the load of an adapter waits for room that others have
+    #[arg(long, value_name = "SECONDS", default_value_t = 5)]
+    pub room_timeout: u64,
+
     /// Connections at a time; more wait until one ends
     #[arg(long, value_name = "N", default_value_t = 1024)]
     pub connections: usize,
@@ -133,6 +137,9 @@ impl Options {
         if !(1..=most).contains(&self.client_timeout) {
             return wrong("--client-timeout", "must be from 1 to 86400 seconds");
         }
+        if self.room_timeout > most {
+            return wrong("--room-timeout", "must be at most 86400 seconds");
+        }
         Ok(())
     }
 
@@ -150,6 +157,7 @@ impl Options {
             running_adapters: 8,
             waiting: 1024,
             max_adapters: 1024,
+            room_timeout: 5,
             connections: 1024,
             client_timeout: 30,
             max_body: 1 << 20,

@@ -1,8 +1,8 @@
 //! Where adapters may be loaded from.
 //!
 //! What lives here: [`Roots`]: whether a path that a request names leads into a directory that the operator named,
-//! after every link and every `..`. What does not: links inside of an adapter's directory, which the library
-//! refuses where they lead out of it.
+//! after every link and every `..`. What does not: refusing links inside of an adapter's directory that lead out of it,
+//! which the library does; here they are found to say so.
 
 use std::path::{Path, PathBuf};
 
@@ -21,6 +21,17 @@ pub(crate) enum Outside {
     /// It leads elsewhere, or nowhere.
     #[error("lora_path leads to nothing in the directories that adapters may be loaded from")]
     Elsewhere,
+    /// A file of the adapter is not in its directory. Where it leads, and whether there is anything, is not told.
+    #[error("a file at lora_path is a link that leads out of it")]
+    Linked,
+}
+
+/// Is a file of this directory a link to somewhere else, or to nothing?
+pub(crate) fn links_out(directory: &Path) -> bool {
+    let files = std::fs::read_dir(directory).into_iter().flatten().flatten();
+    let links = files.filter(|file| file.file_type().is_ok_and(|kind| kind.is_symlink()));
+    let mut targets = links.map(|link| link.path().canonicalize());
+    targets.any(|target| !target.is_ok_and(|target| target.starts_with(directory)))
 }
 
 impl Roots {

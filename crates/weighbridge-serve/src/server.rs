@@ -5,10 +5,11 @@
 use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, AtomicUsize};
 use std::time::Duration;
 
-use tokio::sync::Semaphore;
+use socket2::{Domain, Socket, Type};
+use tokio::sync::watch;
 use weighbridge::WeightRegistry;
 use weighbridge_scheduler::{Limits, Scheduler};
 
@@ -17,7 +18,7 @@ use crate::built_in::BuiltIn;
 use crate::counters::Counters;
 use crate::engine::Engine;
 use crate::error::StartError;
-use crate::http::{self, App, Door};
+use crate::http::{self, App, Door, Splitters};
 use crate::options::Options;
 use crate::world::World;
 
@@ -70,7 +71,7 @@ impl Server {
             address: options.listen,
             source,
         };
-        let listener = std::net::TcpListener::bind(options.listen).map_err(taken)?;
+        let listener = listen(options.listen).map_err(taken)?;
         let address = listener.local_addr().map_err(taken)?;
         listener.set_nonblocking(true).map_err(taken)?;
         let counters = Arc::new(Counters::default());
@@ -80,17 +81,17 @@ impl Server {
             Arc::clone(&counters),
         );
         let engine = engine.map_err(StartError::System)?;
-        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let splitters = Splitters::new(&world, options.waiting);
         let app = Arc::new(App {
             world,
             adapters,
             scheduler,
             counters,
             recorder,
-            connections: Arc::new(Semaphore::new(
-                options.connections.min(Semaphore::MAX_PERMITS),
-            )),
-            splitting: Semaphore::new(cores),
+            connections: Arc::default(),
+            answering: AtomicUsize::new(0),
+            cut: watch::Sender::new(false),
+            splitters,
             options,
             asked: AtomicU64::new(0),
         });
@@ -142,6 +143,7 @@ impl Server {
             let door = Door::new(
                 listener,
                 router,
+                places(app.options.connections),
                 Arc::clone(&app.connections),
                 app.patience(),
             );
@@ -149,10 +151,10 @@ impl Server {
                 never = door.let_in() => match never {},
                 () = until => {}
             }
-            // No connection is taken any more, idle ones are closed, and what runs or waits has its grace.
+            // No connection is taken any more, idle ones are closed, and what is under way has its grace.
             let mut closing = std::pin::pin!(door.close());
             let quiet = async {
-                while app.scheduler.running() + app.scheduler.waiting() > 0 {
+                while app.is_busy() {
                     tokio::time::sleep(LOOK).await;
                 }
             };
@@ -163,6 +165,7 @@ impl Server {
             // What is left is told that it is cut off, and so is whoever comes now on a connection that is open.
             let stopped = tokio::task::spawn_blocking(move || self.engine.stop()).await;
             drop(stopped);
+            app.cut.send_replace(true);
             // Time to read it. Who sends a request by halves is not waited for.
             let _ = tokio::time::timeout(LAST_WORDS, closing).await;
             Ok(())
@@ -170,4 +173,37 @@ impl Server {
         runtime.shutdown_timeout(Duration::from_secs(1));
         answered.map_err(|source| StartError::Address { address, source })
     }
+}
+
+/// With a longer queue than std's, for clients that come all at once.
+fn listen(address: SocketAddr) -> std::io::Result<std::net::TcpListener> {
+    const QUEUE: i32 = 1024;
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
+    // As std does: a server that starts again need not wait until the system has forgotten the last one's connections.
+    #[cfg(unix)]
+    socket.set_reuse_address(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(QUEUE)?;
+    Ok(socket.into())
+}
+
+/// As many connections as the options say, or as the process may have descriptors for: each takes two, and some are kept
+/// for the files of adapters.
+fn places(wanted: usize) -> usize {
+    #[cfg(unix)]
+    {
+        const KEPT: u64 = 128;
+        let may = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+        let may = may.map_or(u64::MAX, |may| may.saturating_sub(KEPT) / 2);
+        let may = usize::try_from(may).unwrap_or(usize::MAX).max(1);
+        if may < wanted {
+            tracing::warn!(
+                wanted,
+                may,
+                "fewer connections than wanted: the limit of open files is in the way"
+            );
+            return may;
+        }
+    }
+    wanted
 }

@@ -284,19 +284,22 @@ fn a_client_that_goes_takes_its_request_along() {
     slow.running = 1;
     let server = Running::with(slow);
     server.load("robot", "robot");
-    let ask = |model: &str| {
-        let long = json!({ "model": model, "prompt": "x", "temperature": 2, "max_tokens": 250, "stream": true });
-        connect(
+    let ask = |stream: bool, and: &str| {
+        let long = json!({ "model": "robot", "prompt": "x", "temperature": 2, "max_tokens": 250, "stream": stream });
+        let mut asked = connect(
             server.at,
             "POST",
             "/v1/completions",
             &[("Content-Type", "application/json")],
             long.to_string().as_bytes(),
-        )
+        );
+        std::io::Write::write_all(&mut asked, and.as_bytes()).unwrap();
+        asked
     };
-    for _ in 0..3 {
-        let runs = ask("robot");
-        let waits = ask("robot");
+    // Also where bytes follow that nobody has read yet.
+    for (stream, and) in [(true, ""), (false, ""), (true, "\r\n"), (false, "GET / HT")] {
+        let runs = ask(stream, and);
+        let waits = ask(stream, and);
         server.until("one runs", |now| now["serving"]["running"] == 1);
         drop((runs, waits));
         server.until("none is left", |now| {
@@ -333,6 +336,8 @@ fn the_registry_is_shown_as_it_is() {
     assert_eq!(shown["serving"]["requests"], 1);
     assert!(shown["serving"]["tokens"].as_u64().unwrap() > 10);
 
+    // Its place is free a moment after its answer.
+    server.until("none runs", |now| now["serving"]["running"] == 0);
     let metrics = server.get("/metrics").text();
     for line in [
         "vllm:num_requests_running 0",
@@ -349,6 +354,8 @@ fn the_registry_is_shown_as_it_is() {
         page.head
     );
     assert_eq!(server.get("/healthz").text(), "ok\n");
+    let odd = server.get("/v1/models/%FF");
+    assert_eq!((odd.status, odd.refusal().is_empty()), (400, false));
 
     server.unload("pirate");
     let left = server.until("its bytes are back", |now| {
@@ -498,4 +505,38 @@ fn whoever_waits_when_the_server_stops_is_told_so() {
         }
     }
     assert!(told > 3, "{told} were told");
+}
+
+/// Who is in the middle of a request has the grace, too, also if the scheduler has not heard of him.
+#[test]
+fn whoever_is_still_asking_when_the_server_stops_is_answered() {
+    for (grace, status) in [(60, 200), (0, 503)] {
+        let mut options = options();
+        options.grace = grace;
+        let mut server = Running::with(options);
+        let body = asked("tiny-llama", "A cow says").to_string();
+        let (first, second) = body.split_at(10);
+        let head = format!(
+            "POST /v1/completions HTTP/1.1\r\nHost: {}\r\nContent-Type: application/json\r\n\
+             Content-Length: {}\r\n\r\n{first}",
+            server.at,
+            body.len()
+        );
+        let mut half = std::net::TcpStream::connect(server.at).unwrap();
+        half.set_read_timeout(Some(SOON)).unwrap();
+        std::io::Write::write_all(&mut half, head.as_bytes()).unwrap();
+        let at = server.at;
+        // So that it is let in before nobody is any more.
+        assert_eq!(server.get("/healthz").status, 200);
+        let stops = std::thread::spawn(move || server.stop());
+        while std::net::TcpStream::connect(at).is_ok() {}
+        if status == 200 {
+            std::io::Write::write_all(&mut half, second.as_bytes()).unwrap();
+        }
+        let mut answer = Vec::new();
+        std::io::Read::read_to_end(&mut half, &mut answer).unwrap();
+        let answer = support::parse(&answer);
+        assert_eq!(answer.status, status, "{}", answer.text());
+        stops.join().unwrap();
+    }
 }

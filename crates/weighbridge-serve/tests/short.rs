@@ -53,10 +53,31 @@ fn adapters_come_and_go_when_memory_is_short() {
     );
 }
 
-/// What requests run on does not go for anything, and whoever loads is told what is in the way.
+/// One that nobody uses goes for what takes its place, if both are too much.
+#[test]
+fn an_idle_adapter_makes_room_for_what_replaces_it() {
+    let server = Running::with(tight());
+    assert_eq!(server.load("robot", "robot").status, 200);
+    for (path, said) in [
+        ("ranked", " moo, as you wish."),
+        ("robot", " moo, beep boop!"),
+        ("robot", " moo, beep boop!"),
+    ] {
+        let load = json!({ "lora_name": "robot", "lora_path": path, "load_inplace": true });
+        let swapped = server.post("/v1/load_lora_adapter", load);
+        assert_eq!(swapped.status, 200, "{}", swapped.text());
+        assert_eq!(text(&server.complete("robot", "A cow says")), said);
+    }
+    let ledger = server.registry.ledger();
+    assert!(ledger.peak <= ledger.limit);
+}
+
+/// What is leased does not go for anything, and whoever loads is told what is in the way.
 #[test]
 fn what_is_in_use_makes_no_room() {
-    let server = Running::with(tight());
+    let mut hasty = tight();
+    hasty.room_timeout = 0;
+    let server = Running::with(hasty);
     assert_eq!(server.load("robot", "robot").status, 200);
     let set = |name| server.registry.lookup(name).unwrap();
     let held = server
@@ -68,13 +89,10 @@ fn what_is_in_use_makes_no_room() {
         let load = json!({ "lora_name": name, "lora_path": path, "load_inplace": in_place });
         let refused = server.post("/v1/load_lora_adapter", load);
         assert_eq!(refused.status, 507, "{}", refused.text());
+        let told = refused.refusal();
+        assert!(told.ends_with("in use: robot"), "{told}");
         assert_eq!(server.registry.ledger(), before);
     }
-    let told = server.load("ranked", "ranked").refusal();
-    assert!(
-        told.contains("in use: ") && told.contains("robot"),
-        "{told}"
-    );
     assert_eq!(
         server.get("/v1/models/ranked").status,
         404,
@@ -86,6 +104,44 @@ fn what_is_in_use_makes_no_room() {
         text(&server.complete("ranked", "A cow says")),
         " moo, as you wish."
     );
+    // What is never to fit is told at once, whatever the time.
+    let mut small = options();
+    (small.limit, small.room_timeout) = (Some(850_000), 86_400);
+    let server = Running::with(small);
+    let refused = server.load("robot", "robot");
+    assert_eq!(refused.status, 507, "{}", refused.text());
+}
+
+/// Given time, a load waits until a request has ended.
+#[test]
+fn a_load_waits_for_room() {
+    for in_place in [false, true] {
+        let mut patient = tight();
+        patient.room_timeout = 3600;
+        let server = Running::with(patient);
+        assert_eq!(server.load("robot", "robot").status, 200);
+        let set = |name| server.registry.lookup(name).unwrap();
+        let held = server.registry.acquire([set("tiny-llama"), set("robot")]);
+        let name = if in_place { "robot" } else { "ranked" };
+        let load = json!({ "lora_name": name, "lora_path": "ranked", "load_inplace": in_place });
+        std::thread::scope(|scope| {
+            let waits = scope.spawn(|| server.post("/v1/load_lora_adapter", load));
+            // Others are answered meanwhile.
+            for _ in 0..3 {
+                assert_eq!(
+                    text(&server.complete("robot", "A cow says")),
+                    " moo, beep boop!"
+                );
+            }
+            assert!(!waits.is_finished(), "it found room where there was none");
+            drop(held);
+            assert_eq!(waits.join().unwrap().status, 200);
+        });
+        assert_eq!(
+            text(&server.complete(name, "A cow says")),
+            " moo, as you wish."
+        );
+    }
 }
 
 /// Its file is needed again and is not what it was: whoever wants it is told so, and where the file was is not told.

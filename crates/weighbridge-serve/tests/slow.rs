@@ -4,10 +4,10 @@ mod support;
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use serde_json::json;
-use support::{Running, SOON, ask, options, parse};
+use support::{Running, SOON, options, parse};
 
 /// Which gives clients a second.
 fn impatient(connections: usize) -> Running {
@@ -101,30 +101,52 @@ fn who_does_not_read_is_let_go() {
 /// Who finds every place taken waits, and has one when another is let go.
 #[test]
 fn no_more_are_let_in_than_may_be() {
-    let server = impatient(2);
-    let silent = [say(&server, ""), say(&server, "")];
-    let waits = ask(server.at, "GET", "/healthz", &[], b"");
-    assert_eq!(waits.status, 200);
-    for one in silent {
-        assert_eq!(rest(one), b"");
-    }
+    let mut few = options();
+    few.connections = 2;
+    let server = Running::with(few);
+    let [first, second] = ["", ""].map(|nothing| say(&server, nothing));
+    let health = format!(
+        "GET /healthz HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\r\n",
+        server.at
+    );
+    let mut waits = say(&server, &health);
+    waits
+        .set_read_timeout(Some(Duration::from_millis(300)))
+        .unwrap();
+    let early = waits.read(&mut [0; 1]).unwrap_err();
+    assert_eq!(early.kind(), ErrorKind::WouldBlock, "both places are taken");
+    drop(first);
+    waits.set_read_timeout(Some(SOON)).unwrap();
+    assert_eq!(parse(&rest(waits)).status, 200);
+    drop(second);
 }
 
-/// Splitting a long text into tokens holds up nobody else, and its length is looked at after it.
+/// A text that is too long in any case is not even split; one that may not be is, and is looked at after that.
 #[test]
 fn a_long_prompt_is_told_that_it_is_too_long() {
     let server = Running::start();
-    let text = "moo ".repeat(200_000);
-    let long = json!({ "model": "tiny-llama", "prompt": text, "max_tokens": 1 });
-    std::thread::scope(|scope| {
-        let asking: Vec<_> = (0..8)
-            .map(|_| scope.spawn(|| server.post("/v1/completions", long.clone())))
-            .collect();
-        for one in asking {
-            let refused = one.join().unwrap();
-            assert_eq!(refused.status, 400);
-            assert!(refused.refusal().contains("maximum context length"));
-        }
-    });
+    for (text, told) in [
+        ("moo ".repeat(200_000), "800000 characters are more"),
+        // It knows no llamas.
+        (
+            "x".repeat(300) + &"🦙".repeat(700),
+            "301 in the prompt, 1 for",
+        ),
+    ] {
+        let long = json!({ "model": "tiny-llama", "prompt": text, "max_tokens": 1 });
+        std::thread::scope(|scope| {
+            let asking: Vec<_> = (0..8)
+                .map(|_| scope.spawn(|| server.post("/v1/completions", long.clone())))
+                .collect();
+            for one in asking {
+                let refused = one.join().unwrap();
+                assert_eq!(refused.status, 400);
+                assert_eq!(refused.json()["error"]["param"], "prompt");
+                let message = refused.refusal();
+                assert!(message.contains(told), "{message}");
+                assert!(message.contains("maximum context length"), "{message}");
+            }
+        });
+    }
     assert_eq!(server.get("/health").status, 200);
 }

@@ -109,7 +109,7 @@ pub(crate) fn run(args: &cli::Inspect, form: Form) -> Result<Answer, Failure> {
         files,
         tensors,
         dtypes,
-        modules: adapter.then(|| headers::modules(&plan)).transpose()?,
+        modules: adapter.then(|| headers::modules(&plan)),
         made_for: adapter.then(|| made_for(&args.path)).flatten(),
         identity: whole.as_ref().map(|whole| whole.identity.clone()),
         identity_shown: whole.map(|whole| whole.identity_shown),

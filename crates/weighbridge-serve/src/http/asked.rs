@@ -38,7 +38,7 @@ pub(super) struct Asked {
 }
 
 /// vLLM's own, which are not done here, each with the values that ask for nothing. `null` does so for all.
-const THEIRS: [(&str, &[&str]); 24] = [
+const THEIRS: [(&str, &[&str]); 30] = [
     ("top_k", &["0", "-1"]),
     ("min_p", &["0", "0.0"]),
     ("repetition_penalty", &["1", "1.0"]),
@@ -63,6 +63,12 @@ const THEIRS: [(&str, &[&str]); 24] = [
     ("guided_regex", &[]),
     ("guided_choice", &[]),
     ("guided_grammar", &[]),
+    ("guided_whitespace_pattern", &[]),
+    ("structural_tag", &[]),
+    ("return_token_ids", &["false"]),
+    ("logprob_token_ids", &["[]"]),
+    ("spaces_between_special_tokens", &["true"]),
+    ("vllm_xargs", &["{}"]),
 ];
 
 /// One prompt: text, or tokens. Several are refused, with a word of their own.
@@ -86,6 +92,8 @@ enum Stop {
 pub(super) struct StreamOptions {
     #[serde(default)]
     pub(super) include_usage: bool,
+    #[serde(default)]
+    continuous_usage_stats: bool,
 }
 
 impl Asked {
@@ -152,6 +160,17 @@ impl Asked {
             self.max_tokens == Some(0),
             "max_tokens",
             "must be at least 1",
+        )?;
+        let options = self.stream_options.as_ref();
+        is(
+            options.is_some() && self.stream != Some(true),
+            "stream_options",
+            "only a stream has some",
+        )?;
+        is(
+            options.is_some_and(|options| options.continuous_usage_stats),
+            "stream_options",
+            "usage comes once, at the end",
         )?;
         for (name, neutral) in THEIRS {
             let asked = self.others.get(name).filter(|asked| !asked.is_null());

@@ -87,7 +87,7 @@ pub(super) async fn completions(
         out,
     };
     if streams {
-        return Ok(asking.stream(with_usage).into_response());
+        return Ok(asking.stream(with_usage).await?.into_response());
     }
     Ok(Json(asking.whole().await?).into_response())
 }
@@ -120,9 +120,9 @@ async fn tokens(app: &Arc<App>, prompt: &mut Prompt) -> Result<Vec<u32>, Refusal
     let vocabulary = app.world.model.config().vocab_size;
     let wrong = |message: String| Refusal::field("prompt", format!("prompt: {message}"));
     let tokens = match prompt {
-        Prompt::Text(text) => split(app, std::mem::take(text)).await.map_err(wrong)?,
+        Prompt::Text(text) => app.splitters.split(std::mem::take(text)).await?,
         Prompt::Texts(texts) => match texts.as_mut_slice() {
-            [text] => split(app, std::mem::take(text)).await.map_err(wrong)?,
+            [text] => app.splitters.split(std::mem::take(text)).await?,
             _ => return Err(wrong("one prompt per request is answered here".into())),
         },
         Prompt::Tokens(tokens) => std::mem::take(tokens),
@@ -142,25 +142,6 @@ async fn tokens(app: &Arc<App>, prompt: &mut Prompt) -> Result<Vec<u32>, Refusal
     Ok(tokens)
 }
 
-/// A long text is split on a thread that serves nobody else, and not all of them at once.
-async fn split(app: &Arc<App>, text: String) -> Result<Vec<u32>, String> {
-    /// In bytes. Shorter ones take less than finding such a thread.
-    const SHORT: usize = 4096;
-    let is_short = text.len() <= SHORT;
-    let encode = move |app: &App| {
-        let encoded = app.world.tokenizer.encode(text, true);
-        let encoded = encoded.map_err(|error| error.to_string())?;
-        Ok(encoded.get_ids().to_vec())
-    };
-    if is_short {
-        return encode(app);
-    }
-    let _one = app.splitting.acquire().await;
-    let app = Arc::clone(app);
-    let done = tokio::task::spawn_blocking(move || encode(&app)).await;
-    done.map_err(|_| "the tokenizer panicked")?
-}
-
 /// Most tokens of the answer.
 fn room(app: &App, asked: &Asked, prompt: usize) -> Result<usize, Refusal> {
     /// OpenAI's.
@@ -174,7 +155,11 @@ fn room(app: &App, asked: &Asked, prompt: usize) -> Result<usize, Refusal> {
              ({prompt} in the prompt, {most} for the completion).",
             prompt.saturating_add(most)
         );
-        return Err(Refusal::field("max_tokens", message));
+        let field = match asked.max_tokens {
+            Some(_) if prompt < longest => "max_tokens",
+            _ => "prompt",
+        };
+        return Err(Refusal::field(field, message));
     }
     Ok(most)
 }
@@ -228,7 +213,14 @@ impl Asking {
         })
     }
 
-    fn stream(self, with_usage: bool) -> impl IntoResponse {
+    /// Begins when the request does: what fails before has a status of its own.
+    async fn stream(mut self, with_usage: bool) -> Result<impl IntoResponse, Refusal> {
+        match self.out.recv().await {
+            Some(Said::Began(by)) => self.by = by,
+            Some(Said::End(End::Failed(why))) => return Err(why.into()),
+            // A job says that it began, or that it failed, before anything else.
+            _ => return Err(Refusal::stopping()),
+        }
         let events = stream::unfold((self, Next::Said), move |(mut asking, next)| async move {
             let event = |json: Value| Ok::<_, Infallible>(Event::default().data(json.to_string()));
             let (event, next) = match next {
@@ -244,7 +236,7 @@ impl Asking {
             };
             Some((event, (asking, next)))
         });
-        Sse::new(events).keep_alive(KeepAlive::default())
+        Ok(Sse::new(events).keep_alive(KeepAlive::default()))
     }
 
     async fn next(&mut self, with_usage: bool) -> (Result<Event, Infallible>, Next) {

@@ -21,8 +21,9 @@ pub(super) async fn token(State(app): State<Arc<App>>, request: Request, next: N
     let given = request.headers().get(header::AUTHORIZATION);
     let given = given.and_then(|given| given.to_str().ok());
     let given = given
-        .and_then(|given| given.strip_prefix("Bearer "))
-        .map(str::trim);
+        .and_then(|given| given.split_once(' '))
+        .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"))
+        .map(|(_, token)| token.trim());
     // Digests are compared in constant time: how much of a guess was right is not to be timed.
     let right = given.is_some_and(|given| {
         blake3::hash(given.as_bytes()) == blake3::hash(token.as_str().as_bytes())

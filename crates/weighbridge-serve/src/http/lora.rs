@@ -34,7 +34,7 @@ pub(super) async fn load(
     Body(load): Body<Load>,
 ) -> Result<String, Refusal> {
     if load.lora_name.is_empty() || load.lora_path.is_empty() {
-        return Err(Refusal::bad(
+        return Err(Refusal::invalid(
             "Both 'lora_name' and 'lora_path' must be provided.",
         ));
     }
@@ -55,7 +55,7 @@ pub(super) async fn unload(
     Body(unload): Body<Unload>,
 ) -> Result<String, Refusal> {
     if unload.lora_name.is_empty() {
-        return Err(Refusal::bad(
+        return Err(Refusal::invalid(
             "'lora_name' needs to be provided to unload a LoRA adapter.",
         ));
     }

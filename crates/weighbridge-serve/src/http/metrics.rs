@@ -5,6 +5,7 @@
 
 use std::collections::BTreeSet;
 use std::fmt::Write;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, OnceLock};
 
 use axum::extract::State;
@@ -53,12 +54,11 @@ pub(super) async fn metrics(State(app): State<Arc<App>>) -> impl IntoResponse {
         "Requests that wait.",
         app.scheduler.waiting() as f64,
     );
-    let free = app.connections.available_permits();
     add(
         "weighbridge_serve_connections",
         "gauge",
         "Connections that are open.",
-        app.options.connections.saturating_sub(free) as f64,
+        app.connections.load(Ordering::Relaxed) as f64,
     );
     for (name, help, counter) in [
         (

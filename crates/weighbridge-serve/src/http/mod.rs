@@ -8,22 +8,24 @@ mod body;
 mod completions;
 mod door;
 mod guard;
+mod leave;
 mod lora;
 mod metrics;
 mod models;
 mod page;
 mod refusal;
 mod registry;
+mod split;
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use axum::extract::DefaultBodyLimit;
 use axum::routing::{get, post};
 use axum::{Router, middleware};
 use metrics_exporter_prometheus::PrometheusHandle;
-use tokio::sync::Semaphore;
+use tokio::sync::watch;
 use weighbridge_scheduler::Scheduler;
 
 use crate::adapters::Adapters;
@@ -34,6 +36,7 @@ use crate::world::World;
 
 pub(crate) use self::door::Door;
 pub(crate) use self::metrics::recorder;
+pub(crate) use self::split::Splitters;
 
 /// What every route knows.
 pub(crate) struct App {
@@ -45,13 +48,22 @@ pub(crate) struct App {
     pub(crate) options: Options,
     /// Requests so far: their ids.
     pub(crate) asked: AtomicU64,
-    /// For each connection one.
-    pub(crate) connections: Arc<Semaphore>,
-    /// For each prompt that is being split into tokens one: that takes a core.
-    pub(crate) splitting: Semaphore,
+    /// Connections that are open.
+    pub(crate) connections: Arc<AtomicUsize>,
+    /// Requests that are being answered.
+    pub(crate) answering: AtomicUsize,
+    /// Whoever is not answered by then is told that the server stops.
+    pub(crate) cut: watch::Sender<bool>,
+    pub(crate) splitters: Splitters,
 }
 
 impl App {
+    /// Is somebody being answered, or is to be?
+    pub(crate) fn is_busy(&self) -> bool {
+        let answering = self.answering.load(Ordering::Relaxed);
+        answering + self.scheduler.running() + self.scheduler.waiting() > 0
+    }
+
     /// How long a client may keep the server waiting.
     pub(crate) fn patience(&self) -> Duration {
         Duration::from_secs(self.options.client_timeout)
@@ -81,6 +93,10 @@ pub(crate) fn router(app: Arc<App>) -> Router {
         .layer(middleware::from_fn_with_state(
             Arc::clone(&app),
             guard::host,
+        ))
+        .layer(middleware::from_fn_with_state(
+            Arc::clone(&app),
+            leave::attend,
         ))
         .layer(DefaultBodyLimit::max(app.options.max_body))
         .with_state(app)

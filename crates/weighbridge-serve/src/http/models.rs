@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use axum::Json;
+use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
 use serde_json::{Value, json};
 
@@ -19,8 +20,9 @@ pub(super) async fn models(State(app): State<Arc<App>>) -> Json<Value> {
 
 pub(super) async fn model(
     State(app): State<Arc<App>>,
-    Path(id): Path<String>,
+    id: Result<Path<String>, PathRejection>,
 ) -> Result<Json<Value>, Refusal> {
+    let Path(id) = id.map_err(|_| Refusal::bad("the name is not UTF-8"))?;
     if id == app.world.name {
         return Ok(Json(of_model(&app)));
     }

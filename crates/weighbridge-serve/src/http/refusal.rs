@@ -12,6 +12,7 @@ use serde_json::json;
 
 use crate::adapters::Refused;
 use crate::engine::Failure;
+use crate::roots::Outside;
 
 /// `{"error": {"message", "type", "param", "code"}}`
 #[derive(Debug)]
@@ -33,6 +34,11 @@ impl Refusal {
             message: message.to_string(),
             again: None,
         }
+    }
+
+    /// vLLM's word for a load or unload that makes no sense.
+    pub(super) fn invalid(message: impl ToString) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, "InvalidUserInput", message)
     }
 
     pub(super) fn bad(message: impl ToString) -> Self {
@@ -158,7 +164,9 @@ impl From<Failure> for Refusal {
         match failure {
             Failure::Stopping => Self::stopping(),
             Failure::Fault(why) => Self::internal(why),
-            Failure::Weights(error) if error.is_not_found() => Self::not_found(error),
+            Failure::Weights(error) if error.is_not_found() => {
+                Self::not_found("what it wants was unloaded while it waited for its bytes")
+            }
             Failure::Weights(error) if error.is_out_of_memory() || error.is_exhausted() => {
                 Self::new(
                     StatusCode::INSUFFICIENT_STORAGE,
@@ -184,13 +192,11 @@ impl From<Failure> for Refusal {
 impl From<Refused> for Refusal {
     fn from(refused: Refused) -> Self {
         match refused {
+            Refused::Outside(Outside::Elsewhere) => Self::not_found(Outside::Elsewhere),
             Refused::Outside(outside) => Self::forbidden(outside),
             Refused::TooMany(_) => Self::too_many(refused),
             Refused::Unknown(_) => Self::not_found(refused),
-            Refused::There(_) | Refused::IsModel(_) => Refusal {
-                kind: "InvalidUserInput",
-                ..Self::bad(refused)
-            },
+            Refused::There(_) | Refused::IsModel(_) => Self::invalid(refused),
             Refused::Unfit(error) => Self::bad(error),
             Refused::Files { error, message } => Refusal {
                 message,
