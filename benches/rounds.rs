@@ -98,7 +98,8 @@ fn rounds(criterion: &mut Criterion) {
     }
     group.finish();
 
-    let stage = Stage::new(1024, 192);
+    // For the base and one of them.
+    let stage = Stage::new(1024, 128);
     let one = Stage::new(1, u64::MAX);
     let mut group =
         criterion.benchmark_group("a round of adapters that are away, without room for another");

@@ -477,6 +477,8 @@ def measured(given, directory, log, plan, failures, stop, server):
     after = None
     try:
         operator.tidy()
+        # The one from before the load was idle, and the server lets go of such.
+        connection = server.connect()
         after = quiet(connection)
     except Exception as error:
         failures.add("operator", f"at the end: {type(error).__name__}: {error}")
