@@ -6,8 +6,7 @@
 
 use std::collections::BTreeSet;
 use std::path::Path;
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::Arc;
 
 use weighbridge::source::{Evictable, PeftAdapter, Source};
 use weighbridge::{Demand, Estimate, Retirement, SetHandle, SetKind, SetName};
@@ -15,21 +14,17 @@ use weighbridge::{Demand, Estimate, Retirement, SetHandle, SetKind, SetName};
 use crate::error::StartError;
 use crate::options::Options;
 use crate::roots::{self, Outside, Roots};
+use crate::turns::{Turn, Turns};
 use crate::world::World;
 
-/// How often a load looks again whether there is room. No event tells that a request has ended.
-const LOOK: Duration = Duration::from_millis(50);
+/// How often what is unloaded in the middle of a load is looked at again.
+const TRIES: usize = 8;
 
 pub(crate) struct Adapters {
     world: Arc<World>,
     roots: Roots,
     most: usize,
-    /// How long a load waits for room.
-    patience: Duration,
-    /// Names that are being loaded, each once: whoever wants to load one that is, waits. So two at once are one after the
-    /// other, and the last place is not given away twice (a name is listed when its publish begins).
-    coming: Mutex<BTreeSet<String>>,
-    gone: Condvar,
+    turns: Arc<Turns>,
 }
 
 /// Why nothing was changed.
@@ -52,10 +47,15 @@ pub(crate) enum Refused {
     #[error(transparent)]
     Unfit(#[from] Box<weighbridge_candle::Error>),
     /// There would be room if others did not have it at this moment.
-    #[error("{error}. {}", in_the_way(.leased))]
-    InUse {
-        error: weighbridge::Error,
-        leased: Vec<SetName>,
+    #[error("{bytes} bytes do not fit at this moment. {}", in_the_way(.leased))]
+    InUse { bytes: u64, leased: Vec<SetName> },
+    #[error(
+        "{requested} bytes do not fit: of {limit} that there may be, {in_use} are taken, and what could go for them is not enough"
+    )]
+    NoRoom {
+        requested: u64,
+        in_use: u64,
+        limit: u64,
     },
     /// It came of files, which are called as whoever named them called them.
     #[error("{message}")]
@@ -81,9 +81,7 @@ impl Adapters {
             world,
             roots: Roots::new(&options.roots)?,
             most: options.max_adapters,
-            patience: Duration::from_secs(options.room_timeout),
-            coming: Mutex::default(),
-            gone: Condvar::new(),
+            turns: Arc::default(),
         };
         for (name, directory) in &options.adapters {
             let loaded = adapters.load_from(name, directory, false);
@@ -101,8 +99,26 @@ impl Adapters {
         Ok(adapters)
     }
 
+    /// The right to load this name, when nobody else does, if there may be one more.
+    pub(crate) async fn turn(&self, name: &str) -> Result<Turn, Refused> {
+        let registry = &self.world.registry;
+        let may = |coming: &BTreeSet<String>| {
+            let new = coming
+                .iter()
+                .filter(|name| registry.lookup(name.as_str()).is_none());
+            // Without the model.
+            let taken = registry.stats().sets.saturating_sub(1) + new.count();
+            if taken >= self.most && registry.lookup(name).is_none() {
+                return Err(Refused::TooMany(taken));
+            }
+            Ok(())
+        };
+        self.turns.take(name, may).await
+    }
+
     /// From a path that a request named. `in_place`: if it is loaded already, by what is there now. Requests that run
-    /// end on what they began with. Reads files: not for a thread that serves others.
+    /// end on what they began with. Reads files: not for a thread that serves others. Waits for no room: see
+    /// [`Refused::InUse`]. Whoever calls this has the [turn](Self::turn).
     pub(crate) fn load(
         &self,
         name: &str,
@@ -112,8 +128,10 @@ impl Adapters {
         let real = self.roots.resolve(path)?;
         let loaded = self.load_from(name, &real, in_place);
         loaded.map_err(|refused| match refused {
-            Refused::Registry(_) if roots::links_out(&real) => Outside::Linked.into(),
-            Refused::Registry(error) => {
+            Refused::Registry(error) if error.is_malformed() || error.is_io() => {
+                if roots::links_out(&real) {
+                    return Outside::Linked.into();
+                }
                 // Where the server keeps them is nothing that a client needs to know.
                 let message = error.to_string();
                 let message = message.replace(&*real.to_string_lossy(), path);
@@ -130,23 +148,22 @@ impl Adapters {
         in_place: bool,
     ) -> Result<SetHandle, Refused> {
         let registry = &self.world.registry;
-        let _turn = self.turn(name)?;
-        let until = Instant::now() + self.patience;
-        loop {
+        for _ in 0..TRIES {
             let there = self.find(name)?;
             if there.is_some() && !in_place {
                 return Err(Refused::There(name.to_owned()));
             }
             let source = self.source(name, directory)?;
             let plan = source.plan();
+            let bytes = plan.charged_bytes();
             let alone = Demand::new().plan("", plan);
             let demand = match there {
                 None => alone.clone(),
                 Some(set) => Demand::new().replacement(set, plan),
             };
-            if !self.make_room(&demand, &alone, there) && Instant::now() < until {
-                std::thread::sleep(LOOK);
-                continue;
+            self.make_room(&demand, &alone, there);
+            if let Some(leased) = self.in_the_way(&demand, &alone, there) {
+                return Err(Refused::InUse { bytes, leased });
             }
             let done = match there {
                 None => registry.publish(name, source),
@@ -156,48 +173,68 @@ impl Adapters {
                 Ok(set) => return Ok(set),
                 // It was unloaded between the two: then this is a new one.
                 Err(weighbridge::Error::StaleHandle { .. }) if there.is_some() => {}
-                Err(error) if error.is_over_limit() => {
-                    let leased = match registry.estimate(&alone) {
-                        Ok(Estimate::WhenReleased { leased, .. }) => leased,
+                Err(weighbridge::Error::OverLimit {
+                    requested,
+                    in_use,
+                    limit,
+                }) => {
+                    return Err(match registry.estimate(&alone) {
+                        Ok(Estimate::Never { .. }) => Refused::NoRoom {
+                            requested,
+                            in_use,
+                            limit,
+                        },
                         // There was room, and somebody else has it by now.
-                        Ok(Estimate::Now { .. } | Estimate::AfterEvicting { .. }) => Vec::new(),
-                        _ => return Err(error.into()),
-                    };
-                    if Instant::now() >= until {
-                        return Err(Refused::InUse { error, leased });
-                    }
+                        _ => Refused::InUse {
+                            bytes,
+                            leased: Vec::new(),
+                        },
+                    });
                 }
                 Err(error) => return Err(error.into()),
             }
         }
+        Err(Refused::Unknown(name.to_owned()))
     }
 
-    /// Idle adapters go, as they would for one that a request wants; they come back when one wants them. So does the one
-    /// that is to be replaced, if both are too much and nobody uses it. `false`: others have the room at this moment.
-    fn make_room(&self, demand: &Demand, alone: &Demand, replaced: Option<SetHandle>) -> bool {
+    /// Those who have the room at this moment; `None` if it fits, and if it never does.
+    fn in_the_way(
+        &self,
+        demand: &Demand,
+        alone: &Demand,
+        replaced: Option<SetHandle>,
+    ) -> Option<Vec<SetName>> {
         let registry = &self.world.registry;
-        let going: Vec<SetHandle> = match registry.estimate(demand) {
-            Ok(Estimate::AfterEvicting { sets, .. }) => {
-                let sets = sets.iter();
-                sets.filter_map(|name| registry.lookup(name)).collect()
-            }
-            Ok(Estimate::WhenReleased { .. } | Estimate::Never { .. }) => {
-                replaced.into_iter().collect()
-            }
+        match (registry.estimate(demand), replaced) {
+            (Ok(Estimate::WhenReleased { leased, .. }), _) => Some(leased),
+            // They came back meanwhile.
+            (Ok(Estimate::AfterEvicting { .. }), _) => Some(Vec::new()),
+            // Not beside what it replaces; and when that has gone?
+            (Ok(Estimate::Never { .. }), Some(_)) => match registry.estimate(alone) {
+                Ok(Estimate::WhenReleased { leased, .. }) => Some(leased),
+                Ok(Estimate::Now { .. } | Estimate::AfterEvicting { .. }) => Some(Vec::new()),
+                _ => None,
+            },
             // What is wrong with a handle is told by what is done with it.
-            Ok(_) | Err(_) => return true,
-        };
-        for set in going {
-            // What somebody began to use meanwhile stays.
-            let _ = registry.evict(set);
+            _ => None,
         }
-        match registry.estimate(demand) {
-            Ok(Estimate::AfterEvicting { .. } | Estimate::WhenReleased { .. }) => false,
-            // Beside the one that it replaces; but without it?
-            Ok(Estimate::Never { .. }) if replaced.is_some() => {
-                matches!(registry.estimate(alone), Ok(Estimate::Never { .. }))
+    }
+
+    /// Idle adapters go, as they would for one that a request wants; they come back when one wants them. Where what is
+    /// replaced and what replaces it do not fit together, the former goes, too, if nobody uses it and that is enough.
+    fn make_room(&self, demand: &Demand, alone: &Demand, replaced: Option<SetHandle>) {
+        let registry = &self.world.registry;
+        let mut estimate = registry.estimate(demand);
+        if let (Ok(Estimate::WhenReleased { .. } | Estimate::Never { .. }), Some(_)) =
+            (&estimate, replaced)
+        {
+            estimate = registry.estimate(alone);
+        }
+        if let Ok(Estimate::AfterEvicting { sets, .. }) = estimate {
+            for set in sets.iter().filter_map(|name| registry.lookup(name)) {
+                // What somebody began to use meanwhile stays.
+                let _ = registry.evict(set);
             }
-            Ok(_) | Err(_) => true,
         }
     }
 
@@ -246,34 +283,6 @@ impl Adapters {
             identity: entry.identity.to_string(),
         });
         loaded.collect()
-    }
-
-    /// The right to load this name, if there may be one more.
-    fn turn<'a>(&'a self, name: &'a str) -> Result<Turn<'a>, Refused> {
-        let mut coming = self.coming.lock().unwrap_or_else(PoisonError::into_inner);
-        while coming.contains(name) {
-            let woken = self.gone.wait(coming);
-            coming = woken.unwrap_or_else(PoisonError::into_inner);
-        }
-        let there: BTreeSet<String> = self.list().into_iter().map(|one| one.name).collect();
-        let taken = there.union(&coming).count();
-        if taken >= self.most && !there.contains(name) {
-            return Err(Refused::TooMany(taken));
-        }
-        coming.insert(name.to_owned());
-        Ok(Turn(self, name))
-    }
-}
-
-struct Turn<'a>(&'a Adapters, &'a str);
-
-impl Drop for Turn<'_> {
-    fn drop(&mut self) {
-        let coming = self.0.coming.lock();
-        coming
-            .unwrap_or_else(PoisonError::into_inner)
-            .remove(self.1);
-        self.0.gone.notify_all();
     }
 }
 

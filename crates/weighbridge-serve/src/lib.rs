@@ -14,6 +14,7 @@ mod options;
 mod roots;
 mod server;
 mod text;
+mod turns;
 mod world;
 
 pub use error::StartError;

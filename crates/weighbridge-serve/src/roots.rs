@@ -26,11 +26,12 @@ pub(crate) enum Outside {
     Linked,
 }
 
-/// Is a file of this directory a link to somewhere else, or to nothing?
+/// Is one of an adapter's files in this directory a link to somewhere else, or to nothing?
 pub(crate) fn links_out(directory: &Path) -> bool {
-    let files = std::fs::read_dir(directory).into_iter().flatten().flatten();
-    let links = files.filter(|file| file.file_type().is_ok_and(|kind| kind.is_symlink()));
-    let mut targets = links.map(|link| link.path().canonicalize());
+    let files =
+        ["adapter_config.json", "adapter_model.safetensors"].map(|file| directory.join(file));
+    let links = files.iter().filter(|file| file.is_symlink());
+    let mut targets = links.map(|link| link.canonicalize());
     targets.any(|target| !target.is_ok_and(|target| target.starts_with(directory)))
 }
 

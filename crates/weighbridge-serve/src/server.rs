@@ -5,11 +5,11 @@
 use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize};
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use socket2::{Domain, Socket, Type};
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use weighbridge::WeightRegistry;
 use weighbridge_scheduler::{Limits, Scheduler};
 
@@ -18,12 +18,9 @@ use crate::built_in::BuiltIn;
 use crate::counters::Counters;
 use crate::engine::Engine;
 use crate::error::StartError;
-use crate::http::{self, App, Door, Splitters};
+use crate::http::{self, App, Door, LOADS, Splitters};
 use crate::options::Options;
 use crate::world::World;
-
-/// How often a server that stops looks whether all have their answers.
-const LOOK: Duration = Duration::from_millis(20);
 
 /// How long clients are given at the end to read what they were told.
 const LAST_WORDS: Duration = Duration::from_secs(1);
@@ -89,9 +86,9 @@ impl Server {
             counters,
             recorder,
             connections: Arc::default(),
-            answering: AtomicUsize::new(0),
             cut: watch::Sender::new(false),
             splitters,
+            loads: Semaphore::new(LOADS),
             options,
             asked: AtomicU64::new(0),
         });
@@ -153,25 +150,22 @@ impl Server {
             }
             // No connection is taken any more, idle ones are closed, and what is under way has its grace.
             let mut closing = std::pin::pin!(door.close());
-            let quiet = async {
-                while app.is_busy() {
-                    tokio::time::sleep(LOOK).await;
-                }
-            };
-            tokio::select! {
-                () = &mut closing => return Ok(()),
-                _ = tokio::time::timeout(grace, quiet) => {}
+            if tokio::time::timeout(grace, &mut closing).await.is_ok() {
+                return Ok(None);
             }
-            // What is left is told that it is cut off, and so is whoever comes now on a connection that is open.
-            let stopped = tokio::task::spawn_blocking(move || self.engine.stop()).await;
-            drop(stopped);
+            // What is left is told that it is cut off, and so is whoever comes now on a connection that is open. Not on a
+            // thread of the runtime's: those may all be busy, and the engine ends its step first.
+            let stopped = std::thread::Builder::new().spawn(move || self.engine.stop())?;
             app.cut.send_replace(true);
-            // Time to read it. Who sends a request by halves is not waited for.
+            // Time to read it.
             let _ = tokio::time::timeout(LAST_WORDS, closing).await;
-            Ok(())
+            Ok(Some(stopped))
         });
         runtime.shutdown_timeout(Duration::from_secs(1));
-        answered.map_err(|source| StartError::Address { address, source })
+        let stopped = answered.map_err(|source| StartError::Address { address, source })?;
+        // At most a step of the model. It does not panic.
+        let _ = stopped.map(|stopped| stopped.join());
+        Ok(())
     }
 }
 

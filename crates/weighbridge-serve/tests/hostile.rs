@@ -224,6 +224,14 @@ fn paths_lead_nowhere_but_into_the_roots() {
         let refused = server.load("robot", path);
         assert_eq!(refused.status, 400, "{path}: {}", refused.text());
     }
+    // A link that is none of the adapter's files is of no concern.
+    std::fs::create_dir_all(root.join("own")).unwrap();
+    for file in ["adapter_config.json", "adapter_model.safetensors"] {
+        std::fs::copy(format!("{outside}/{file}"), root.join("own").join(file)).unwrap();
+    }
+    std::os::unix::fs::symlink("/etc/hostname", root.join("own/README.md")).unwrap();
+    assert_eq!(server.load("own", "own").status, 200);
+    assert_eq!(server.unload("own").status, 200);
     // Its files are links out, to what is there or is not: nobody is told which.
     let told = ["leads-out", "leads-nowhere"].map(|path| {
         let refused = server.load("robot", path);

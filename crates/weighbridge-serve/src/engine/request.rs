@@ -16,20 +16,26 @@ use crate::counters::{Counters, Running};
 use crate::text::{Added, Text};
 use crate::world::World;
 
-/// Ends with a word to whoever asked, on every path: see its `Drop`.
+/// Ends with a word to whoever asked, on every path: see [`Voice`].
 pub(super) struct Request {
-    number: u64,
     // Before the place: whoever is woken by the place finds the lease ended.
     sequence: Sequence,
     _place: Place,
-    job: Job,
     /// What it has not seen yet; at least one token.
     next: Vec<u32>,
     said: usize,
     text: Text,
     chooser: LogitsProcessor,
+    // After both of them: whoever has his answer finds the lease ended and the place free.
+    voice: Voice,
+}
+
+/// To whoever asked. Its last word is said when it is dropped.
+struct Voice {
+    number: u64,
+    job: Job,
     counters: Arc<Counters>,
-    ended: bool,
+    end: Option<End>,
 }
 
 impl Request {
@@ -73,31 +79,30 @@ impl Request {
         )));
         let next = std::mem::take(&mut job.prompt);
         Counters::count(&counters.prompt_tokens, next.len() as u64);
+        let stop = std::mem::take(&mut job.stop);
         Some(Request {
-            number,
             sequence,
             _place: place,
             said: 0,
-            text: Text::new(
-                Arc::clone(&world.tokenizer),
-                &next,
-                std::mem::take(&mut job.stop),
-            ),
+            text: Text::new(Arc::clone(&world.tokenizer), &next, stop),
             next,
             chooser: LogitsProcessor::from_sampling(job.seed, job.sampling.clone()),
-            counters: Arc::clone(counters),
-            job,
-            ended: false,
+            voice: Voice {
+                number,
+                job,
+                counters: Arc::clone(counters),
+                end: None,
+            },
         })
     }
 
     pub(super) fn number(&self) -> u64 {
-        self.number
+        self.voice.number
     }
 
     /// Does anybody listen?
     pub(super) fn is_wanted(&self) -> bool {
-        !self.job.out.is_closed()
+        self.voice.is_heard()
     }
 
     /// What it sees in a step.
@@ -130,49 +135,55 @@ impl Request {
         let added = self.text.push(token);
         match added.map_err(candle_core::Error::msg)? {
             Added::Text(text) if text.is_empty() => {}
-            Added::Text(text) => self.job.say(Said::Text(text)),
+            Added::Text(text) => self.voice.job.say(Said::Text(text)),
             Added::Stop(text) => {
-                self.job.say(Said::Text(text));
+                self.voice.job.say(Said::Text(text));
                 return Ok(Some(End::Stop(self.said)));
             }
         }
         let full = self.sequence.len() >= config.max_position_embeddings;
-        if self.said >= self.job.most || full {
+        if self.said >= self.voice.job.most || full {
             return Ok(Some(End::Length(self.said)));
         }
         self.next.push(token);
         Ok(None)
     }
 
+    /// How it ended. It says so when it is dropped, which must follow.
     pub(super) fn end(&mut self, end: End) {
-        if std::mem::replace(&mut self.ended, true) {
-            return;
-        }
-        match &end {
-            End::Failed(_) => {
-                Counters::count(&self.counters.failed, 1);
-            }
-            End::Stop(_) | End::Length(_) => {
-                let rest = self.text.finish();
-                if !rest.is_empty() {
-                    self.job.say(Said::Text(rest));
-                }
+        if let End::Stop(_) | End::Length(_) = end {
+            let rest = self.text.finish();
+            if !rest.is_empty() {
+                self.voice.job.say(Said::Text(rest));
             }
         }
-        self.job.say(Said::End(end));
+        self.voice.end = Some(end);
     }
 }
 
-impl Drop for Request {
+impl Voice {
+    fn is_heard(&self) -> bool {
+        !self.job.out.is_closed()
+    }
+}
+
+impl Drop for Voice {
     fn drop(&mut self) {
-        if !self.ended {
-            if self.is_wanted() {
-                self.end(End::Failed(Failure::Stopping));
-            } else {
+        let end = match self.end.take() {
+            Some(end) => end,
+            // Nobody said how: the engine ends.
+            None if self.is_heard() => End::Failed(Failure::Stopping),
+            None => {
                 Counters::count(&self.counters.cancelled, 1);
+                self.counters.ended(self.number);
+                return;
             }
+        };
+        if let End::Failed(_) = end {
+            Counters::count(&self.counters.failed, 1);
         }
         self.counters.ended(self.number);
+        self.job.say(Said::End(end));
     }
 }
 

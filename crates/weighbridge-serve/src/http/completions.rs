@@ -8,6 +8,7 @@ use std::convert::Infallible;
 use std::hash::{BuildHasher, Hasher};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use axum::Json;
 use axum::extract::State;
@@ -25,6 +26,9 @@ use super::refusal::Refusal;
 use crate::counters::Counters;
 use crate::engine::{End, Job, Said};
 use crate::world::now;
+
+/// How long a stream may be without its head.
+const SILENCE: Duration = Duration::from_secs(5);
 
 /// What the answer to one request is headed with, and what is left of it in the scheduler.
 struct Asking {
@@ -213,13 +217,15 @@ impl Asking {
         })
     }
 
-    /// Begins when the request does: what fails before has a status of its own.
+    /// Begins when the request does, so that what fails before has a status of its own; or after a while, so that nobody
+    /// on the way takes the connection for dead.
     async fn stream(mut self, with_usage: bool) -> Result<impl IntoResponse, Refusal> {
-        match self.out.recv().await {
-            Some(Said::Began(by)) => self.by = by,
-            Some(Said::End(End::Failed(why))) => return Err(why.into()),
+        match tokio::time::timeout(SILENCE, self.out.recv()).await {
+            Err(_) => {}
+            Ok(Some(Said::Began(by))) => self.by = by,
+            Ok(Some(Said::End(End::Failed(why)))) => return Err(why.into()),
             // A job says that it began, or that it failed, before anything else.
-            _ => return Err(Refusal::stopping()),
+            Ok(_) => return Err(Refusal::stopping()),
         }
         let events = stream::unfold((self, Next::Said), move |(mut asking, next)| async move {
             let event = |json: Value| Ok::<_, Infallible>(Event::default().data(json.to_string()));

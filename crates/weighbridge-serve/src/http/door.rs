@@ -6,7 +6,7 @@
 use std::convert::Infallible;
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use axum::Router;
@@ -18,8 +18,6 @@ use tokio::io::Interest;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_io_timeout::TimeoutStream;
-
-use super::leave::Counted;
 
 /// The longest head of a request.
 const HEAD: usize = 64 << 10;
@@ -97,14 +95,18 @@ impl Door {
         let connection = self.graceful.watch(connection);
         let open = Arc::clone(&self.open);
         tokio::spawn(async move {
-            let _one = Counted::new(&open);
-            let _place = place;
+            // Relaxed: a number, which says nothing of other memory.
+            open.fetch_add(1, Ordering::Relaxed);
             tokio::select! {
+                // First: what is ready when a client has closed his side goes out to him.
+                biased;
                 ended = connection => if let Err(error) = ended {
                     tracing::debug!(%error, "a connection was cut off");
                 },
                 () = gone => {}
             }
+            open.fetch_sub(1, Ordering::Relaxed);
+            drop(place);
         });
         Ok(())
     }

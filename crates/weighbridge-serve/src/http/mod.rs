@@ -18,14 +18,14 @@ mod registry;
 mod split;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize};
 use std::time::Duration;
 
 use axum::extract::DefaultBodyLimit;
 use axum::routing::{get, post};
 use axum::{Router, middleware};
 use metrics_exporter_prometheus::PrometheusHandle;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use weighbridge_scheduler::Scheduler;
 
 use crate::adapters::Adapters;
@@ -35,6 +35,7 @@ use crate::options::Options;
 use crate::world::World;
 
 pub(crate) use self::door::Door;
+pub(crate) use self::lora::LOADS;
 pub(crate) use self::metrics::recorder;
 pub(crate) use self::split::Splitters;
 
@@ -50,20 +51,14 @@ pub(crate) struct App {
     pub(crate) asked: AtomicU64,
     /// Connections that are open.
     pub(crate) connections: Arc<AtomicUsize>,
-    /// Requests that are being answered.
-    pub(crate) answering: AtomicUsize,
     /// Whoever is not answered by then is told that the server stops.
     pub(crate) cut: watch::Sender<bool>,
     pub(crate) splitters: Splitters,
+    /// For each load one.
+    pub(crate) loads: Semaphore,
 }
 
 impl App {
-    /// Is somebody being answered, or is to be?
-    pub(crate) fn is_busy(&self) -> bool {
-        let answering = self.answering.load(Ordering::Relaxed);
-        answering + self.scheduler.running() + self.scheduler.waiting() > 0
-    }
-
     /// How long a client may keep the server waiting.
     pub(crate) fn patience(&self) -> Duration {
         Duration::from_secs(self.options.client_timeout)
@@ -96,7 +91,7 @@ pub(crate) fn router(app: Arc<App>) -> Router {
         ))
         .layer(middleware::from_fn_with_state(
             Arc::clone(&app),
-            leave::attend,
+            leave::until_cut,
         ))
         .layer(DefaultBodyLimit::max(app.options.max_body))
         .with_state(app)

@@ -88,7 +88,7 @@ impl Refusal {
         Self::unavailable("the server is stopping")
     }
 
-    fn unavailable(message: impl ToString) -> Self {
+    pub(super) fn unavailable(message: impl ToString) -> Self {
         Self::new(
             StatusCode::SERVICE_UNAVAILABLE,
             "ServiceUnavailableError",
@@ -202,10 +202,16 @@ impl From<Refused> for Refusal {
                 message,
                 ..Self::of(&error)
             },
-            Refused::InUse { ref error, .. } => Refusal {
-                message: refused.to_string(),
-                ..Self::of(error)
+            // It passes: whoever has it ends at some time.
+            Refused::InUse { .. } => Refusal {
+                again: Some(Duration::from_secs(1)),
+                ..Self::unavailable(refused)
             },
+            Refused::NoRoom { .. } => Self::new(
+                StatusCode::INSUFFICIENT_STORAGE,
+                "InsufficientStorageError",
+                refused,
+            ),
             Refused::Registry(error) => error.into(),
         }
     }
