@@ -132,7 +132,7 @@ pub(crate) struct Top {
 
 /// Serve a model and its adapters: OpenAI's completions, vLLM's adapters, a live page.
 ///
-/// Runs until Ctrl-C or SIGTERM; requests that run then are given time to end.
+/// Runs until Ctrl-C or SIGTERM; requests are given time to end then. A second one ends it at once, with exit code 130.
 #[cfg(feature = "serve")]
 #[derive(Debug, Args)]
 #[command(after_help = SERVE)]

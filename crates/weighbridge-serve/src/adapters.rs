@@ -90,9 +90,16 @@ impl Adapters {
                     what: format!("{name}={}", directory.display()),
                     source: Box::new(source),
                 },
+                // Words for requests do not fit here.
+                Refused::There(name) => StartError::Option {
+                    option: "--adapter",
+                    reason: format!(
+                        "{name} is given twice, or the name of an adapter that is built in"
+                    ),
+                },
                 other => StartError::Option {
                     option: "--adapter",
-                    reason: other.to_string(),
+                    reason: format!("{name}: {other}"),
                 },
             })?;
         }

@@ -2,7 +2,7 @@
 //!
 //! What lives here: [`Options`], which are a command's arguments, too. What does not: what is made of them.
 
-use std::net::SocketAddr;
+use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -17,7 +17,7 @@ const DAY: Duration = Duration::from_secs(86_400);
 #[non_exhaustive]
 pub struct Options {
     /// Directory of the model: Llama architecture, safetensors, tokenizer.json. Without it: a tiny model that is built
-    /// in, with its adapters
+    /// in, with its adapters (pirate and robot are loaded; pirate-v1, pirate-v2, ranked, robot and shout may be)
     #[arg(long, value_name = "DIR")]
     pub model: Option<PathBuf>,
 
@@ -33,8 +33,8 @@ pub struct Options {
     #[arg(long = "adapter-root", value_name = "DIR")]
     pub roots: Vec<PathBuf>,
 
-    /// Where to listen. Anything but loopback is for networks that you trust, or behind a proxy
-    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8000")]
+    /// Where to listen: address and port. Anything but loopback is for networks that you trust, or behind a proxy
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8000", value_parser = address)]
     pub listen: SocketAddr,
 
     /// If set, loading and unloading adapters needs `Authorization: Bearer TOKEN`
@@ -46,7 +46,7 @@ pub struct Options {
     )]
     pub admin_token: Option<Token>,
 
-    /// Bytes of weights that the registry may hold; no limit by default
+    /// Bytes of weights that the registry may hold (24GiB); no limit by default
     #[arg(long, value_name = "BYTES")]
     pub limit: Option<u64>,
 
@@ -78,11 +78,11 @@ pub struct Options {
     #[arg(long, value_name = "SECONDS", default_value_t = 30)]
     pub client_timeout: u64,
 
-    /// Largest body of a request, in bytes
+    /// Largest body of a request, in bytes (1MiB)
     #[arg(long, value_name = "BYTES", default_value_t = 1 << 20)]
     pub max_body: usize,
 
-    /// Seconds that running requests are given when the server is told to stop
+    /// Seconds that requests are given when the server is told to stop
     #[arg(long, value_name = "SECONDS", default_value_t = 30)]
     pub grace: u64,
 }
@@ -166,6 +166,11 @@ impl Options {
     }
 }
 
+fn address(given: &str) -> Result<SocketAddr, String> {
+    let found = given.to_socket_addrs().ok().and_then(|mut all| all.next());
+    found.ok_or_else(|| "expected an address and a port, such as 127.0.0.1:8000".into())
+}
+
 fn named(given: &str) -> Result<(String, PathBuf), String> {
     match given.split_once('=') {
         Some((name, directory)) if !name.is_empty() && !directory.is_empty() => {
@@ -193,6 +198,15 @@ mod tests {
         let parsed = [parse(&["serve", "--model", "m"]), parse(&["serve"])];
         let made = [Options::new("m"), Options::built_in()];
         assert_eq!(format!("{parsed:?}"), format!("{made:?}"));
+    }
+
+    #[test]
+    fn where_to_listen_is_an_address_or_a_name() {
+        assert_eq!(address("127.0.0.1:80"), Ok(([127, 0, 0, 1], 80).into()));
+        assert!(address("localhost:80").unwrap().ip().is_loopback());
+        for wrong in ["", "80", "127.0.0.1", "127.0.0.1:80800"] {
+            assert!(address(wrong).unwrap_err().contains("such as"), "{wrong}");
+        }
     }
 
     #[test]

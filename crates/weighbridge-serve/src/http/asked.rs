@@ -38,7 +38,7 @@ pub(super) struct Asked {
 }
 
 /// vLLM's own, which are not done here, each with the values that ask for nothing. `null` does so for all.
-const THEIRS: [(&str, &[&str]); 30] = [
+const THEIRS: [(&str, &[&str]); 31] = [
     ("top_k", &["0", "-1"]),
     ("min_p", &["0", "0.0"]),
     ("repetition_penalty", &["1", "1.0"]),
@@ -64,6 +64,8 @@ const THEIRS: [(&str, &[&str]); 30] = [
     ("guided_choice", &[]),
     ("guided_grammar", &[]),
     ("guided_whitespace_pattern", &[]),
+    // That of chats, in place of `max_tokens`.
+    ("max_completion_tokens", &[]),
     ("structural_tag", &[]),
     ("return_token_ids", &["false"]),
     ("logprob_token_ids", &["[]"]),
