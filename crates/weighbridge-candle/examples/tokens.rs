@@ -172,7 +172,9 @@ fn main() -> Outcome<()> {
         let mut all: Vec<(&str, Vec<f64>)> = Vec::new();
         for round in 0..=ROUNDS {
             let mut done = Vec::new();
-            for (way, sequences) in stage.ways(n)? {
+            // One sequence has one adapter.
+            let ways = if n == 1 { 2 } else { 4 };
+            for (way, sequences) in stage.ways(n)?.into_iter().take(ways) {
                 done.push((way, stage.ours(sequences)?));
             }
             if n == 1 {

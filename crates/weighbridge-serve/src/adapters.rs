@@ -135,8 +135,8 @@ impl Adapters {
         let real = self.roots.resolve(path)?;
         let loaded = self.load_from(name, &real, in_place);
         loaded.map_err(|refused| match refused {
-            Refused::Registry(error) if error.is_malformed() || error.is_io() => {
-                if roots::links_out(&real) {
+            Refused::Registry(error) => {
+                if (error.is_malformed() || error.is_io()) && roots::links_out(&real) {
                     return Outside::Linked.into();
                 }
                 // Where the server keeps them is nothing that a client needs to know.

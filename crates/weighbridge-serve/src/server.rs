@@ -78,7 +78,11 @@ impl Server {
             Arc::clone(&counters),
         );
         let engine = engine.map_err(StartError::System)?;
-        let splitters = Splitters::new(&world, options.waiting);
+        let splitters = Splitters::new(
+            &world.tokenizer,
+            world.model.config().max_position_embeddings,
+            options.waiting,
+        );
         let app = Arc::new(App {
             world,
             adapters,

@@ -262,7 +262,16 @@ fn a_load_that_fails_says_why_and_not_where() {
     let mut options = options();
     options.roots = vec![place.path().into()];
     let server = Running::with(options);
+    // Its matrices are of another rank than it says.
+    let other = place.path().join("other");
+    copy(&fixtures("adapters/robot"), &other);
+    let config = other.join("adapter_config.json");
+    let mut odd: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(&config).unwrap()).unwrap();
+    odd["r"] = json!(3);
+    std::fs::write(&config, odd.to_string()).unwrap();
     for (path, told) in [
+        ("other", "rank 3 by the configuration"),
         ("own", "own/adapter_model.safetensors"),
         ("empty", "empty"),
         (".", "."),

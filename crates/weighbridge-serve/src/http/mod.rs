@@ -6,9 +6,9 @@
 mod asked;
 mod body;
 mod completions;
+mod cut;
 mod door;
 mod guard;
-mod leave;
 mod lora;
 mod metrics;
 mod models;
@@ -91,7 +91,7 @@ pub(crate) fn router(app: Arc<App>) -> Router {
         ))
         .layer(middleware::from_fn_with_state(
             Arc::clone(&app),
-            leave::until_cut,
+            cut::until_cut,
         ))
         .layer(DefaultBodyLimit::max(app.options.max_body))
         .with_state(app)

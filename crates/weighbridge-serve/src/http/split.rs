@@ -9,7 +9,6 @@ use tokenizers::Tokenizer;
 use tokio::sync::Semaphore;
 
 use super::refusal::Refusal;
-use crate::world::World;
 
 /// In bytes. Shorter texts take less than finding a thread that serves nobody else.
 const SHORT: usize = 2048;
@@ -27,15 +26,14 @@ pub(crate) struct Splitters {
 
 impl Splitters {
     /// As many long texts as `places` may wait.
-    pub(crate) fn new(world: &World, places: usize) -> Self {
+    pub(crate) fn new(tokenizer: &Arc<Tokenizer>, context: usize, places: usize) -> Self {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        let vocabulary = world.tokenizer.get_vocab(true);
+        let vocabulary = tokenizer.get_vocab(true);
         // As vLLM reckons (`max_chars_per_token`). A tokenizer that drops characters, or takes a run of unknown ones for one
         // token, could make less of a text; of one that is so much longer, nobody has a use.
         let longest = vocabulary.keys().map(|token| token.chars().count()).max();
-        let context = world.model.config().max_position_embeddings;
         Splitters {
-            tokenizer: Arc::clone(&world.tokenizer),
+            tokenizer: Arc::clone(tokenizer),
             cores: Arc::new(Semaphore::new(cores)),
             places: Semaphore::new(places.min(Semaphore::MAX_PERMITS)),
             longest: context.saturating_mul(longest.unwrap_or(1)),
@@ -76,5 +74,40 @@ impl Splitters {
         let done = done.await;
         done.map_err(|_| Refusal::internal("the tokenizer panicked"))?
             .map_err(wrong)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn as_many_long_texts_as_may_wait_for_a_core_and_who_goes_makes_room() {
+        let file = concat!(
+            env!("CARGO_MANIFEST_DIR"),
+            "/../../fixtures/tiny-llama/tokenizer.json"
+        );
+        let tokenizer = Arc::new(Tokenizer::from_file(file).unwrap());
+        let splitters = Splitters::new(&tokenizer, 1 << 20, 1);
+        let long = || splitters.split("moo ".repeat(SHORT));
+        let all = splitters.cores.available_permits() as u32;
+        let busy = splitters.cores.acquire_many(all).await.unwrap();
+        for _ in 0..2 {
+            let mut waits = Box::pin(long());
+            let polled = tokio::time::timeout(Duration::ZERO, &mut waits).await;
+            assert!(polled.is_err(), "it found a core where there was none");
+            let refused = long().await.unwrap_err().to_json();
+            assert_eq!(refused["error"]["code"], 429);
+            // A short one needs no place.
+            assert!(splitters.split("moo".into()).await.is_ok());
+        }
+        drop(busy);
+        assert!(long().await.is_ok());
+        // Of so few tokens as the model can see, no text is as long.
+        let few = Splitters::new(&tokenizer, 16, 1);
+        let refused = few.split("moo ".repeat(SHORT)).await.unwrap_err();
+        assert_eq!(refused.to_json()["error"]["code"], 400);
     }
 }
